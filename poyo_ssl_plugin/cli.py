@@ -1,0 +1,381 @@
+"""The command ``poyo-ssl``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from poyo_ssl_plugin import __version__
+from poyo_ssl_plugin.errors import PoyoSSLError
+
+# What commands need of torch, Lightning or matplotlib they import themselves: --help is to be quick.
+
+console = Console()
+errors = Console(stderr=True)
+
+EXIT_INPUT = 2
+
+
+class _Commands(click.Group):
+    """A group that tells a user's mistakes in one line, with exit code 2, and nothing else so."""
+
+    def invoke(self, context: click.Context) -> Any:
+        try:
+            return super().invoke(context)
+        except PoyoSSLError as error:
+            errors.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
+            sys.exit(EXIT_INPUT)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="poyo-ssl")
+@click.option("-v", "--verbose", is_flag=True, help="Also say what is usually left out.")
+def main(verbose: bool) -> None:
+    """Self-supervised pretraining for neural recordings, on torch_brain.
+
+    \b
+    The way from recordings to a decoder:
+      poyo-ssl score DATASET_DIR --out table.csv         how predictable is each neuron?
+      poyo-ssl pretrain data.root=DATASET_DIR diet.table=table.csv
+      poyo-ssl finetune data.root=DATASET_DIR diet.table=table.csv init_from=runs/pretrain/checkpoints/last.ckpt
+      poyo-ssl evaluate runs/finetune_drifting_gratings/seed0/checkpoints/last.ckpt
+
+    'poyo-ssl demo' does all of it on simulated recordings and writes a report.
+    """
+    level = logging.DEBUG if verbose else logging.INFO
+    handler = RichHandler(console=errors, show_path=False, show_time=False, markup=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
+    logging.getLogger("poyo_ssl_plugin").setLevel(level)
+
+
+@main.command()
+@click.argument("out_dir", type=click.Path(path_type=Path))
+@click.option("--recordings", default=6, show_default=True, help="Number of recordings, each of another animal.")
+@click.option("--units", default=80, show_default=True, help="Neurons per recording.")
+@click.option("--minutes", default=14.0, show_default=True, help="Length of a recording.")
+@click.option("--cre-line", "cre_lines", multiple=True, help="Cre line of the recordings in turn; repeatable.")
+@click.option("--seed", default=0, show_default=True)
+def simulate(
+    out_dir: Path, recordings: int, units: int, minutes: float, cre_lines: tuple[str, ...], seed: int
+) -> None:
+    """Write simulated recordings in the layout of the Allen Brain Observatory to OUT_DIR.
+
+    Drifting gratings, natural movie one and spontaneous activity of animals of several Cre lines, with
+    train, valid and test splits. The generative model is calibrated to real recordings.
+    """
+    from poyo_ssl_plugin.data import simulate as write
+
+    with _bar("simulating") as progress:
+        write(
+            out_dir,
+            n_recordings=recordings,
+            n_units=units,
+            minutes=minutes,
+            cre_lines=cre_lines or None,
+            seed=seed,
+            progress=progress,
+        )
+    console.print(f"{recordings} recordings of {units} neurons in {out_dir}")
+
+
+@main.command()
+@click.argument("dataset_dir", type=click.Path(path_type=Path))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Table to write: .csv or .parquet.")
+@click.option("--split", default="train", show_default=True, help="Only the times of this split are read; 'all' for all.")
+@click.option("--field", default="calcium_traces.df_over_f", show_default=True, help="Traces, or 'spikes'.")
+@click.option("--recording", "recordings", multiple=True, metavar="ID", help="Only this recording; repeatable.")
+@click.option("--bin-width", default=0.1, show_default=True, help="Bins to count spikes in, s.")
+@click.option("--statistic", "statistics", multiple=True, help="A registered statistic to add; repeatable.")
+@click.option("--skewness", default=3.51, show_default=True, help="Threshold of the diet, for the count and the figure.")
+@click.option("--kurtosis", default=22.62, show_default=True, help="Threshold of the diet.")
+@click.option("--pearson", is_flag=True, help="Kurtosis without subtracting 3.")
+@click.option(
+    "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="On a damaged recording."
+)
+@click.option("--workers", type=int, help="Recordings at once; by default up to 4.")
+def score(
+    dataset_dir: Path,
+    out: Path,
+    split: str,
+    field: str,
+    recordings: tuple[str, ...],
+    bin_width: float,
+    statistics: tuple[str, ...],
+    skewness: float,
+    kurtosis: float,
+    pearson: bool,
+    on_error: str,
+    workers: int | None,
+) -> None:
+    """Measure how predictable every neuron of the recordings in DATASET_DIR is.
+
+    Writes the table and, beside it, a figure of the plane of skewness and kurtosis. Samples outside the
+    split are never read.
+    """
+    from poyo_ssl_plugin.data import Recordings
+    from poyo_ssl_plugin.experiments.figures import example_traces, predictability_plane
+    from poyo_ssl_plugin.predictability import Diet, score_dataset
+
+    dataset = Recordings(dataset_dir, recordings or None)
+    with _bar("scoring") as progress:
+        table = score_dataset(
+            dataset,
+            split=None if split == "all" else split,
+            field=field,
+            bin_width=bin_width,
+            statistics=statistics,
+            fisher=not pearson,
+            workers=workers,
+            on_error="raise" if on_error == "stop" else "skip",
+            progress=progress,
+        )
+    diet = Diet.from_thresholds(table, skewness, kurtosis)
+    table.save(out)
+    figure = predictability_plane(table, out.with_suffix(".png"), skewness=skewness, kurtosis=kurtosis)
+    written = [out, figure]
+    if "." in field:
+        written.append(example_traces(dataset, table, out.with_name(f"{out.stem}_traces.png")))
+    rows = Table("recording", "Cre line", "neurons", "predictable", "not scored")
+    for name in table.recordings:
+        of_recording = table["recording_id"] == name
+        lines = sorted(set(table["cre_line"][of_recording].tolist()))
+        n, ok = int(of_recording.sum()), int(table.ok[of_recording].sum())
+        rows.add_row(name, ", ".join(lines), str(n), str(diet.count(name)), str(n - ok) if n > ok else "")
+    console.print(rows)
+    for name, reason in table.provenance.get("skipped", {}).items():
+        console.print(f"skipped {name}: {_plain(reason)}", highlight=False)
+    console.print(
+        f"{len(diet)} of {len(table)} neurons are predictable (skewness <= {skewness:g} and kurtosis <= {kurtosis:g})"
+    )
+    console.print("wrote " + ", ".join(str(path) for path in written), highlight=False)
+
+
+def _recipe_command(function: Callable[..., Any]) -> Callable[..., Any]:
+    """What 'pretrain' and 'finetune' have in common: a recipe, a folder of recipes, and overrides."""
+    function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
+    function = click.option(
+        "--recipe-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Folder of your own recipes."
+    )(function)
+    function = click.option("--show", is_flag=True, help="Print the composed recipe and stop.")(function)
+    return function
+
+
+@main.command()
+@click.option("--recipe", help="Another recipe: 'paper'.")
+@_recipe_command
+def pretrain(recipe: str | None, recipe_dir: Path | None, show: bool, overrides: tuple[str, ...]) -> None:
+    """Pretrain a model on the predictable neurons.
+
+    \b
+    Keys that most runs set (--show prints all, with their values):
+      data.root=DIR          folder of recordings           diet.table=TABLE   from 'poyo-ssl score'
+      diet=cre_lines         another diet                   model=medium       tiny small medium large xlarge
+      ssl=paper              another objective              trainer.max_steps=5000
+      out_dir=runs/mine      where to write                 resume=true        go on with the run there
+
+    \b
+    Example:
+      poyo-ssl pretrain data.root=recordings diet.table=table.csv model=medium
+    """
+    from poyo_ssl_plugin.configuration import compose_recipe
+
+    config = compose_recipe("pretrain", recipe, overrides, recipe_dir)
+    if show:
+        return _show(config)
+    from poyo_ssl_plugin.experiments.runs import run_pretraining
+
+    summary = run_pretraining(config)
+    rows = Table("held-out", "before", "after")
+    for name, after in summary["metrics"].items():
+        if name.startswith("valid/"):
+            before = summary["initial"].get(name)
+            rows.add_row(name.removeprefix("valid/"), "" if before is None else f"{before:.4f}", f"{after:.4f}")
+    console.print(rows)
+    console.print(f"diet {summary['diet']}", highlight=False)
+    console.print(f"wrote {summary['checkpoint']} and {config.out_dir}/results.json", highlight=False)
+
+
+@main.command()
+@click.option("--recipe", default="drifting_gratings", show_default=True, help="drifting_gratings, natural_movie, scratch, paper.")
+@_recipe_command
+def finetune(recipe: str, recipe_dir: Path | None, show: bool, overrides: tuple[str, ...]) -> None:
+    """Fine-tune a pretrained model on the other neurons, over several seeds, and test it.
+
+    \b
+    Keys that most runs set (--show prints all, with their values):
+      data.root=DIR    diet.table=TABLE    init_from=CHECKPOINT    seeds=[0,1,2]
+      identify_steps=0 (train all weights from the first step)     trainer.max_steps=800
+
+    \b
+    Examples:
+      poyo-ssl finetune --recipe natural_movie data.root=recordings diet.table=table.csv \\
+          init_from=runs/pretrain/checkpoints/last.ckpt
+      poyo-ssl finetune --recipe scratch task=natural_movie data.root=recordings diet.table=table.csv
+    """
+    from poyo_ssl_plugin.configuration import compose_recipe
+
+    config = compose_recipe("finetune", recipe, overrides, recipe_dir)
+    if show:
+        return _show(config)
+    from poyo_ssl_plugin.experiments.runs import run_finetuning
+
+    with _stages() as stage:
+        summary = run_finetuning(config, stage=stage)
+    _print_results(summary)
+    console.print(f"wrote {config.out_dir}/results.json", highlight=False)
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", type=click.Path(path_type=Path), help="Also write the result as JSON.")
+def evaluate(checkpoint: Path, overrides: tuple[str, ...], out: Path | None) -> None:
+    """Test a fine-tuned CHECKPOINT on the test split of its recordings.
+
+    Overrides change keys of its recipe, for example data.root=elsewhere.
+    """
+    from poyo_ssl_plugin.experiments.runs import run_evaluation
+
+    summary = run_evaluation(checkpoint, overrides)
+    _print_results(summary)
+    if out is not None:
+        from poyo_ssl_plugin.files import write_json
+
+        write_json(out, summary)
+        console.print(f"wrote {out}", highlight=False)
+
+
+@main.command()
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
+@click.option("--recordings", default=6, show_default=True, help="Number of simulated recordings.")
+@click.option("--seeds", default=3, show_default=True, help="Fine-tuning seeds per arm.")
+@click.option("--processes", default=0, help="Runs at once; by default one per core.")
+def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
+    """Everything on simulated recordings: simulate, score, pretrain, fine-tune, compare, report.
+
+    Pretrains on the predictable neurons of some animals, then decodes the direction of gratings from the
+    unpredictable neurons of other animals, pretrained and from scratch. Takes a few minutes on two cores.
+    """
+    from poyo_ssl_plugin.experiments.demo import run_demo
+
+    with _stages() as stage:
+        summary = run_demo(out_dir, n_recordings=recordings, n_seeds=seeds, processes=processes, stage=stage)
+    _print_results(summary)
+    console.print(f"report: {out_dir / 'report.html'}   results: {out_dir / 'results.json'}", highlight=False)
+
+
+@main.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+def compare(overrides: tuple[str, ...]) -> None:
+    """Pretrained against from scratch on your recordings, with a report.
+
+    \b
+    Keys: root=DIR task=drifting_gratings|natural_movie out_dir=DIR recordings=[ID,...] held_out=[ID,...]
+          folds=N (hold out repeats of the stimulus) seeds=[0,1,2] processes=N
+          pretrain=[KEY=VALUE,...] finetune=[KEY=VALUE,...] (overrides of those recipes)
+
+    \b
+    Example:
+      poyo-ssl compare root=recordings task=natural_movie folds=5 'pretrain=[trainer.max_steps=2000]'
+    """
+    from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
+
+    comparison = comparison_from_overrides(overrides)
+    with _stages() as stage:
+        summary = report_comparison(comparison, title="Pretrained against from scratch", stage=stage)
+    _print_results(summary)
+    console.print(f"report: {comparison.out_dir}/report.html", highlight=False)
+
+
+@main.command()
+def doctor() -> None:
+    """Say what is installed, what will be used, and what to do about what is missing."""
+    from poyo_ssl_plugin.doctor import diagnose
+
+    rows = Table("what", "found", "to do")
+    for finding in diagnose():
+        rows.add_row(finding.what, _plain(finding.found), _plain(finding.remedy))
+    console.print(rows)
+
+
+def _show(config: Any) -> None:
+    from omegaconf import OmegaConf
+
+    click.echo(OmegaConf.to_yaml(config), nl=False)
+
+
+def _print_results(summary: dict[str, Any]) -> None:
+    from poyo_ssl_plugin.experiments.report import result_rows, verdict
+
+    rows = Table("arm", "accuracy", "95 % interval", "runs", title=summary["task"])
+    for row in result_rows(summary):
+        rows.add_row(row["name"], row["mean"], row["interval"], row["runs"])
+    console.print(rows)
+    if "pretrained_minus_scratch" in summary:
+        console.print(verdict(summary), highlight=False)
+
+
+class _bar:
+    """A progress bar around an iterator of known length; nothing where nobody looks."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.progress = _progress()
+
+    def __enter__(self) -> Callable[[Iterator[Any], int], Iterator[Any]]:
+        self.progress.start()
+        return lambda items, total: self.progress.track(items, total=total, description=self.label)
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+
+class _stages(_bar):
+    """A progress bar for each of several stages."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def __enter__(self) -> Any:
+        self.progress.start()
+
+        def stage(label: str, total: int) -> Callable[[Iterator[Any], int], Iterator[Any]]:
+            def track(items: Iterator[Any], n: int) -> Iterator[Any]:
+                return self.progress.track(items, total=n, description=label)
+
+            return track
+
+        return stage
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=errors,
+        disable=not errors.is_terminal,
+    )
+
+
+def _plain(text: str) -> str:
+    """Text with brackets that rich would take for markup made harmless."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+if __name__ == "__main__":
+    main()

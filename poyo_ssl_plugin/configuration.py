@@ -1,0 +1,102 @@
+"""Recipes: finding them, composing them with overrides, and saying what is wrong with an override."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+from poyo_ssl_plugin.errors import RecipeError
+
+
+def recipes_dir() -> Path:
+    """Folder of the recipes: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed, checkout = package / "recipes", package.parent / "recipes"
+    return installed if installed.is_dir() else checkout
+
+
+def recipe_names(command: str) -> list[str]:
+    """Names that ``--recipe`` of a command takes, the default first."""
+    stems = [path.stem for path in sorted(recipes_dir().glob("*.yaml"))]
+    related = [stem for stem in stems if command in stem.split("_")]
+    names = [stem.removeprefix(f"{command}_").removesuffix(f"_{command}") for stem in related]
+    return names + (["scratch"] if command == "finetune" else [])
+
+
+def compose_recipe(
+    command: str, recipe: str | None = None, overrides: Sequence[str] = (), folder: Path | None = None
+):  # type: ignore[no-untyped-def]  # omegaconf is imported only when needed
+    """Compose a recipe.
+
+    Args:
+        command: ``"pretrain"``, ``"finetune"`` or ``"demo"``.
+        recipe: A recipe of that command, by its short name (``"natural_movie"``) or its file's name.
+        overrides: Hydra overrides, such as ``"data.batch_size=8"``.
+        folder: A folder of your own recipes and groups; they come before the package's.
+
+    Returns:
+        The composed configuration (``omegaconf.DictConfig``).
+
+    Raises:
+        RecipeError: If the recipe or a key does not exist, or an override cannot be read.
+
+    Example:
+        >>> config = compose_recipe("pretrain", overrides=["model=tiny", "trainer.max_steps=10"])
+        >>> config.model.dim, config.trainer.max_steps
+        (32, 10)
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    name = _file_name(command, recipe, folder)
+    try:
+        return _compose(name, overrides, folder)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RecipeError(f"recipe {name}: {_explain(error, name, folder)}") from None
+
+
+def known_keys(config, prefix: str = "") -> list[str]:  # type: ignore[no-untyped-def]
+    """All dotted keys of a configuration, depth first."""
+    from omegaconf import DictConfig
+
+    keys = []
+    for key in config:
+        keys.append(f"{prefix}{key}")
+        node = config._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            keys += known_keys(node, f"{prefix}{key}.")
+    return keys
+
+
+def _file_name(command: str, recipe: str | None, folder: Path | None) -> str:
+    candidates = [command] if recipe is None else [f"{command}_{recipe}", f"{recipe}_{command}", recipe]
+    for place in filter(None, (folder, recipes_dir())):
+        for candidate in candidates:
+            if (place / f"{candidate}.yaml").is_file():
+                return candidate
+    raise RecipeError(f"no recipe {recipe!r} for {command}; there are {', '.join(recipe_names(command))}")
+
+
+def _compose(name: str, overrides: Sequence[str], folder: Path | None):  # type: ignore[no-untyped-def]
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf
+
+    if not OmegaConf.has_resolver("times"):
+        OmegaConf.register_new_resolver("times", lambda a, b: a * b)
+    search = [f"hydra.searchpath=[file://{recipes_dir()}]"] if folder else []
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str((folder or recipes_dir()).resolve()), version_base="1.3"):
+        return compose(name, overrides=[*search, *overrides])
+
+
+def _explain(error: Exception, name: str, folder: Path | None) -> str:
+    """A Hydra error in one line; for an unknown key, with the nearest known ones."""
+    unknown = getattr(error.__cause__, "full_key", None)
+    if unknown and "is not in struct" in str(error.__cause__):
+        close = difflib.get_close_matches(unknown, known_keys(_compose(name, [], folder)), n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(close)}?" if close else "--help lists the keys"
+        return f"unknown key {unknown!r}; {hint}"
+    message = " ".join(str(error.__cause__ or error).split("Config search path")[0].split())
+    return message.removeprefix(f"In '{name}': ")

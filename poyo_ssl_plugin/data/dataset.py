@@ -1,0 +1,212 @@
+"""A folder of brainsets recordings, with ``rois`` or ``units``, as one torch_brain dataset."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from poyo_ssl_plugin.compat import ArrayDict, Data, Dataset, DatasetIndex, Interval, interval, regular_series
+from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.recordings import SampleClock, neuron_groups, split_intervals, unit_ids
+
+
+class Recordings(Dataset):
+    """Recordings that a brainsets pipeline (or :func:`simulate`) wrote to one folder.
+
+    A torch_brain ``Dataset`` that takes Allen recordings as they are: neurons written as ``rois``
+    are found as ``units`` too, so every torch_brain transform and POYO tokenizer works on them.
+    Files are opened on first use, in each process anew, so the dataset can be sent to workers.
+
+    Args:
+        dataset_dir: Folder with one ``<recording id>.h5`` per recording.
+        recording_ids: Which of them; all by default.
+        transform: Applied to every window.
+        fields: Time series and intervals to put into a window, for example ``["calcium_traces",
+            "drifting_gratings"]``. Loading only these is many times faster. ``None`` loads all.
+        uniquify_unit_ids: Prefix unit ids with the session id, for brainsets whose ids repeat from
+            one recording to the next.
+
+    Raises:
+        RecordingError: If the folder or a recording is missing or unreadable.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin.data import simulate
+        >>> folder = simulate(tempfile.mkdtemp(), n_recordings=1, n_units=12, minutes=4)
+        >>> dataset = Recordings(folder, fields=["calcium_traces"])
+        >>> window = dataset[DatasetIndex(dataset.recording_ids[0], 10.0, 12.0)]
+        >>> window.calcium_traces.df_over_f.shape, len(window.units)
+        ((60, 12), 12)
+    """
+
+    def __init__(
+        self,
+        dataset_dir: str | Path,
+        recording_ids: Iterable[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        *,
+        fields: Iterable[str] | None = None,
+        uniquify_unit_ids: bool = False,
+    ) -> None:
+        self.dataset_dir = Path(dataset_dir)
+        paths = _recording_paths(self.dataset_dir, recording_ids)
+        # torch_brain's Dataset opens every file here; ours opens them when asked.
+        self._recording_ids = list(paths)
+        self._data_objects = _Files(paths)
+        self._templates: dict[tuple[str, str], _Template] = {}
+        self.transform = transform
+        self.fields = None if fields is None else tuple(fields)
+        self.uniquify_unit_ids = uniquify_unit_ids
+        self.namespace_attributes = ["session.id", "subject.id", "units.id"]
+
+    def get_recording_hook(self, data: Data) -> None:
+        """Let ``units`` stand for ``rois`` where the recording has only these."""
+        groups = neuron_groups(data)
+        if self.uniquify_unit_ids:
+            for name in groups:
+                table = getattr(data, name)
+                table.id = np.array([f"{data.session.id}/{unit}" for unit in table.id.astype(str)])
+        if groups == ["rois"]:
+            data.units = data.rois
+        super().get_recording_hook(data)
+
+    def get_unit_ids(self) -> list[str]:
+        """Sorted ids of all neurons of all recordings.
+
+        Raises:
+            RecordingError: If two recordings share an id.
+        """
+        owner: dict[str, str] = {}
+        for recording in self.recording_ids:
+            for unit in unit_ids(self.get_recording(recording)).tolist():
+                if unit in owner:
+                    raise RecordingError(
+                        f"recordings {owner[unit]} and {recording} both have a unit {unit!r}; pass "
+                        "uniquify_unit_ids=True so that they are told apart"
+                    )
+                owner[unit] = recording
+        return sorted(owner)
+
+    get_roi_ids = get_unit_ids
+
+    def get_sampling_intervals(self, split: str | None = None) -> dict[str, Interval]:
+        """Intervals of a split (``"train"``, ``"valid"``, ``"test"``; ``None`` for all) by recording."""
+        return {
+            recording: interval(split_intervals(self.get_recording(recording), split))
+            for recording in self.recording_ids
+        }
+
+    def __getitem__(self, index: DatasetIndex) -> Any:
+        if self.fields is None:
+            sample = self.get_recording(index.recording_id, index._namespace).slice(index.start, index.end)
+        else:
+            sample = self._template(index).window(index.start, index.end)
+        for name in ("seed", "diet_fraction", "target_time"):
+            if getattr(index, name, None) is not None:
+                setattr(sample, f"window_{name}", getattr(index, name))
+        return sample if self.transform is None else self.transform(sample)
+
+    def _template(self, index: DatasetIndex) -> _Template:
+        key = (index.recording_id, index._namespace)
+        if key not in self._templates:
+            self._templates[key] = _Template(self.get_recording(*key), self.fields or ())
+        return self._templates[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Templates hold open files, which belong to one process.
+        return {**self.__dict__, "_templates": {}}
+
+
+class _Template:
+    """What all windows of a recording share, loaded once; a window adds the samples between two times."""
+
+    def __init__(self, data: Data, fields: Iterable[str]) -> None:
+        self._shared: dict[str, Any] = {
+            "session": data.session,
+            **{name: ArrayDict(id=np.asarray(getattr(data, name).id)) for name in neuron_groups(data)},
+        }
+        if "subject" in data.keys():
+            self._shared["subject"] = data.subject
+        self._regular: dict[str, tuple[SampleClock, dict[str, Any]]] = {}
+        self._sliced: dict[str, Any] = {}
+        for name in fields:
+            if name not in data.keys():
+                continue
+            child = getattr(data, name)
+            if hasattr(child, "sampling_rate"):
+                arrays = {key: child.__dict__[key] for key in child.keys()}
+                n_rows = len(next(iter(arrays.values())))
+                clock = SampleClock(float(child.domain.start[0]), float(child.sampling_rate), n_rows)
+                self._regular[name] = (clock, arrays)
+            else:
+                self._sliced[name] = child.materialize()
+
+    def window(self, start: float, end: float) -> Data:
+        data = Data(domain=Interval(0.0, float(end - start)))
+        data.__dict__.update({name: copy.copy(value) for name, value in self._shared.items()})
+        for name, (clock, arrays) in self._regular.items():
+            first, last = clock.row(start), clock.row(end)
+            rows = {key: samples[first:last] for key, samples in arrays.items()}
+            origin = clock.start + first / clock.rate - start
+            data.__dict__[name] = regular_series(sampling_rate=clock.rate, start=origin, **rows)
+        for name, child in self._sliced.items():
+            data.__dict__[name] = child.slice(start, end)
+        data._absolute_start = start
+        return data
+
+
+class _Files:
+    """Recordings by id, opened on first use and again in every process that asks."""
+
+    def __init__(self, paths: dict[str, Path]) -> None:
+        self._paths = paths
+        self._process = os.getpid()
+        self._open: dict[str, Data] = {}
+
+    def __getitem__(self, recording_id: str) -> Data:
+        if self._process != os.getpid():
+            self._process, self._open = os.getpid(), {}
+        if recording_id not in self._open:
+            self._open[recording_id] = _open_recording(self._paths, recording_id)
+        return self._open[recording_id]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_paths": self._paths, "_process": -1, "_open": {}}
+
+
+def _recording_paths(folder: Path, recording_ids: Iterable[str] | None) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise RecordingError(f"{folder}: no such folder; give the folder that holds the recordings (*.h5)")
+    found = {path.stem: path for path in sorted(folder.glob("*.h5"))}
+    if not found:
+        inner = sorted({path.parent.name for path in folder.glob("*/*.h5")})
+        hint = f"; did you mean {folder / inner[0]}?" if inner else "; prepare them with 'brainsets prepare'"
+        raise RecordingError(f"{folder}: has no recordings (*.h5){hint}")
+    if recording_ids is None:
+        return found
+    missing = sorted(set(map(str, recording_ids)) - set(found))
+    if missing:
+        raise RecordingError(
+            f"{folder}: has no recording {', '.join(missing)}; it has {', '.join(list(found)[:10])}"
+            + (" ..." if len(found) > 10 else "")
+        )
+    return {recording: found[recording] for recording in sorted(set(map(str, recording_ids)))}
+
+
+def _open_recording(paths: dict[str, Path], recording_id: str) -> Data:
+    if recording_id not in paths:
+        raise RecordingError(f"no recording {recording_id!r}; there are {', '.join(paths)}")
+    path = paths[recording_id]
+    try:
+        return Data.from_hdf5(h5py.File(path, "r"))
+    except (OSError, KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
+        raise RecordingError(
+            f"{path}: cannot be read as a brainsets recording ({str(error) or type(error).__name__}); "
+            "prepare it again"
+        ) from error

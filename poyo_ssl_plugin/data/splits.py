@@ -1,0 +1,94 @@
+"""Which times are for training, validation and test.
+
+A split is a mapping ``{"train": {recording: times}, "valid": ..., "test": ...}`` with times in seconds
+of shape (R, 2). It comes from the recordings themselves, or holds out repeats of a stimulus in folds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.recordings import intersect_intervals, merge_intervals, split_intervals
+
+Split = dict[str, dict[str, np.ndarray]]
+PARTS = ("train", "valid", "test")
+
+
+def recorded_split(dataset: Any) -> Split:
+    """The split that each recording brings (``train_domain``, ``valid_domain``, ``test_domain``)."""
+    return {
+        part: {name: split_intervals(dataset.get_recording(name), part) for name in dataset.recording_ids}
+        for part in PARTS
+    }
+
+
+def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:
+    """Hold out every ``n_folds``-th repeat of a repeated stimulus for test; train on all other time.
+
+    Nothing is left for validation, so a run on folds trains for a fixed budget.
+
+    Args:
+        dataset: The recordings, each with ``repeat`` numbers in ``source``.
+        source: Name of the stimulus, such as ``"natural_movie_one"``.
+        fold: Which fold, in [0, n_folds).
+        n_folds: Number of folds.
+
+    Raises:
+        RecordingError: If a recording lacks the stimulus or has fewer repeats than folds.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin.data import Recordings, simulate
+        >>> dataset = Recordings(simulate(tempfile.mkdtemp(), n_recordings=1, n_units=4, minutes=4))
+        >>> split = repeat_fold(dataset, "natural_movie_one", fold=1, n_folds=2)
+        >>> [part.tolist() for part in split["test"].values()]
+        [[[78.0, 108.0], [138.0, 168.0]]]
+    """
+    if not 0 <= fold < n_folds:
+        raise RecordingError(f"fold {fold} is not in [0, {n_folds})")
+    split: Split = {part: {} for part in PARTS}
+    for name in dataset.recording_ids:
+        data = dataset.get_recording(name)
+        repeats = _repeats(data, name, source)
+        if len(repeats) < n_folds:
+            raise RecordingError(f"recording {name}: {source} has {len(repeats)} repeats, too few for {n_folds} folds")
+        everything = np.concatenate([split_intervals(data, part) for part in PARTS])
+        split["test"][name] = repeats[fold::n_folds]
+        split["train"][name] = _without(merge_intervals(everything), split["test"][name])
+        split["valid"][name] = np.empty((0, 2))
+    return split
+
+
+def part_within(part: dict[str, np.ndarray], dataset: Any, domain: str | None) -> dict[str, np.ndarray]:
+    """Restrict times to a domain of the recordings, such as ``"drifting_gratings"``; drop empty ones."""
+    if domain is None:
+        return {name: times for name, times in part.items() if len(times)}
+    restricted = {}
+    for name, times in part.items():
+        data = dataset.get_recording(name)
+        if f"{domain}_domain" in data.keys():
+            both = intersect_intervals(times, split_intervals(data, domain))
+            if len(both):
+                restricted[name] = both
+    if not restricted:
+        raise RecordingError(f"no recording has time in '{domain}_domain'; leave data.within empty to use all time")
+    return restricted
+
+
+def _repeats(data: Any, name: str, source: str) -> np.ndarray:
+    """Start and end of every repeat, (R, 2)."""
+    if source not in data.keys() or "repeat" not in getattr(data, source).keys():
+        raise RecordingError(f"recording {name}: has no repeats of {source!r} to make folds of")
+    presentations = getattr(data, source)
+    repeat = np.asarray(presentations.repeat)
+    start, end = np.asarray(presentations.start, float), np.asarray(presentations.end, float)
+    return np.array([[start[repeat == r].min(), end[repeat == r].max()] for r in np.unique(repeat)])
+
+
+def _without(times: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """``times`` minus ``removed``, both merged, (R, 2)."""
+    edges = np.r_[-np.inf, np.sort(removed.reshape(-1)), np.inf].reshape(-1, 2)
+    return intersect_intervals(times, edges)

@@ -1,0 +1,201 @@
+"""Transforms that keep only the neurons of a diet, whether they are ``rois`` or ``units``."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+
+from poyo_ssl_plugin.compat import Data, TriangleDistribution
+from poyo_ssl_plugin.data.windows import window_generator
+from poyo_ssl_plugin.errors import DietError, TableError
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
+from poyo_ssl_plugin.recordings import SPIKES, TRACES, neuron_groups, recording_id, unit_ids
+
+logger = logging.getLogger(__name__)
+
+
+def keep_units(data: Data, keep: np.ndarray, field: str = TRACES, *, reset_index: bool = True) -> Data:
+    """Keep some neurons of a sample: their traces, their spikes, and their rows in ``rois`` and ``units``.
+
+    Args:
+        data: A recording or a window; changed in place.
+        keep: Boolean (N,), in the order of the neurons of ``field``.
+        field: The activity whose neurons these are. A table or time series of as many neurons
+            with the same ids is cut too; one of other neurons is left alone.
+        reset_index: Cut the tables and renumber ``unit_index``. ``False`` removes spikes only and
+            leaves tables as they are, as torch_brain's ``UnitDropout`` does.
+
+    Returns:
+        ``data``.
+    """
+    ids = unit_ids(data, field)
+    described = [name for name in neuron_groups(data, field) if _describes(getattr(data, name), ids)]
+    for series in {TRACES.split(".")[0], SPIKES, field.split(".")[0]} & set(data.keys()):
+        if neuron_groups(data, series)[0] in described:
+            _cut_series(data, series, keep, reset_index)
+    if reset_index:
+        for name in described:
+            setattr(data, name, getattr(data, name).select_by_mask(keep))
+    return data
+
+
+def _describes(table: Any, ids: np.ndarray) -> bool:
+    return len(table.id) == len(ids) and bool((np.asarray(table.id).astype(str) == ids).all())
+
+
+def _cut_series(data: Data, name: str, keep: np.ndarray, reset_index: bool) -> None:
+    series = getattr(data, name)
+    if "unit_index" in series.keys():
+        series = series.select_by_mask(keep[np.asarray(series.unit_index)])
+        if reset_index:
+            series.unit_index = (np.cumsum(keep) - 1)[series.unit_index]
+        setattr(data, name, series)
+        return
+    for key in series.keys():
+        samples = getattr(series, key)
+        if samples.ndim >= 2 and samples.shape[1] == len(keep):
+            setattr(series, key, samples[:, keep])
+
+
+class SelectUnits:
+    """Keep the neurons of a diet, and only these.
+
+    On a window of a curriculum it keeps the open share of the diet.
+
+    Args:
+        diet: The diet.
+        field: The activity whose neurons are selected; by default traces where there are any, else
+            spikes.
+
+    Raises:
+        DietError: When called on a recording that was not scored, or of which the diet has nothing.
+
+    Example:
+        >>> import numpy as np
+        >>> from poyo_ssl_plugin.compat import ArrayDict, Data, Interval, regular_series
+        >>> from poyo_ssl_plugin.predictability import PredictabilityTable
+        >>> table = PredictabilityTable.from_rows(
+        ...     [dict(recording_id="a", unit_id=str(i), skewness=3 * i, kurtosis=0) for i in range(3)]
+        ... )
+        >>> data = Data(
+        ...     domain=Interval(0.0, 1.0), session=Data(id="a"), rois=ArrayDict(id=["0", "1", "2"]),
+        ...     calcium_traces=regular_series(sampling_rate=30.0, start=0.0, df_over_f=np.zeros((30, 3))),
+        ... )
+        >>> data = SelectUnits(Diet.from_thresholds(table))(data)
+        >>> data.rois.id.tolist(), data.calcium_traces.df_over_f.shape
+        (['0', '1'], (30, 2))
+    """
+
+    def __init__(self, diet: Diet, field: str | None = None) -> None:
+        self.diet = diet
+        self.field = field
+
+    def __call__(self, data: Data) -> Data:
+        field = self.field or activity_field(data)
+        return keep_units(data, self._members(data, field), field)
+
+    def _members(self, data: Data, field: str) -> np.ndarray:
+        fraction = getattr(data, "window_diet_fraction", 1.0)
+        members = self.diet.mask(recording_id(data), unit_ids(data, field), fraction=fraction)
+        if not members.any():
+            raise DietError(
+                f"recording {recording_id(data)}: diet {self.diet.name!r} has none of its neurons; sample only "
+                "recordings that the diet feeds (PredictabilitySampler does)"
+            )
+        return members
+
+
+class DietUnitDropout(SelectUnits):
+    """Keep a random part of the diet's neurons: torch_brain's ``UnitDropout``, on a diet.
+
+    How many are kept is drawn from torch_brain's ``TriangleDistribution``, as ``UnitDropout`` does.
+
+    Args:
+        diet: The diet, or ``None`` for all neurons.
+        field: As :class:`SelectUnits`.
+        reset_index: As ``UnitDropout``: cut the tables of neurons and renumber spikes.
+        **distribution: ``min_units``, ``mode_units``, ``max_units``, ``tail_right``, ``peak``, ``M``,
+            ``max_attempts``, ``seed``, as ``UnitDropout``. With :class:`Recordings` and the samplers
+            of this package the draw of a window follows from the window's own seed.
+    """
+
+    def __init__(
+        self, diet: Diet | None = None, field: str | None = None, reset_index: bool = True, **distribution: Any
+    ) -> None:
+        self.diet = diet  # type: ignore[assignment]
+        self.field = field
+        self.reset_index = reset_index
+        self.distribution = TriangleDistribution(**distribution)
+
+    def __call__(self, data: Data) -> Data:
+        field = self.field or activity_field(data)
+        keep = self._members(data, field) if self.diet is not None else np.ones(len(unit_ids(data, field)), bool)
+        members = np.flatnonzero(keep)
+        generator = window_generator(data)
+        if getattr(data, "window_seed", None) is not None:
+            self.distribution.rng = generator
+        n = int(self.distribution.sample(len(members)))
+        dropped = generator.permutation(members)[n:]
+        keep = keep.copy()
+        keep[dropped] = False
+        return keep_units(data, keep, field, reset_index=self.reset_index)
+
+
+class StandardizeTraces:
+    """Give every trace mean 0 and standard deviation 1, by the statistics of the scored split.
+
+    Args:
+        table: Where the means and standard deviations come from.
+        field: The traces.
+
+    Raises:
+        TableError: When called on a neuron that the table does not hold.
+
+    Example:
+        >>> import numpy as np
+        >>> from poyo_ssl_plugin.compat import ArrayDict, Data, Interval, regular_series
+        >>> row = dict(recording_id="a", unit_id="0", mean=2.0, std=0.5, skewness=0.0, kurtosis=0.0)
+        >>> traces = regular_series(sampling_rate=30.0, start=0.0, df_over_f=np.full((3, 1), 3.0))
+        >>> data = Data(
+        ...     domain=Interval(0.0, 0.1), session=Data(id="a"), rois=ArrayDict(id=["0"]), calcium_traces=traces
+        ... )
+        >>> standardize = StandardizeTraces(PredictabilityTable.from_rows([row]))
+        >>> standardize(data).calcium_traces.df_over_f[:, 0].tolist()
+        [2.0, 2.0, 2.0]
+    """
+
+    def __init__(self, table: PredictabilityTable, field: str = TRACES) -> None:
+        self.field = field
+        self._group, _, self._array = field.partition(".")
+        if not self._array:
+            raise TableError(f"only traces can be standardized, and {field!r} are spike times")
+        self._by_recording = {}
+        for recording in table.recordings:
+            rows = table["recording_id"] == recording
+            order = np.argsort(table["unit_id"][rows])
+            scale = np.where(table["std"] > 0, table["std"], 1.0)
+            columns = table["unit_id"], np.nan_to_num(table["mean"]), np.nan_to_num(scale, nan=1.0)
+            self._by_recording[recording] = tuple(column[rows][order] for column in columns)
+
+    def __call__(self, data: Data) -> Data:
+        recording = recording_id(data)
+        if recording not in self._by_recording:
+            raise TableError(f"recording {recording!r} is not in the table; score the dataset again")
+        ids, mean, std = self._by_recording[recording]
+        wanted = unit_ids(data, self.field)
+        rows = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+        if (ids[rows] != wanted).any():
+            unknown = str(wanted[ids[rows] != wanted][0])
+            raise TableError(f"unit {unknown!r} of recording {recording!r} is not in the table; score again")
+        series = getattr(data, self._group)
+        samples = getattr(series, self._array)
+        scaled = (samples - mean[rows].astype(np.float32)) / std[rows].astype(np.float32)
+        setattr(series, self._array, scaled.astype(np.float32))
+        return data
+
+
+def activity_field(data: Data) -> str:
+    """Traces where a recording has any, else spikes."""
+    return TRACES if TRACES.split(".")[0] in data.keys() else SPIKES

@@ -1,0 +1,29 @@
+"""What the user did wrong, told once and clearly.
+
+Every error that bad input can cause derives from :class:`PoyoSSLError`. The command line prints its
+message and exits with code 2; anything else is a defect of ours and keeps its traceback.
+"""
+
+
+class PoyoSSLError(ValueError):
+    """Base of all errors caused by input: names the file, key or recording, and says what to do."""
+
+
+class RecordingError(PoyoSSLError):
+    """A recording cannot be read, or lacks what was asked of it."""
+
+
+class TableError(PoyoSSLError):
+    """A predictability table is missing, damaged, or lacks a column."""
+
+
+class DietError(PoyoSSLError):
+    """A diet selects nothing, or does not know the recording it is asked about."""
+
+
+class RecipeError(PoyoSSLError):
+    """A recipe has an unknown key, or a value that does not fit."""
+
+
+class CheckpointError(PoyoSSLError):
+    """A checkpoint is damaged, unsafe, or of another architecture."""

@@ -1,0 +1,1 @@
+"""Experiments: comparisons, baselines, figures and reports."""

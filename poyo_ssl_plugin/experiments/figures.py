@@ -1,0 +1,181 @@
+"""Figures, as PNG files."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from poyo_ssl_plugin.experiments.statistics import Estimate  # noqa: E402
+from poyo_ssl_plugin.files import atomic_path  # noqa: E402
+from poyo_ssl_plugin.predictability import (  # noqa: E402
+    PAPER_KURTOSIS,
+    PAPER_SKEWNESS,
+    Diet,
+    PredictabilityTable,
+)
+from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals  # noqa: E402
+
+PREDICTABLE, UNPREDICTABLE, GREY = "#1b7f79", "#c8553d", "#8a8f98"
+ARM_COLOURS = {"pretrained": PREDICTABLE, "scratch": UNPREDICTABLE}
+
+STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.alpha": 0.25,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 130,
+}
+
+
+def predictability_plane(
+    table: PredictabilityTable,
+    path: str | Path,
+    *,
+    skewness: float = PAPER_SKEWNESS,
+    kurtosis: float = PAPER_KURTOSIS,
+) -> Path:
+    """Every neuron in the plane of skewness and kurtosis, with the thresholds of the diet."""
+    inside = Diet.from_thresholds(table, skewness, kurtosis)
+    members = np.concatenate([inside.mask(name, _units(table, name)) for name in table.recordings])
+    ok = np.concatenate([table.ok[table["recording_id"] == name] for name in table.recordings])
+    rows = np.concatenate([np.flatnonzero(table["recording_id"] == name) for name in table.recordings])
+    x, y = table["skewness"][rows], table["kurtosis"][rows]
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(5.6, 4.4))
+        for mask, colour, label in (
+            (members, PREDICTABLE, "predictable"),
+            (ok & ~members, UNPREDICTABLE, "unpredictable"),
+        ):
+            axes.scatter(x[mask], y[mask], s=14, color=colour, alpha=0.7, lw=0, label=f"{label} ({mask.sum()})")
+        axes.axvline(skewness, color="black", lw=1, ls="--")
+        axes.axhline(kurtosis, color="black", lw=1, ls="--")
+        # Kurtosis spans decades and can be negative.
+        axes.set_yscale("symlog", linthresh=1.0)
+        axes.set_xlabel("skewness of dF/F")
+        axes.set_ylabel("excess kurtosis of dF/F" if _is_fisher(table) else "kurtosis of dF/F")
+        axes.set_title(f"{int(ok.sum())} neurons of {len(table.recordings)} recordings")
+        axes.legend(loc="lower right")
+        return _save(figure, path)
+
+
+def example_traces(
+    dataset: Any, table: PredictabilityTable, path: str | Path, *, n_each: int = 4, seconds: float = 60.0
+) -> Path:
+    """A minute of the traces of typical predictable and unpredictable neurons of one recording."""
+    diet = Diet.from_thresholds(table)
+    both = [name for name in dataset.recording_ids if 0 < diet.count(name) < int((table["recording_id"] == name).sum())]
+    name = (both or list(dataset.recording_ids))[0]
+    data = dataset.get_recording(name)
+    signal: Any = open_signal(data, table.provenance.get("field", TRACES))
+    start = split_intervals(data, "train")[0, 0] if "train_domain" in data.keys() else 0.0
+    rows = np.concatenate(list(signal.blocks(np.array([[start, start + seconds]]))))
+    times = np.arange(len(rows)) * (seconds / max(len(rows), 1))
+    members = diet.mask(name, signal.unit_ids)
+    of_recording = table["recording_id"] == name
+    order = np.argsort(table["skewness"][of_recording])
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(figsize=(8, 4.4))
+        level = 0.0
+        for mask, colour in ((members, PREDICTABLE), (~members, UNPREDICTABLE)):
+            candidates = [i for i in order if mask[i]]
+            chosen = [candidates[i] for i in np.linspace(0, len(candidates) - 1, n_each + 2)[1:-1].astype(int)] if candidates else []
+            for i in dict.fromkeys(chosen):
+                trace = rows[:, i] - np.nanmedian(rows[:, i])
+                height = max(float(np.nanmax(trace)), 0.3)
+                axes.plot(times, trace + level, color=colour, lw=0.7)
+                skewness = table["skewness"][of_recording][i]
+                axes.text(seconds * 1.01, level, f"skewness {skewness:.1f}", fontsize=8, color=colour, va="center")
+                level -= height + 0.15
+        axes.plot([0, 0], [0.2, 1.2], color="black", lw=2, clip_on=False)
+        axes.text(-0.5, 0.7, "100 %\ndF/F", ha="right", va="center", fontsize=8)
+        axes.set_yticks([])
+        axes.spines["left"].set_visible(False)
+        axes.set_xlabel("time (s)")
+        axes.set_title(f"recording {name}: predictable (above) and unpredictable neurons")
+        return _save(figure, path)
+
+
+def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: Sequence[str]) -> Path:
+    """Curves of metrics over steps, one panel per metric and one line per run.
+
+    Args:
+        folders: Label to the folder of a run; labels before a ``/`` share a colour.
+        path: Where to write.
+        metrics: Names of metrics, such as ``"train/loss"``.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.4), squeeze=False)
+        colours = dict(ARM_COLOURS)
+        for axis, metric in zip(axes[0], metrics, strict=True):
+            for label, folder in folders.items():
+                steps, values = read_metric(folder, metric)
+                arm = label.split("/")[0]
+                first = arm not in axis.get_legend_handles_labels()[1]
+                colour = colours.setdefault(arm, f"C{len(colours)}")
+                axis.plot(steps, values, color=colour, lw=1.2, alpha=0.8, label=arm if first else None)
+            axis.set_xlabel("step")
+            axis.set_title(metric, fontsize=10)
+        if len(folders) > 1:
+            axes[0][0].legend()
+        return _save(figure, path)
+
+
+def accuracy_bars(
+    arms: Mapping[str, tuple[Estimate, Sequence[float]]],
+    lines: Mapping[str, float],
+    path: str | Path,
+    *,
+    title: str,
+) -> Path:
+    """Accuracy of each arm with its 95 % interval and its runs, over lines for chance and baselines."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(1.6 * len(arms) + 2.6, 4.0))
+        for i, (name, (value, runs)) in enumerate(arms.items()):
+            colour = ARM_COLOURS.get(name, GREY)
+            error = [[value.mean - max(value.low, 0.0)], [min(value.high, 1.0) - value.mean]]
+            axes.bar(i, value.mean, width=0.6, color=colour, alpha=0.75)
+            axes.errorbar(i, value.mean, yerr=error, color="black", capsize=5, lw=1.2)
+            axes.scatter(i + np.linspace(-0.15, 0.15, len(runs)), runs, s=16, color="black", alpha=0.5, zorder=3)
+        for (name, value), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
+            axes.axhline(value, color="black", lw=1, ls=style, label=f"{name} {value:.2f}")
+        axes.set_xticks(range(len(arms)), [f"{name}\n{value.mean:.3f}" for name, (value, _) in arms.items()])
+        axes.set_ylim(0, 1)
+        axes.set_ylabel("test accuracy")
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="x", visible=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        return _save(figure, path)
+
+
+def read_metric(folder: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and values of a metric in the CSV log of a run."""
+    with (Path(folder) / "csv" / "metrics.csv").open(newline="") as file:
+        rows = [(int(row["step"]), float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]
+    steps, values = np.array(rows, dtype=float).reshape(-1, 2).T
+    return steps, values
+
+
+def _units(table: PredictabilityTable, recording: str) -> np.ndarray:
+    return table["unit_id"][table["recording_id"] == recording]
+
+
+def _is_fisher(table: PredictabilityTable) -> bool:
+    return table.provenance.get("kurtosis", "fisher") == "fisher"
+
+
+def _save(figure: Any, path: str | Path) -> Path:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png")
+    plt.close(figure)
+    return Path(path)

@@ -1,0 +1,172 @@
+"""The report of a comparison: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from poyo_ssl_plugin.files import atomic_path
+
+_TEMPLATE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{{ title }}</title>
+<style>
+  body { font: 16px/1.5 system-ui, sans-serif; color: #1d2126; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+  h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+  table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .3rem .9rem .3rem 0; text-align: left; }
+  thead th { border-bottom: 2px solid #1d2126; } tbody td { border-bottom: 1px solid #d8dbe0; }
+  img { max-width: 100%; } figure { margin: 1rem 0; } figcaption, .quiet { color: #5a616b; font-size: .9rem; }
+  .verdict { background: #eef6f5; border-left: 4px solid #1b7f79; padding: .8rem 1rem; }
+  details pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
+</style>
+</head>
+<body>
+<h1>{{ title }}</h1>
+<p class="quiet">{{ subtitle }}</p>
+<p class="verdict">{{ verdict }}</p>
+
+<h2>Accuracy on held-out trials</h2>
+<table>
+<thead><tr><th>arm</th><th>accuracy</th><th>95 % interval</th><th>runs</th></tr></thead>
+<tbody>
+{% for arm in arms %}<tr><td>{{ arm.name }}</td><td>{{ arm.mean }}</td><td>{{ arm.interval }}</td><td>{{ arm.runs }}</td></tr>
+{% endfor %}</tbody>
+</table>
+{{ figure("accuracy", "Bars: mean of the runs (dots) with its 95 % interval. Lines: chance, and simple decoders on the same neurons, trials and split.") }}
+
+<h2>Which neurons</h2>
+<p>{{ neurons }}</p>
+{{ figure("predictability", "Dashed: the thresholds of the diet. Scores come from training time only.") }}
+{{ figure("traces", "Typical neurons of both kinds.") }}
+
+<h2>Training</h2>
+<p>{{ health }}</p>
+{{ figure("pretraining", "Pretraining. Effective rank and input-dependent standard deviation of held-out latents tell whether the representation is alive.") }}
+{{ figure("finetuning", "Fine-tuning of both arms.") }}
+
+<h2>How it was made</h2>
+<table><tbody>
+{% for name, value in made.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
+{% endfor %}</tbody></table>
+<details><summary>Full configuration</summary><pre>{{ recipes }}</pre></details>
+</body>
+</html>
+"""
+
+
+def write_report(summary: Mapping[str, Any], figures: Mapping[str, Path], path: str | Path, *, title: str) -> Path:
+    """Write the report.
+
+    Args:
+        summary: The content of ``results.json``.
+        figures: Name (``accuracy``, ``predictability``, ``traces``, ``pretraining``, ``finetuning``) to
+            PNG file; a missing one is left out.
+        path: Where to write.
+        title: Heading of the report.
+    """
+    environment = jinja2.Environment(autoescape=True)
+
+    def figure(name: str, caption: str) -> str:
+        if name not in figures:
+            return Markup("")
+        data = base64.b64encode(Path(figures[name]).read_bytes()).decode()
+        html = '<figure><img alt="{}" src="data:image/png;base64,{}"><figcaption>{}</figcaption></figure>'
+        return Markup(html).format(name, data, caption)
+
+    page = environment.from_string(_TEMPLATE).render(title=title, figure=figure, **_texts(summary))
+    with atomic_path(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return Path(path)
+
+
+def verdict(summary: Mapping[str, Any]) -> str:
+    """What the numbers support, in words."""
+    gain = summary["pretrained_minus_scratch"]
+    low, high = gain["ci95"]
+    arms, chance = summary["arms"], summary["chance"]
+    pretrained, scratch = arms["pretrained"]["mean"], arms["scratch"]["mean"]
+    text = (
+        f"Pretrained {pretrained:.3f}, from scratch {scratch:.3f}, chance {chance:.3f}: a difference of "
+        f"{gain['mean']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}). "
+    )
+    if low > 0:
+        text += f"Pretraining helped, by {100 * gain['relative_gain']:.0f} % relative."
+    elif high < 0:
+        text += "Pretraining hurt."
+    else:
+        text += "These runs do not tell whether pretraining helped."
+    best = max(summary["baselines"].items(), key=lambda item: item[1]["accuracy"], default=None)
+    if best is not None:
+        name, value = best[0], best[1]["accuracy"]
+        word = "above" if pretrained > value else "not above"
+        text += f" The pretrained model is {word} the best simple decoder ({name}, {value:.3f})."
+    return text
+
+
+def result_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Rows of the table of results: arms, baselines and chance, formatted."""
+    rows = [
+        {
+            "name": name,
+            "mean": f"{arm['mean']:.3f}",
+            "interval": f"{arm['ci95'][0]:.3f} to {arm['ci95'][1]:.3f}",
+            "runs": ", ".join(f"{run['value']:.3f}" for run in arm["runs"]),
+        }
+        for name, arm in summary["arms"].items()
+    ]
+    rows += [
+        {
+            "name": name,
+            "mean": f"{value['accuracy']:.3f}",
+            "interval": f"{value['ci95'][0]:.3f} to {value['ci95'][1]:.3f}",
+            "runs": f"{value['n_test']} trials",
+        }
+        for name, value in summary["baselines"].items()
+    ]
+    return [*rows, {"name": "chance", "mean": f"{summary['chance']:.3f}", "interval": "", "runs": ""}]
+
+
+def _texts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    neurons = summary["neurons"]
+    folds = f", {summary['folds']} folds over repeats" if summary["folds"] else ""
+    shared = set(neurons["pretrained_on_recordings"]) & set(neurons["decoded_recordings"])
+    return {
+        "subtitle": f"Task: {summary['task']}. Seeds {', '.join(map(str, summary['seeds']))}{folds}.",
+        "verdict": verdict(summary),
+        "arms": result_rows(summary),
+        "neurons": (
+            f"{neurons['predictable']} of {neurons['scored']} neurons are predictable. Pretraining saw the predictable "
+            f"neurons of {len(neurons['pretrained_on_recordings'])} recordings; both arms decode from the "
+            f"{neurons['decoded_from']} others of {len(neurons['decoded_recordings'])} "
+            + ("recordings, none of them seen in pretraining." if not shared else "recordings (the same ones).")
+        ),
+        "health": _health(summary),
+        "made": {
+            **summary["versions"],
+            "git revision": summary["git"] or "not in a checkout",
+            "pretraining": ", ".join(f"{run['seconds']:.0f} s" for run in summary["pretraining"]),
+            "in all": f"{summary['seconds']:.0f} s",
+        },
+        "recipes": json.dumps(summary["recipes"], indent=2),
+    }
+
+
+def _health(summary: Mapping[str, Any]) -> str:
+    run = summary["pretraining"][0]
+    before, after = run["initial"], run["metrics"]
+    if "valid/effective_rank" not in before:
+        return "No validation time: the health of the representation was not measured."
+    return (
+        f"Over pretraining the effective rank of held-out latents went from {before['valid/effective_rank']:.1f} to "
+        f"{after['valid/effective_rank']:.1f}, their input-dependent standard deviation from "
+        f"{before['valid/latent_std']:.3f} to {after['valid/latent_std']:.3f}."
+    )

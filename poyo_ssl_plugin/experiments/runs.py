@@ -1,0 +1,153 @@
+"""Single runs as the command line starts them: run, draw, and write down what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from poyo_ssl_plugin.data import get_task
+from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.experiments import figures
+from poyo_ssl_plugin.experiments.baselines import run_baselines
+from poyo_ssl_plugin.experiments.provenance import git_revision, versions
+from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
+from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.predictability import make_diet
+from poyo_ssl_plugin.training import Inputs, RunResult
+from poyo_ssl_plugin.training import evaluate as evaluate_once
+from poyo_ssl_plugin.training import finetune as finetune_once
+from poyo_ssl_plugin.training import pretrain as pretrain_once
+
+
+def run_pretraining(config: DictConfig) -> dict[str, Any]:
+    """Pretrain, draw the curves, and write ``results.json``; returns its content."""
+    result = pretrain_once(config)
+    metrics = [name for name in ("train/masked", "valid/effective_rank", "valid/latent_std") if _has(result, name)]
+    figures.training_curves({"pretraining": result.out_dir}, result.out_dir / "curves.png", metrics=metrics)
+    inputs_table = config.diet.table
+    diet = make_diet(inputs_table, config.diet.rule, **_rule_options(config))
+    summary = {
+        "format": 1,
+        "checkpoint": str(result.checkpoint),
+        "initial": _finite(result.initial),
+        "metrics": _finite(result.metrics),
+        "diet": f"{diet.name}: {diet.summary()}",
+        "loaded": result.loaded.summary() if result.loaded else None,
+        **_made(config),
+    }
+    write_json(result.out_dir / "results.json", summary)
+    return summary
+
+
+def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> dict[str, Any]:
+    """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
+    seeds = list(config.seeds)
+    if not seeds:
+        raise RecipeError("seeds is empty: give at least one, seeds=[0]")
+    out_dir = Path(config.out_dir)
+    results: dict[int, RunResult] = {}
+    progress = stage("fine-tuning", len(seeds)) if stage else (lambda items, n: items)
+    for seed in progress(iter(seeds), len(seeds)):
+        # The bar over seeds takes the place of Lightning's own, one per run.
+        change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": False}}
+        results[seed] = finetune_once(OmegaConf.merge(config, change), seed=seed)
+    task = get_task(config.task)
+    inputs = Inputs.from_recipe(config)
+    diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))
+    arm = "scratch" if config.init_from is None else "pretrained"
+    accuracies = [result.metrics["test/accuracy"] for result in results.values()]
+    value = estimate(accuracies)
+    baselines = run_baselines(inputs.dataset, diet, task, inputs.split)
+    summary = {
+        "format": 1,
+        "metric": "accuracy on held-out trials",
+        "task": task.name,
+        "chance": 1 / task.n_classes,
+        "arms": {
+            arm: {
+                "metric": "accuracy",
+                "runs": [
+                    {"seed": seed, "value": r.metrics["test/accuracy"], "n_test": len(r.predictions)}
+                    for seed, r in results.items()
+                ],
+                "mean": value.mean,
+                "ci95": [value.low, value.high],
+            }
+        },
+        "baselines": {
+            name: {
+                "accuracy": decoded.accuracy,
+                "n_test": decoded.n,
+                "ci95": list(binomial_interval(decoded.correct, decoded.n)),
+            }
+            for name, decoded in baselines.items()
+        },
+        "diet": f"{diet.name}: {diet.summary(inputs.dataset.recording_ids)}",
+        "seeds": seeds,
+        "metrics": {str(seed): _finite(result.metrics) for seed, result in results.items()},
+        "predictions": {str(seed): result.predictions for seed, result in results.items()},
+        "loaded": next(iter(results.values())).loaded.summary() if arm == "pretrained" else None,  # type: ignore[union-attr]
+        **_made(config),
+    }
+    write_json(out_dir / "results.json", summary)
+    lines = {"chance": summary["chance"], **{name: decoded.accuracy for name, decoded in baselines.items()}}
+    figures.accuracy_bars({arm: (value, accuracies)}, lines, out_dir / "accuracy.png", title=task.name)
+    figures.training_curves(
+        {f"{arm}/{seed}": result.out_dir for seed, result in results.items()},
+        out_dir / "curves.png",
+        metrics=["train/loss", "valid/accuracy"],
+    )
+    return summary
+
+
+def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Test a fine-tuned checkpoint; returns what ``results.json`` would hold of it."""
+    changes = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals:
+            raise RecipeError(f"{override!r} is not of the form key=value")
+        changes[key] = OmegaConf.create(f"value: {value}").value
+    result = evaluate_once(checkpoint, changes)
+    n, correct = len(result.predictions), sum(r["label"] == r["prediction"] for r in result.predictions)
+    accuracy = result.metrics["test/accuracy"]
+    return {
+        "format": 1,
+        "metric": "accuracy on held-out trials",
+        "task": result.task,
+        "chance": 1 / get_task(result.task).n_classes,
+        "arms": {
+            "checkpoint": {
+                "metric": "accuracy",
+                "runs": [{"value": accuracy, "n_test": n}],
+                "mean": accuracy,
+                "ci95": list(binomial_interval(correct, n)),
+            }
+        },
+        "baselines": {},
+        "checkpoint": str(checkpoint),
+        "predictions": result.predictions,
+        "versions": versions(),
+        "git": git_revision(),
+    }
+
+
+def _has(result: RunResult, metric: str) -> bool:
+    return len(figures.read_metric(result.out_dir, metric)[0]) > 0
+
+
+def _rule_options(config: DictConfig) -> dict[str, Any]:
+    options = OmegaConf.to_container(config.diet)
+    assert isinstance(options, dict)
+    return {str(key): value for key, value in options.items() if key not in ("rule", "table")}
+
+
+def _made(config: DictConfig) -> dict[str, Any]:
+    return {"recipe": OmegaConf.to_container(config), "versions": versions(), "git": git_revision()}
+
+
+def _finite(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: value for name, value in sorted(metrics.items()) if value == value and abs(value) != float("inf")}

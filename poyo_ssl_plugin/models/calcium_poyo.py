@@ -1,0 +1,347 @@
+"""POYO for calcium traces."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from poyo_ssl_plugin.compat import (
+    Data,
+    FeedForward,
+    InfiniteVocabEmbedding,
+    RotaryTimeEmbedding,
+    create_linspace_latent_tokens,
+    pad,
+    pad2d,
+    track_mask2d,
+)
+from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
+from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
+from poyo_ssl_plugin.models.readout import MultitaskReadout
+from poyo_ssl_plugin.recordings import TRACES, recording_id, unit_ids
+
+
+class CalciumPOYO(nn.Module):
+    r"""POYO (Azabou et al. 2023) for windows of calcium traces, as POYO-SSL uses it.
+
+    Encoder, processor and decoder are POYO's, built from torch_brain's modules under POYO's attribute
+    names. What differs is the input: a token is a patch of ``patch_size`` consecutive samples
+    :math:`x` of one neuron :math:`n`. By default its value is gated by the neuron,
+
+    .. math:: \mathrm{token} = g_n \odot W x + e_n ,
+
+    with :math:`(g_n, e_n)` both from the neuron's unit embedding, and tokens are not normalised
+    before the encoder attends to them: a linear readout of the population is then one attention away.
+    ``token="additive"`` is the paper's :math:`W x + e_n` (section 3.2) with POYO's normalisation.
+    ``docs/model.md`` shows what each of these choices is worth on a real recording.
+
+    Args:
+        sequence_length: Length of a window in seconds.
+        latent_step: Time between groups of latents in seconds; the groups cover the window.
+        num_latents_per_step: Latents per group.
+        dim_out: Number of outputs, or task name to number of outputs for several tasks.
+        dim: Width of the model.
+        depth: Number of self-attention layers between encoder and decoder.
+        dim_head: Width of an attention head.
+        cross_heads: Heads of the cross-attentions.
+        self_heads: Heads of the self-attentions.
+        ffn_dropout: Dropout inside feed-forward blocks.
+        lin_dropout: Dropout of the residual branches of the processor.
+        atn_dropout: Dropout of attention weights.
+        emb_init_scale: Standard deviation of new embeddings. POYO's 0.02 sits on a long plateau here.
+        t_min: Shortest period of the rotary time embedding in seconds.
+        t_max: Longest period, in seconds.
+        patch_size: Samples per token. A window is cut or filled with zeros
+            to the nearest number of whole patches.
+        token: ``"gated"`` or ``"additive"``.
+
+    Raises:
+        RecipeError: If an argument is out of range.
+
+    Example:
+        >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim_out=8, dim=32, depth=1, patch_size=10)
+        >>> model.set_vocabs(unit_ids=["a", "b", "c"], session_ids=["s"])
+        >>> out = model(
+        ...     input_values=torch.randn(4, 3, 6, 10), input_unit_index=torch.tensor([[1, 2, 3]] * 4),
+        ...     input_timestamps=torch.arange(6).repeat(4, 1) / 3, input_mask=None,
+        ...     session_index=torch.ones(4, dtype=torch.long), output_timestamps=torch.ones(4, 1),
+        ... )
+        >>> tuple(out.shape)
+        (4, 1, 8)
+    """
+
+    def __init__(
+        self,
+        *,
+        sequence_length: float,
+        latent_step: float,
+        num_latents_per_step: int = 16,
+        dim_out: int | Mapping[str, int],
+        dim: int = 64,
+        depth: int = 2,
+        dim_head: int = 32,
+        cross_heads: int = 2,
+        self_heads: int = 4,
+        ffn_dropout: float = 0.2,
+        lin_dropout: float = 0.4,
+        atn_dropout: float = 0.0,
+        emb_init_scale: float = 0.3,
+        t_min: float = 1e-2,
+        t_max: float = 8.0,
+        patch_size: int = 1,
+        token: Literal["gated", "additive"] = "gated",
+    ) -> None:
+        super().__init__()
+        if token not in ("gated", "additive"):
+            raise RecipeError(f"token must be 'gated' or 'additive', not {token!r}")
+        for name, value in {
+            "sequence_length": sequence_length,
+            "latent_step": latent_step,
+            "num_latents_per_step": num_latents_per_step,
+            "dim": dim,
+            "depth": depth,
+            "patch_size": patch_size,
+        }.items():
+            if not value > 0:
+                raise RecipeError(f"{name} must be greater than 0, not {value}")
+        self.sequence_length = float(sequence_length)
+        self.latent_step = float(latent_step)
+        self.num_latents_per_step = num_latents_per_step
+        self.dim = dim
+        self.patch_size = patch_size
+        self.token = token
+
+        gated = token == "gated"
+        self.unit_emb = InfiniteVocabEmbedding(dim * (2 if gated else 1), init_scale=emb_init_scale)
+        self.session_emb = InfiniteVocabEmbedding(dim, init_scale=emb_init_scale)
+        self.value_map = nn.Linear(patch_size, dim, bias=False)
+        nn.init.normal_(self.value_map.weight, std=patch_size**-0.5)
+        self.latent_emb = nn.Embedding(num_latents_per_step, dim)
+        nn.init.normal_(self.latent_emb.weight, std=emb_init_scale)
+        self.rotary_emb = RotaryTimeEmbedding(
+            head_dim=dim_head, rotate_dim=dim_head // 2, t_min=t_min, t_max=t_max
+        )
+        self.dropout = nn.Dropout(p=lin_dropout)
+
+        def feed_forward() -> nn.Sequential:
+            return nn.Sequential(nn.LayerNorm(dim), FeedForward(dim=dim, dropout=ffn_dropout))
+
+        attention = {"dim": dim, "dim_head": dim_head, "dropout": atn_dropout}
+        self.enc_atn = CrossAttention(**attention, heads=cross_heads, rotate_value=True)
+        if gated:
+            # Normalising a token would throw away how large its value is.
+            self.enc_atn.norm_context = nn.Identity()
+        self.enc_ffn = feed_forward()
+        self.proc_layers = nn.ModuleList(
+            nn.Sequential(SelfAttention(**attention, heads=self_heads, rotate_value=True), feed_forward())
+            for _ in range(depth)
+        )
+        self.dec_atn = CrossAttention(**attention, heads=cross_heads, rotate_value=False)
+        self.dec_ffn = feed_forward()
+        self.readout: nn.Module
+        if isinstance(dim_out, int):
+            self.readout = nn.Linear(dim, dim_out)
+        else:
+            self.readout = MultitaskReadout(dim, dim_out, init_scale=emb_init_scale)
+
+    def forward(
+        self,
+        *,
+        input_values: torch.Tensor,
+        input_unit_index: torch.Tensor,
+        input_timestamps: torch.Tensor,
+        input_mask: torch.Tensor | None,
+        session_index: torch.Tensor,
+        output_timestamps: torch.Tensor,
+        output_task_index: torch.Tensor | None = None,
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Decode windows of traces at the queried times.
+
+        Args:
+            input_values: Patches of the traces, :math:`(B, N, P, S)` for :math:`N` neurons,
+                :math:`P` patches and ``patch_size`` :math:`S`.
+            input_unit_index: Neurons, int64 :math:`(B, N)`, in the vocabulary of ``unit_emb``.
+            input_timestamps: Centres of the patches in seconds from the start, :math:`(B, P)`.
+            input_mask: Which patches are real, bool :math:`(B, N, P)`; ``None`` if all are.
+            session_index: Recordings, int64 :math:`(B,)`.
+            output_timestamps: Queried times in seconds from the start, :math:`(B, N_{out})`.
+            output_task_index: Tasks of the queries, int64 :math:`(B, N_{out})`; needed, and used, only
+                with several tasks.
+
+        Returns:
+            Shape :math:`(B, N_{out}, D_{out})`; with several tasks, what :class:`MultitaskReadout` gives.
+        """
+        latents, rotary = self.encode(
+            input_values=input_values,
+            input_unit_index=input_unit_index,
+            input_timestamps=input_timestamps,
+            input_mask=input_mask,
+        )
+        return self.decode(
+            self.process(latents, rotary),
+            rotary,
+            session_index=session_index,
+            output_timestamps=output_timestamps,
+            output_task_index=output_task_index,
+        )
+
+    def encode(
+        self,
+        *,
+        input_values: torch.Tensor,
+        input_unit_index: torch.Tensor,
+        input_timestamps: torch.Tensor,
+        input_mask: torch.Tensor | None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Latents :math:`Z_1` after the encoder, :math:`(B, L, D)`, and their rotary embedding."""
+        tokens, token_rotary = self._tokens(input_values, input_unit_index, input_timestamps)
+        n_windows = len(tokens)
+        index, timestamps = self._latent_grid(tokens.device)
+        rotary = self.rotary_emb(timestamps).expand(n_windows, -1, -1)
+        latents = self.latent_emb(index).expand(n_windows, -1, -1)
+        mask = None if input_mask is None else input_mask.flatten(1)
+        latents = latents + self.enc_atn(latents, tokens, rotary, token_rotary, mask)
+        return latents + self.enc_ffn(latents), rotary
+
+    def process(self, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+        """Latents :math:`Z_L` after all self-attention layers, :math:`(B, L, D)`."""
+        for self_attention, feed_forward in self.proc_layers:  # type: ignore[misc]
+            latents = latents + self.dropout(self_attention(latents, rotary))
+            latents = latents + self.dropout(feed_forward(latents))
+        return latents
+
+    def decode(
+        self,
+        latents: torch.Tensor,
+        rotary: torch.Tensor,
+        *,
+        session_index: torch.Tensor,
+        output_timestamps: torch.Tensor,
+        output_task_index: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        """Outputs at the queried times; see :meth:`forward`."""
+        queries = self.session_emb(session_index)[:, None].expand(-1, output_timestamps.shape[1], -1)
+        if isinstance(self.readout, MultitaskReadout):
+            assert output_task_index is not None, "several tasks need output_task_index"
+            queries = queries + self.readout.embed(output_task_index)
+        queries = queries + self.dec_atn(queries, latents, self.rotary_emb(output_timestamps), rotary)
+        queries = queries + self.dec_ffn(queries)
+        if isinstance(self.readout, MultitaskReadout):
+            return self.readout(queries, output_task_index)
+        return self.readout(queries)
+
+    def tokenize(self, data: Data) -> dict[str, Any]:
+        """Turn a window into model inputs; the last of the transforms, as ``POYO.tokenize``.
+
+        Raises:
+            RecordingError: If the window has no sample, or a neuron or session that is not in the
+                vocabulary.
+        """
+        traces = data.calcium_traces
+        values = np.asarray(traces.df_over_f, dtype=np.float32)
+        n_rows, n_units = values.shape
+        if n_rows == 0 or n_units == 0:
+            raise RecordingError(
+                f"recording {recording_id(data)}: a window at {data.absolute_start} s has {n_rows} samples of "
+                f"{n_units} neurons"
+            )
+        # A window may hold a sample more or less than the next; that must not cost a patch.
+        n_patches = max(1, round(n_rows / self.patch_size))
+        n_rows = min(n_rows, n_patches * self.patch_size)
+        patches = np.zeros((n_units, n_patches * self.patch_size), dtype=np.float32)
+        patches[:, :n_rows] = values[:n_rows].T
+        first = float(traces.domain.start[0])
+        centre = first + (np.arange(n_patches) + 0.5) * (self.patch_size / traces.sampling_rate)
+        units = self._index(self.unit_emb, unit_ids(data, TRACES), data)
+        return {
+            "input_values": pad2d(patches.reshape(n_units, n_patches, self.patch_size)),
+            "input_unit_index": pad(units),
+            "input_timestamps": pad(centre.astype(np.float32)),
+            "input_mask": track_mask2d(np.ones((n_units, n_patches), dtype=bool)),
+            "session_index": self._index(self.session_emb, [str(data.session.id)], data)[0],
+        }
+
+    def init_vocabs(self, dataset: Any) -> None:
+        """Set the vocabularies of units and sessions from a dataset, as ``POYO.init_vocabs``.
+
+        Args:
+            dataset: A torch_brain ``Dataset`` with ``get_unit_ids`` or ``get_roi_ids``.
+        """
+        get_ids = getattr(dataset, "get_unit_ids", None) or getattr(dataset, "get_roi_ids", None)
+        if get_ids is None:
+            raise RecordingError(
+                f"{type(dataset).__name__} has neither get_unit_ids() nor get_roi_ids(); use Recordings, or a "
+                "torch_brain dataset with CalciumImagingDatasetMixin"
+            )
+        self.set_vocabs(unit_ids=get_ids(), session_ids=dataset.recording_ids)
+
+    def set_vocabs(self, *, unit_ids: Iterable[str], session_ids: Iterable[str]) -> None:
+        """Set the vocabularies of units and sessions; their embeddings are drawn anew."""
+        self.unit_emb.initialize_vocab(list(unit_ids))
+        self.session_emb.initialize_vocab(list(session_ids))
+
+    @classmethod
+    def load_pretrained(cls, checkpoint_path: str | Path) -> CalciumPOYO:
+        """Load a model from a checkpoint with ``hyper_parameters["model"]`` and ``state_dict``.
+
+        The contract is that of ``POYO.load_pretrained``, but nothing is ever unpickled.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, unsafe, or of another model.
+        """
+        try:
+            checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+            arguments = dict(checkpoint["hyper_parameters"]["model"])
+            state = {
+                key.removeprefix("model."): value
+                for key, value in checkpoint["state_dict"].items()
+                if key.startswith("model.")
+            }
+            arguments.pop("_target_", None)
+            model = cls(**arguments)
+            model.load_state_dict(state)
+        except FileNotFoundError:
+            raise CheckpointError(f"{checkpoint_path}: no such checkpoint") from None
+        except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError, EOFError, ValueError) as error:
+            raise CheckpointError(
+                f"{checkpoint_path}: not a checkpoint of {cls.__name__} ({str(error).splitlines()[0]})"
+            ) from error
+        return model
+
+    def _tokens(
+        self, values: torch.Tensor, unit_index: torch.Tensor, timestamps: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens (B, N * P, D), neuron by neuron, and the rotary embedding of their times (B, P, 2 * head)."""
+        projected = self.value_map(values)
+        units = self.unit_emb(unit_index)[:, :, None]
+        if self.token == "gated":
+            gate, units = units.chunk(2, dim=-1)
+            projected = projected * gate
+        return (projected + units).flatten(1, 2), self.rotary_emb(timestamps)
+
+    def _latent_grid(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        index, timestamps = create_linspace_latent_tokens(
+            0.0, self.sequence_length, step=self.latent_step, num_latents_per_step=self.num_latents_per_step
+        )
+        return torch.from_numpy(index).to(device), torch.from_numpy(timestamps).float().to(device)
+
+    @staticmethod
+    def _index(embedding: InfiniteVocabEmbedding, words: Iterable[str], data: Data) -> np.ndarray:
+        vocabulary = embedding.vocab
+        if vocabulary is None:
+            raise RecordingError("the model has no vocabulary yet: call model.init_vocabs(dataset) first")
+        try:
+            return np.array([vocabulary[word] for word in words], dtype=np.int64)
+        except KeyError as error:
+            raise RecordingError(
+                f"recording {recording_id(data)}: {error.args[0]!r} is not in the model's vocabulary; initialise it "
+                "with a dataset that holds this recording"
+            ) from None

@@ -1,0 +1,88 @@
+"""The latents of any POYO-family model, taken from one forward pass.
+
+``torch_brain``'s POYO, POYOPlus and CalciumPOYOPlus and our CalciumPOYO differ in how they make
+tokens and read out, and agree in between: ``enc_atn`` gives the first latents, ``proc_layers`` (with
+the residual ``dropout``) turn them into the last, and ``dec_atn`` attends to those. Looking at what
+enters ``proc_layers`` and ``dec_atn`` therefore gives both without knowing the model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from poyo_ssl_plugin.errors import RecipeError
+
+_PARTS = ("enc_atn", "proc_layers", "dec_atn", "dropout", "latent_emb")
+
+
+@dataclass(frozen=True)
+class LatentPass:
+    """One forward pass of a POYO-family model.
+
+    Attributes:
+        output: What the model returned.
+        first: Latents after the encoder, :math:`Z_1`, of shape :math:`(B, L, D)`.
+        last: Latents after the processor, :math:`Z_L`, of the same shape.
+        rotary: Rotary embedding of the latents' times.
+    """
+
+    output: Any
+    first: torch.Tensor
+    last: torch.Tensor
+    rotary: torch.Tensor
+
+
+def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
+    """Run a model once and keep its latents.
+
+    Args:
+        model: A POYO-family model.
+        inputs: Its keyword arguments.
+
+    Raises:
+        RecipeError: If the model is not of the POYO family or has no processing layer.
+    """
+    check_family(model)
+    seen: dict[str, torch.Tensor] = {}
+
+    def before_processor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen["first"], seen["rotary"] = args[:2]
+
+    def before_decoder(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen["last"] = args[1]
+
+    handles = [
+        model.proc_layers[0][0].register_forward_pre_hook(before_processor, with_kwargs=True),  # type: ignore[index, union-attr]
+        model.dec_atn.register_forward_pre_hook(before_decoder, with_kwargs=True),  # type: ignore[union-attr, operator]
+    ]
+    try:
+        output = model(**inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return LatentPass(output, seen["first"], seen["last"], seen["rotary"])
+
+
+def process_latents(model: nn.Module, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
+    """Apply the self-attention layers of a POYO-family model, residuals and dropout included."""
+    for self_attention, feed_forward in model.proc_layers:  # type: ignore[union-attr, misc]
+        latents = latents + model.dropout(self_attention(latents, rotary))  # type: ignore[operator]
+        latents = latents + model.dropout(feed_forward(latents))  # type: ignore[operator]
+    return latents
+
+
+def check_family(model: nn.Module) -> None:
+    """Raise a RecipeError unless ``model`` has the parts that POYO-family models share."""
+    missing = [name for name in _PARTS if not hasattr(model, name)]
+    if missing:
+        raise RecipeError(
+            f"{type(model).__name__} is not a POYO-family model: it lacks {', '.join(missing)}; use CalciumPOYO or "
+            "a POYO of torch_brain"
+        )
+    if len(model.proc_layers) == 0:  # type: ignore[arg-type]
+        raise RecipeError("masked latent reconstruction needs at least one processing layer: set depth >= 1")

@@ -1,0 +1,23 @@
+"""Objectives of pretraining. They know tensors and models, not datasets."""
+
+from poyo_ssl_plugin.objectives.health import centred_latents, effective_rank, input_dependent_std
+from poyo_ssl_plugin.objectives.masked_latent import (
+    MaskedLatentReconstruction,
+    Reconstruction,
+    latent_health,
+    variance_covariance,
+)
+from poyo_ssl_plugin.objectives.masking import MASKS, LatentLayout, get_mask
+
+__all__ = [
+    "MASKS",
+    "LatentLayout",
+    "MaskedLatentReconstruction",
+    "Reconstruction",
+    "centred_latents",
+    "effective_rank",
+    "get_mask",
+    "input_dependent_std",
+    "latent_health",
+    "variance_covariance",
+]

@@ -1,0 +1,62 @@
+"""Diets by rule and by name, as recipes write them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from poyo_ssl_plugin.errors import DietError, TableError
+from poyo_ssl_plugin.predictability.diet import Diet
+from poyo_ssl_plugin.predictability.table import PredictabilityTable
+
+Rule = Callable[..., Diet]
+
+RULES: dict[str, Rule] = {
+    "predictable": Diet.from_thresholds,
+    "unpredictable": lambda table, **options: Diet.from_thresholds(table, **options).complement(),
+    "all": Diet.everything,
+    "random": Diet.random,
+    "quantile": Diet.from_quantile,
+    "cre_lines": Diet.from_cre_lines,
+    "not_cre_lines": lambda table, **options: Diet.from_cre_lines(table, **options).complement(),
+}
+
+
+def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predictable", **options: Any) -> Diet:
+    """A diet from a table and the name of a rule.
+
+    Args:
+        table: A table, or the file that ``poyo-ssl score`` wrote.
+        rule: ``predictable``, ``unpredictable``, ``all``, ``random``, ``quantile``, ``cre_lines`` or
+            ``not_cre_lines``.
+        **options: Arguments of the rule, such as ``skewness`` and ``kurtosis``.
+
+    Raises:
+        TableError: If there is no table.
+        DietError: If the rule or an option of it is unknown.
+
+    Example:
+        >>> table = PredictabilityTable.from_rows([
+        ...     dict(recording_id="a", unit_id="1", skewness=0.5, kurtosis=1.0),
+        ...     dict(recording_id="a", unit_id="2", skewness=6.0, kurtosis=50.0),
+        ... ])
+        >>> make_diet(table, "unpredictable", skewness=4.0).units("a")
+        ['2']
+    """
+    if table is None or str(table) == "???":
+        raise TableError(
+            "a diet needs the table of scored neurons: run 'poyo-ssl score DATASET_DIR --out table.csv' and pass "
+            "diet.table=table.csv"
+        )
+    if rule not in RULES:
+        raise DietError(f"unknown diet rule {rule!r}; there are {', '.join(RULES)}")
+    if not isinstance(table, PredictabilityTable):
+        table = PredictabilityTable.load(table)
+    try:
+        diet = RULES[rule](table, **options)
+    except TypeError as error:
+        raise DietError(f"diet {rule!r}: {error}") from None
+    if len(diet) == 0:
+        raise DietError(f"diet {rule!r} {diet.summary()}: it keeps nothing; choose looser thresholds")
+    return diet

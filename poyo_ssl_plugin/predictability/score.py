@@ -1,0 +1,151 @@
+"""Scoring: read the neurons of a dataset once and write down how predictable each one is."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.predictability.moments import Moments
+from poyo_ssl_plugin.predictability.statistics import make_statistic
+from poyo_ssl_plugin.predictability.table import STATUS_OK, PredictabilityTable
+from poyo_ssl_plugin.recordings import TRACES, cre_line, open_signal, split_intervals
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MIN_SAMPLES = 100
+
+
+def score_dataset(
+    dataset: Any,
+    *,
+    split: str | None = "train",
+    field: str = TRACES,
+    bin_width: float = 0.1,
+    statistics: Sequence[str] = (),
+    fisher: bool = True,
+    min_samples: int = DEFAULT_MIN_SAMPLES,
+    intervals: Mapping[str, np.ndarray] | None = None,
+    workers: int | None = None,
+    on_error: str = "raise",
+    progress: Callable[[Iterator[Any], int], Iterator[Any]] | None = None,
+) -> PredictabilityTable:
+    """Measure the predictability of every neuron of a dataset on one split.
+
+    Only samples inside the intervals of the split are read, each once, in bounded memory. NaN
+    samples are left out neuron by neuron. The table records the split and the intervals it saw.
+
+    Args:
+        dataset: A torch_brain ``Dataset`` of either generation (``recording_ids``,
+            ``get_recording``), with ``rois`` or ``units``.
+        split: Name of the split, or ``None`` for whole recordings.
+        field: Traces of shape (T, N), or ``"spikes"``, which are counted in bins.
+        bin_width: Width of those bins, in seconds.
+        statistics: Names of further registered statistics to add as columns.
+        fisher: Kurtosis minus 3 (a normal distribution has 0), the default reading of the paper.
+        min_samples: A neuron with fewer finite samples gets the status ``"too_short"``.
+        intervals: Recording id to times in seconds, shape (R, 2), used instead of ``split``.
+        workers: Recordings scored at once, in threads; by default up to the number of cores.
+        on_error: ``"raise"`` stops at the first unreadable recording; ``"skip"`` leaves it out and
+            lists it, with the reason, under ``skipped`` in the provenance.
+        progress: Wraps the iterator of finished recordings, given their number, to show progress.
+
+    Returns:
+        One row per neuron, in the order of the recordings and of the neurons in them.
+
+    Raises:
+        RecordingError: If a recording lacks the split or the field, or cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin.data import Recordings, simulate
+        >>> folder = simulate(tempfile.mkdtemp(), n_recordings=1, n_units=12, minutes=4)
+        >>> table = score_dataset(Recordings(folder), split="train")
+        >>> len(table), table.columns[-3:]
+        (12, ['skewness', 'kurtosis', 'status'])
+    """
+    if on_error not in ("raise", "skip"):
+        raise RecordingError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
+
+    def score(recording: str) -> dict[str, Any]:
+        try:
+            data = dataset.get_recording(recording)
+            times = split_intervals(data, split) if intervals is None else intervals[recording]
+            signal = open_signal(data, field, bin_width=bin_width)
+            rows = _measure(signal, times, statistics, fisher, min_samples)
+        except (OSError, RecordingError) as error:
+            message = str(error) if isinstance(error, RecordingError) else f"recording {recording}: {error}"
+            if on_error == "raise":
+                raise RecordingError(message) from error
+            logger.warning("skipped: %s", message)
+            return {"recording": recording, "skipped": message}
+        n_units = len(rows["unit_id"])
+        rows["recording_id"] = np.full(n_units, recording)
+        rows["cre_line"] = np.full(n_units, cre_line(data))
+        return {"recording": recording, "columns": rows, "intervals": np.asarray(times, float).tolist()}
+
+    recordings = list(dataset.recording_ids)
+    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
+        finished = pool.map(score, recordings)
+        results = list(progress(finished, len(recordings)) if progress else finished)
+
+    scored = [result for result in results if "columns" in result]
+    skipped = {result["recording"]: result["skipped"] for result in results if "skipped" in result}
+    if not scored:
+        raise RecordingError(f"none of {len(recordings)} recordings could be scored: {skipped}")
+    columns = {
+        name: np.concatenate([result["columns"][name] for result in scored]) for name in scored[0]["columns"]
+    }
+    provenance = {
+        "split": split if intervals is None else "given intervals",
+        "field": field,
+        "kurtosis": "fisher" if fisher else "pearson",
+        "min_samples": min_samples,
+        "intervals": {result["recording"]: result["intervals"] for result in scored},
+    }
+    if "." not in field:
+        provenance["bin_width"] = bin_width
+    if skipped:
+        provenance["skipped"] = skipped
+    return PredictabilityTable(columns, provenance)
+
+
+def _measure(
+    signal: Any, intervals: np.ndarray, statistics: Sequence[str], fisher: bool, min_samples: int
+) -> dict[str, np.ndarray]:
+    """All columns that come from the samples of one recording."""
+    n_units = len(signal.unit_ids)
+    moments = Moments(n_units, nan_policy="omit")
+    further = {name: make_statistic(name, n_units) for name in statistics}
+    infinite = np.zeros(n_units, dtype=bool)
+    for block in signal.blocks(intervals):
+        # A sum is the cheapest way to learn that a block has a value that is not finite.
+        if not np.isfinite(block.sum(dtype=np.float64)):
+            infinite |= np.isinf(block).any(axis=0)
+            block = np.where(np.isinf(block), np.nan, block)
+        moments.update(block)
+        for statistic in further.values():
+            statistic.update(block)
+    return {
+        "unit_id": signal.unit_ids,
+        "n_samples": moments.count.astype(np.int64),
+        "mean": np.where(moments.count > 0, moments.mean, np.nan),
+        "std": np.sqrt(moments.variance()),
+        "skewness": moments.skewness(),
+        "kurtosis": moments.kurtosis(fisher=fisher),
+        "status": _status(moments, infinite, min_samples),
+        **{name: np.asarray(statistic.result(), float) for name, statistic in further.items()},
+    }
+
+
+def _status(moments: Moments, infinite: np.ndarray, min_samples: int) -> np.ndarray:
+    return np.select(
+        [infinite, moments.count == 0, moments.count < min_samples, moments.constant()],
+        ["not_finite", "all_nan", "too_short", "constant"],
+        default=STATUS_OK,
+    )

@@ -1,0 +1,88 @@
+"""Statistics that a table can hold for every neuron, by name.
+
+Skewness, kurtosis, mean and standard deviation are always there. Another statistic is a class that
+sees the samples block by block and returns one number per neuron:
+
+Example:
+    >>> import numpy as np
+    >>> from poyo_ssl_plugin.predictability import register_statistic
+    >>> @register_statistic("active_fraction")
+    ... class ActiveFraction:
+    ...     '''Share of samples above 0.5 dF/F.'''
+    ...     def __init__(self, n_units):
+    ...         self.active, self.total = np.zeros(n_units), 0
+    ...     def update(self, rows):
+    ...         self.active += (rows > 0.5).sum(axis=0)
+    ...         self.total += len(rows)
+    ...     def result(self):
+    ...         return self.active / self.total
+    >>> "active_fraction" in statistic_names()
+    True
+    >>> unregister_statistic("active_fraction")
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from poyo_ssl_plugin.errors import PoyoSSLError
+
+
+class Statistic(Protocol):
+    """One number per neuron from samples that arrive in blocks, in the order of time."""
+
+    def update(self, rows: np.ndarray) -> None:
+        """See the next samples, shape (T, N); NaN marks missing ones."""
+
+    def result(self) -> np.ndarray:
+        """The statistic of all samples seen, shape (N,), float."""
+
+
+_Factory = TypeVar("_Factory", bound=Callable[[int], Statistic])
+
+_REGISTRY: dict[str, Callable[[int], Statistic]] = {}
+
+
+def register_statistic(name: str) -> Callable[[_Factory], _Factory]:
+    """Class decorator: offer a statistic to :func:`score_dataset` under ``name``.
+
+    The class is constructed with the number of neurons.
+
+    Raises:
+        PoyoSSLError: If the name is taken or is not an identifier.
+    """
+    if not name.isidentifier():
+        raise PoyoSSLError(f"a statistic's name becomes a column and must be an identifier, not {name!r}")
+    if name in _REGISTRY:
+        raise PoyoSSLError(f"statistic {name!r} is registered already")
+
+    def register(factory: _Factory) -> _Factory:
+        _REGISTRY[name] = factory
+        return factory
+
+    return register
+
+
+def unregister_statistic(name: str) -> None:
+    """Take a statistic back."""
+    _REGISTRY.pop(name, None)
+
+
+def statistic_names() -> list[str]:
+    """Names of the registered statistics, sorted."""
+    return sorted(_REGISTRY)
+
+
+def make_statistic(name: str, n_units: int) -> Statistic:
+    """Construct a registered statistic for ``n_units`` neurons.
+
+    Raises:
+        PoyoSSLError: If no statistic has that name.
+    """
+    if name not in _REGISTRY:
+        known = ", ".join(statistic_names()) or "none"
+        raise PoyoSSLError(f"unknown statistic {name!r}; registered are: {known}")
+    return _REGISTRY[name](n_units)

@@ -1,0 +1,283 @@
+"""Reading brainsets recordings by rows: which neurons, which samples, which intervals.
+
+Works on the ``Data`` objects of both torch_brain generations and imports neither: what is needed
+of them is attribute access and, for lazily opened files, the h5py dataset behind an attribute.
+
+The Allen pipeline writes the neurons of ``calcium_traces`` as ``rois`` while spike recordings (and
+every torch_brain transform) say ``units``. :func:`neurons` is the one place that knows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from poyo_ssl_plugin.errors import RecordingError
+
+TRACES = "calcium_traces.df_over_f"
+SPIKES = "spikes"
+
+# Rows read at a time; 16 MB of float32 for 250 neurons.
+_ROWS_PER_READ = 16_384
+
+
+class Signal(Protocol):
+    """Samples of :math:`N` neurons that can be read interval by interval in bounded memory."""
+
+    unit_ids: np.ndarray
+
+    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield float arrays (rows, N) that together hold each sample of ``intervals`` once."""
+        ...
+
+
+def recording_id(data: Any) -> str:
+    """The session id a recording carries (``"?"`` if it has none), for messages."""
+    return str(getattr(getattr(data, "session", None), "id", "?"))
+
+
+def neurons(data: Any, field: str = TRACES) -> Any:
+    """The table of neurons that the columns (or unit indices) of ``field`` refer to.
+
+    Traces belong to ``rois`` where there are any, else to ``units``; spikes the other way round.
+
+    Raises:
+        RecordingError: If the recording has neither.
+    """
+    for name in neuron_groups(data, field):
+        return getattr(data, name)
+    raise RecordingError(
+        f"recording {recording_id(data)}: has neither 'rois' nor 'units', so its neurons have no ids; "
+        "prepare it again with brainsets"
+    )
+
+
+def neuron_groups(data: Any, field: str = TRACES) -> list[str]:
+    """Names of the tables (``rois``, ``units``) that describe the neurons of ``field``, best first."""
+    order = ("units", "rois") if field.split(".")[0] == SPIKES else ("rois", "units")
+    keys = set(data.keys())
+    return [name for name in order if name in keys]
+
+
+def unit_ids(data: Any, field: str = TRACES) -> np.ndarray:
+    """Ids of the neurons of ``field``, a string array of shape (N,).
+
+    Raises:
+        RecordingError: If there are none.
+    """
+    table = neurons(data, field)
+    try:
+        ids = np.asarray(table.id)
+    except AttributeError:
+        raise RecordingError(
+            f"recording {recording_id(data)}: its neurons have no 'id'; prepare it again with brainsets"
+        ) from None
+    return ids if ids.dtype.kind == "U" else ids.astype(str)
+
+
+def refuse_duplicates(ids: np.ndarray, recording: str) -> None:
+    """Raise a RecordingError if two neurons of a recording share an id."""
+    unique, counts = np.unique(ids, return_counts=True)
+    if (counts > 1).any():
+        raise RecordingError(
+            f"recording {recording}: unit id {str(unique[counts > 1][0])!r} occurs twice; ids must be unique within "
+            "a recording"
+        )
+
+
+def cre_line(data: Any) -> str:
+    """The Cre line of the animal, ``""`` where the recording does not say."""
+    return str(getattr(getattr(data, "subject", None), "cre_line", "") or "")
+
+
+def split_intervals(data: Any, split: str | None) -> np.ndarray:
+    """Start and end times of a split, in seconds, shape (R, 2).
+
+    Args:
+        data: The recording.
+        split: ``"train"``, ``"valid"``, ``"test"`` or any other name for which the recording has
+            ``<split>_domain``; ``None`` for the whole recording.
+
+    Raises:
+        RecordingError: If the recording has no such split, or it is empty.
+    """
+    if split is None:
+        domain = data.domain
+    else:
+        domain = getattr(data, f"{split}_domain", None)
+    if domain is None:
+        known = sorted(key.removesuffix("_domain") for key in data.keys() if key.endswith("_domain"))
+        raise RecordingError(
+            f"recording {recording_id(data)}: has no split {split!r}; it has {', '.join(known) or 'none'}"
+        )
+    pairs = np.stack([np.asarray(domain.start, float), np.asarray(domain.end, float)], axis=1)
+    if len(pairs) == 0:
+        raise RecordingError(f"recording {recording_id(data)}: split {split!r} is empty")
+    return pairs
+
+
+def merge_intervals(intervals: np.ndarray) -> np.ndarray:
+    """Sort intervals and join those that overlap or touch; drop empty ones. Shape (R, 2) both ways.
+
+    Example:
+        >>> merge_intervals(np.array([[5.0, 6.0], [0.0, 2.0], [1.0, 3.0], [4.0, 4.0]])).tolist()
+        [[0.0, 3.0], [5.0, 6.0]]
+    """
+    intervals = np.asarray(intervals).reshape(-1, 2)
+    intervals = intervals[intervals[:, 1] > intervals[:, 0]]
+    if len(intervals) == 0:
+        return intervals
+    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
+    reach = np.maximum.accumulate(intervals[:, 1])
+    first = np.flatnonzero(np.r_[True, intervals[1:, 0] > reach[:-1]])
+    last = np.r_[first[1:] - 1, len(intervals) - 1]
+    return np.stack([intervals[first, 0], reach[last]], axis=1)
+
+
+def intersect_intervals(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The times that lie in both sets of intervals, merged, shape (R, 2).
+
+    Example:
+        >>> intersect_intervals(np.array([[0.0, 4.0], [6.0, 8.0]]), np.array([[3.0, 7.0]])).tolist()
+        [[3.0, 4.0], [6.0, 7.0]]
+    """
+    a, b = merge_intervals(a), merge_intervals(b)
+    start = np.maximum(a[:, None, 0], b[None, :, 0])
+    end = np.minimum(a[:, None, 1], b[None, :, 1])
+    return merge_intervals(np.stack([start, end], axis=-1).reshape(-1, 2))
+
+
+@dataclass(frozen=True)
+class SampleClock:
+    """When the rows of a regular time series were sampled: row :math:`i` at ``start + i / rate``.
+
+    Attributes:
+        start: Time of the first row, in seconds.
+        rate: Sampling rate, in Hz.
+        n_rows: Number of rows.
+    """
+
+    start: float
+    rate: float
+    n_rows: int
+
+    def row(self, time: float | np.ndarray) -> np.ndarray:
+        """The first row at or after ``time`` (as torch_brain's slicing), clipped to the series."""
+        position = (np.asarray(time, float) - self.start) * self.rate
+        nearest = np.round(position)
+        # A time that is a row's own time up to rounding means that row, not the next one.
+        row = np.where(np.abs(position - nearest) < 1e-6, nearest, np.ceil(position))
+        return np.clip(row, 0, self.n_rows).astype(np.int64)
+
+    def rows(self, intervals: np.ndarray) -> np.ndarray:
+        """Half-open row ranges (R, 2) of the samples in ``intervals``, each row in one range only."""
+        merged = merge_intervals(intervals)
+        return merge_intervals(np.stack([self.row(merged[:, 0]), self.row(merged[:, 1])], axis=1))
+
+
+@dataclass(frozen=True)
+class TraceSignal:
+    """The traces of a recording, dF/F for calcium, behind :class:`Signal`.
+
+    Attributes:
+        unit_ids: Ids of the neurons, shape (N,).
+        samples: The samples (T, N), an array or an open h5py dataset.
+        clock: When they were sampled.
+    """
+
+    unit_ids: np.ndarray
+    samples: Any
+    clock: SampleClock
+
+    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
+        for first, last in self.clock.rows(intervals):
+            for row in range(first, last, _ROWS_PER_READ):
+                yield self.samples[row : min(row + _ROWS_PER_READ, last)]
+
+
+@dataclass(frozen=True)
+class SpikeSignal:
+    """Spike counts in bins, behind :class:`Signal`.
+
+    Each interval is cut into whole bins from its start; a last part shorter than a bin is left out.
+
+    Attributes:
+        unit_ids: Ids of the neurons, shape (N,).
+        timestamps: Sorted spike times in seconds, shape (S,).
+        unit_index: Index of the neuron of every spike, shape (S,).
+        bin_width: Width of a bin in seconds.
+    """
+
+    unit_ids: np.ndarray
+    timestamps: np.ndarray
+    unit_index: np.ndarray
+    bin_width: float
+
+    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
+        for start, end in merge_intervals(intervals):
+            n_bins = math.floor((end - start) / self.bin_width + 1e-9)
+            for first in range(0, n_bins, _ROWS_PER_READ):
+                last = min(first + _ROWS_PER_READ, n_bins)
+                yield self._count(start + first * self.bin_width, last - first)
+
+    def _count(self, start: float, n_bins: int) -> np.ndarray:
+        end = start + n_bins * self.bin_width
+        low, high = np.searchsorted(self.timestamps, [start, end])
+        n_units = len(self.unit_ids)
+        bins = ((self.timestamps[low:high] - start) / self.bin_width).astype(np.int64)
+        flat = np.minimum(bins, n_bins - 1) * n_units + self.unit_index[low:high]
+        return np.bincount(flat, minlength=n_bins * n_units).reshape(n_bins, n_units).astype(float)
+
+
+def open_signal(data: Any, field: str = TRACES, *, bin_width: float = 0.1) -> Signal:
+    """Open the activity of a recording for reading by intervals, without loading it.
+
+    Args:
+        data: A recording of either torch_brain generation, lazy or in memory.
+        field: ``"calcium_traces.df_over_f"`` or another dotted path to a regular time series of
+            shape (T, N); a name without a dot, such as ``"spikes"``, means spike times.
+        bin_width: Bin width for spikes, in seconds.
+
+    Raises:
+        RecordingError: If the recording has no such field, or its shape and its ids disagree.
+    """
+    group, _, name = field.partition(".")
+    series = getattr(data, group, None) if group in data.keys() else None
+    if series is None or (name and name not in series.keys()):
+        have = [key for key in data.keys() if {"timestamps", "sampling_rate"} & set(dir(getattr(data, key)))]
+        raise RecordingError(
+            f"recording {recording_id(data)}: has no {field!r}; its time series are "
+            f"{', '.join(sorted(have)) or 'none'}. Choose one with --field"
+        )
+    ids = unit_ids(data, field)
+    refuse_duplicates(ids, recording_id(data))
+    if not name:
+        return _spikes(data, series, ids, bin_width)
+    samples = series.__dict__[name]
+    if len(samples.shape) != 2 or samples.shape[1] != len(ids):
+        raise RecordingError(
+            f"recording {recording_id(data)}: {field} has shape {tuple(samples.shape)} but there are "
+            f"{len(ids)} neurons; it must be (frames, neurons)"
+        )
+    clock = SampleClock(float(series.domain.start[0]), float(series.sampling_rate), len(samples))
+    return TraceSignal(ids, samples, clock)
+
+
+def _spikes(data: Any, series: Any, ids: np.ndarray, bin_width: float) -> SpikeSignal:
+    if not bin_width > 0:
+        raise RecordingError(f"bin_width must be a positive number of seconds, not {bin_width}")
+    if "unit_index" not in series.keys():
+        raise RecordingError(
+            f"recording {recording_id(data)}: a field of spike times needs 'unit_index'; for traces "
+            "name the array too, for example calcium_traces.df_over_f"
+        )
+    unit_index = np.asarray(series.unit_index)
+    if len(unit_index) and not 0 <= unit_index.min() <= unit_index.max() < len(ids):
+        raise RecordingError(
+            f"recording {recording_id(data)}: spikes refer to unit {int(unit_index.max())} of {len(ids)}"
+        )
+    return SpikeSignal(ids, np.asarray(series.timestamps), unit_index, bin_width)

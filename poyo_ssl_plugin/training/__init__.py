@@ -1,0 +1,24 @@
+"""Training with Lightning: modules, data modules, checkpoints and runs."""
+
+from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights, model_state, read_checkpoint
+from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
+from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.pretraining import Pretraining
+from poyo_ssl_plugin.training.run import Inputs, RunResult, evaluate, finetune, pretrain
+
+__all__ = [
+    "DietData",
+    "Finetuning",
+    "FinetuningData",
+    "Inputs",
+    "LoadReport",
+    "Pretraining",
+    "PretrainingData",
+    "RunResult",
+    "evaluate",
+    "finetune",
+    "load_weights",
+    "model_state",
+    "pretrain",
+    "read_checkpoint",
+]

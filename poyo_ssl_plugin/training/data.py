@@ -1,0 +1,248 @@
+"""Data modules: which windows pretraining and fine-tuning see, and how they become batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from poyo_ssl_plugin.compat import interval
+from poyo_ssl_plugin.data import (
+    DietUnitDropout,
+    PredictabilitySampler,
+    Recordings,
+    SelectUnits,
+    StandardizeTraces,
+    Task,
+    TrialSampler,
+    WindowIndex,
+    find_trials,
+)
+from poyo_ssl_plugin.data.splits import Split, part_within
+from poyo_ssl_plugin.errors import DietError, RecordingError
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
+from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
+
+Transform = Callable[[Any], Any]
+
+
+class _Chain:
+    """Transforms one after another; unlike a closure it can be sent to a worker process."""
+
+    def __init__(self, transforms: Iterable[Transform]) -> None:
+        self.transforms = list(transforms)
+
+    def __call__(self, data: Any) -> Any:
+        for transform in self.transforms:
+            data = transform(data)
+        return data
+
+
+class DietData(L.LightningDataModule):
+    """Windows of a dataset on a diet: what pretraining and fine-tuning share.
+
+    Args:
+        dataset: The recordings; those without a neuron of the diet are left out.
+        table: The scored neurons, for standardizing.
+        diet: Which neurons to feed.
+        split: The times of training, validation and test.
+        task: What windows are asked for; ``None`` for nothing.
+        window_length: Length of a window in seconds.
+        batch_size: Windows per batch.
+        num_workers: Worker processes.
+        unit_dropout: Arguments of torch_brain's ``TriangleDistribution`` for training windows;
+            ``None`` feeds the whole diet always.
+        standardize: Give every trace mean 0 and standard deviation 1.
+        seed: Seed of the windows.
+    """
+
+    def __init__(
+        self,
+        dataset: Recordings,
+        table: PredictabilityTable,
+        diet: Diet,
+        split: Split,
+        *,
+        task: Task | None,
+        window_length: float,
+        batch_size: int,
+        num_workers: int = 0,
+        unit_dropout: Mapping[str, Any] | None = None,
+        standardize: bool = True,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.table, self.diet, self.split, self.task = table, diet, split, task
+        self.window_length = window_length
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self.unit_dropout, self.standardize = unit_dropout, standardize
+        self.recordings = [name for name in dataset.recording_ids if diet.count(name) > 0]
+        if not self.recordings:
+            raise DietError(
+                f"diet {diet.name!r} keeps no neuron ({diet.summary(dataset.recording_ids)}); choose looser "
+                "thresholds or another diet"
+            )
+        self.dataset = dataset
+        self.tokenize: Transform | None = None
+        self.task_index = 0
+
+    @property
+    def unit_ids(self) -> list[str]:
+        """Ids of all neurons of the diet, sorted."""
+        return sorted(unit for name in self.recordings for unit in self.diet.units(name))
+
+    def attach(self, model: Any) -> None:
+        """Say whose tokens the windows become; call it before loading."""
+        self.tokenize = model.tokenize
+        tasks = getattr(model.readout, "tasks", [])
+        self.task_index = tasks.index(self.task.name) if self.task and self.task.name in tasks else 0
+
+    def _generator(self) -> torch.Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    def _loader(self, sampler: Sampler[Any], *, training: bool) -> DataLoader[Any]:
+        assert self.tokenize is not None, "call attach(model) first"
+        fields = ["calcium_traces"] + ([self.task.source] if self.task else [])
+        transforms: list[Transform] = []
+        if training and self.unit_dropout is not None:
+            transforms.append(DietUnitDropout(self.diet, **self.unit_dropout))
+        else:
+            transforms.append(SelectUnits(self.diet))
+        if self.standardize:
+            transforms.append(StandardizeTraces(self.table))
+        transforms.append(TaskTokenizer(self.tokenize, self.task, self.task_index))
+        windows = Recordings(
+            self.dataset.dataset_dir,
+            self.recordings,
+            _Chain(transforms),
+            fields=fields,
+            uniquify_unit_ids=self.dataset.uniquify_unit_ids,
+        )
+        return DataLoader(
+            windows,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            collate_fn=collate_windows,
+            drop_last=training and len(sampler) >= self.batch_size,  # type: ignore[arg-type]
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+
+class PretrainingData(DietData):
+    """Random windows of the training time, and evenly spaced windows of the validation time.
+
+    Args:
+        within: Only windows inside ``<within>_domain`` of a recording; all time by default.
+        max_valid_windows: How many windows to validate on.
+        **options: As :class:`DietData`.
+    """
+
+    def __init__(self, *args: Any, within: str | None = None, max_valid_windows: int = 256, **options: Any) -> None:
+        super().__init__(*args, **options)
+        fed = {part: {name: times[name] for name in self.recordings} for part, times in self.split.items()}
+        self.train_times = part_within(fed["train"], self.dataset, within)
+        self.valid_times = {}
+        if any(len(times) for times in fed["valid"].values()):
+            self.valid_times = part_within(fed["valid"], self.dataset, within)
+        self.sampler = PredictabilitySampler(
+            sampling_intervals={name: interval(times) for name, times in self.train_times.items()},
+            window_length=self.window_length,
+            generator=self._generator(),
+            diet=self.diet,
+        )
+        try:
+            len(self.sampler)
+        except ValueError as error:
+            raise RecordingError(f"{error} Set data.window_length lower") from None
+        self.max_valid_windows = max_valid_windows
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.sampler, training=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        windows = _tile(self.valid_times, self.window_length, self.max_valid_windows)
+        return self._loader(_Fixed(windows), training=False) if windows else []
+
+
+class FinetuningData(DietData):
+    """Windows around labelled moments: jittered and repeated for training, centred for validation and test.
+
+    Args:
+        **options: As :class:`DietData`; ``task`` is required.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        assert self.task is not None
+        self.recordings = [
+            name for name in self.recordings if self.task.source in self.dataset.get_recording(name).keys()
+        ]
+        if not self.recordings:
+            raise RecordingError(
+                f"no recording of {self.dataset.dataset_dir} has {self.task.source!r}, which the task "
+                f"{self.task.name!r} decodes; its names are given by data.recordings"
+            )
+        self.samplers = {
+            part: self._sampler(part) for part in ("train", "valid", "test") if self._has_time(part)
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.samplers["train"], training=True)
+
+    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+        return self._loader(self.samplers["valid"], training=False) if "valid" in self.samplers else []
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.samplers["test"], training=False)
+
+    def _has_time(self, part: str) -> bool:
+        return any(len(self.split[part][name]) for name in self.recordings)
+
+    def _sampler(self, part: str) -> TrialSampler:
+        assert self.task is not None
+        trials = {
+            name: find_trials(self.dataset.get_recording(name), self.task, None, self.split[part][name])
+            for name in self.recordings
+        }
+        # Enough windows that an epoch, and its overhead, is not over after a handful of batches.
+        n_trials = sum(map(len, trials.values()))
+        repeats = max(1, 16 * self.batch_size // max(n_trials, 1)) if part == "train" else 1
+        return TrialSampler(
+            trials,
+            window_length=self.window_length,
+            jitter=part == "train",
+            generator=self._generator(),
+            repeats=repeats,
+        )
+
+
+class _Fixed(Sampler[WindowIndex]):
+    """The same windows in the same order, always."""
+
+    def __init__(self, windows: list[WindowIndex]) -> None:
+        self.windows = windows
+
+    def __len__(self) -> int:
+        return len(self.windows)
+
+    def __iter__(self) -> Any:
+        return iter(self.windows)
+
+
+def _tile(times: Mapping[str, np.ndarray], length: float, limit: int) -> list[WindowIndex]:
+    """Side by side windows of all intervals, thinned out evenly to at most ``limit``."""
+    windows = [
+        WindowIndex(name, float(start), float(start) + length)
+        for name, pairs in times.items()
+        for low, high in pairs
+        for start in np.arange(low, high - length + 1e-9, length)
+    ]
+    if len(windows) <= limit:
+        return windows
+    return [windows[i] for i in np.linspace(0, len(windows) - 1, limit).round().astype(int)]

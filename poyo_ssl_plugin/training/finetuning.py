@@ -1,0 +1,122 @@
+"""The fine-tuning step: decode a task, in stages if the weights were pretrained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torchmetrics import Accuracy
+
+from poyo_ssl_plugin.data import Task
+from poyo_ssl_plugin.data.tasks import IGNORED
+from poyo_ssl_plugin.models import check_family, run_with_latents
+from poyo_ssl_plugin.training.health import HealthMeter
+from poyo_ssl_plugin.training.optim import EMBEDDINGS, make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.training.tokens import asked
+
+
+class Finetuning(L.LightningModule):
+    """Supervised training of a POYO-family model on one classification task.
+
+    Args:
+        model: The model, its vocabularies initialised, with a readout of the task's name.
+        task: The task.
+        identify_steps: Train only embeddings of units and sessions and the task's readout for so
+            many steps (unit identification, Azabou et al. 2023), then everything.
+        label_smoothing: Of the cross-entropy.
+        optimizer: Arguments of :func:`make_optimizer`.
+        schedule: Arguments of :func:`make_schedule`, without ``total_steps``.
+        hyper_parameters: Kept in checkpoints; plain values only.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        *,
+        identify_steps: int = 0,
+        label_smoothing: float = 0.0,
+        optimizer: Mapping[str, Any],
+        schedule: Mapping[str, Any],
+        hyper_parameters: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        check_family(model)
+        self.model = model
+        self.task = task
+        self.identify_steps = identify_steps
+        self.label_smoothing = label_smoothing
+        self.optimizer_arguments = dict(optimizer)
+        self.schedule_arguments = dict(schedule)
+        self.record = dict(hyper_parameters)
+        self.health = HealthMeter()
+        self.accuracy = nn.ModuleDict(
+            {f"{part}_accuracy": _accuracy(task) for part in ("train", "valid", "test")}
+        )
+        self.predictions: list[dict[str, Any]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
+        logits = self.model(**batch["inputs"])[self.task.name]
+        return self._score(logits, batch, "train")
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        latent_pass = run_with_latents(self.model, batch["inputs"])
+        self.health.update(latent_pass.last)
+        self._score(latent_pass.output[self.task.name], batch, "valid")
+
+    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        logits = self.model(**batch["inputs"])[self.task.name]
+        self._score(logits, batch, "test")
+        self._keep_predictions(logits, batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
+
+    def on_test_epoch_start(self) -> None:
+        self.predictions = []
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """While units are being identified, the backbone's gradients are dropped: it does not move."""
+        if self.global_step >= self.identify_steps:
+            return
+        for name, parameter in self.model.named_parameters():
+            if not name.startswith((*EMBEDDINGS, "readout")):
+                parameter.grad = None
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer([self.model], fresh=("readout",), **self.optimizer_arguments)
+        total = int(self.trainer.estimated_stepping_batches)
+        return schedule_config(optimizer, make_schedule(optimizer, total_steps=total, **self.schedule_arguments))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["hyper_parameters"] = self.record
+
+    def _score(self, logits: torch.Tensor, batch: dict[str, Any], part: str) -> torch.Tensor:
+        target = asked(batch["target"], batch["inputs"]["output_task_index"])
+        loss = F.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
+        metric = self.accuracy[f"{part}_accuracy"]
+        metric(logits, target)
+        size = len(batch["target"])
+        self.log(f"{part}/loss", loss.detach(), batch_size=size, prog_bar=True, on_epoch=part != "train")
+        self.log(f"{part}/accuracy", metric, batch_size=size, prog_bar=True, on_epoch=True, on_step=False)
+        return loss
+
+    def _keep_predictions(self, logits: torch.Tensor, batch: dict[str, Any]) -> None:
+        """One row per trial of the test; trial windows ask one question each."""
+        target = batch["target"][:, 0].tolist()
+        times = (batch["start"] + batch["inputs"]["output_timestamps"][:, 0].cpu()).tolist()
+        chosen = logits.argmax(dim=-1).tolist()
+        for recording, time, label, prediction in zip(
+            batch["recording_id"], times, target, chosen, strict=True
+        ):
+            self.predictions.append(
+                {"recording_id": recording, "time": round(time, 4), "label": label, "prediction": prediction}
+            )
+
+
+def _accuracy(task: Task) -> Accuracy:
+    return Accuracy(task="multiclass", num_classes=task.n_classes, average="micro", ignore_index=IGNORED)

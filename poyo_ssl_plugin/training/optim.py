@@ -1,0 +1,92 @@
+"""Optimisers and schedules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from poyo_ssl_plugin.errors import RecipeError
+
+# Parameters that belong to single neurons or sessions. A batch says little about each of them, so they
+# learn at a rate of their own.
+EMBEDDINGS = ("unit_emb", "session_emb")
+
+
+def make_optimizer(
+    modules: Iterable[nn.Module],
+    *,
+    name: Literal["adamw", "lamb"] = "adamw",
+    lr: float,
+    unit_lr_factor: float = 1.0,
+    backbone_lr_factor: float = 1.0,
+    weight_decay: float = 0.01,
+    fresh: tuple[str, ...] = (),
+) -> torch.optim.Optimizer:
+    """An optimiser over the trainable parameters, in three groups with their own learning rates.
+
+    Args:
+        modules: Whose parameters to train.
+        name: ``"adamw"``, or ``"lamb"`` (You et al. 2020, from pytorch-optimizer) as in the paper.
+        lr: Learning rate.
+        unit_lr_factor: Times ``lr`` for unit and session embeddings.
+        backbone_lr_factor: Times ``lr`` for everything that is neither an embedding nor ``fresh``.
+        weight_decay: Weight decay; embeddings and vectors have none.
+        fresh: Attributes of the first module that are trained at ``lr`` whatever the backbone's.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for module in modules:
+        for key, parameter in module.named_parameters():
+            if not parameter.requires_grad:
+                continue
+            owner = key.split(".")[0]
+            kind = "units" if owner in EMBEDDINGS else "fresh" if owner in fresh else "backbone"
+            groups.setdefault((kind, kind != "units" and parameter.ndim > 1), []).append(parameter)
+    factor = {"units": unit_lr_factor, "fresh": 1.0, "backbone": backbone_lr_factor}
+    settings = [
+        {
+            "params": parameters,
+            "lr": lr * factor[kind],
+            "weight_decay": weight_decay if decays else 0.0,
+            "name": kind if decays else f"{kind}_no_decay",
+        }
+        for (kind, decays), parameters in groups.items()
+    ]
+    if name == "adamw":
+        return torch.optim.AdamW(settings, lr=lr, weight_decay=weight_decay)
+    if name == "lamb":
+        from pytorch_optimizer import Lamb
+
+        return Lamb(settings, lr=lr, weight_decay=weight_decay)
+    raise RecipeError(f"unknown optimizer {name!r}; there are adamw and lamb")
+
+
+def make_schedule(
+    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup: float = 0.1, start_factor: float = 25.0
+) -> torch.optim.lr_scheduler.LRScheduler:
+    """One cycle: up to each group's learning rate, then down along a cosine.
+
+    Args:
+        optimizer: The optimiser, holding the peak learning rates.
+        total_steps: Number of steps.
+        warmup: Share of the steps until the peak. With ``start_factor=1`` the rate is constant for
+            that share: the paper's schedule is ``warmup=0.5, start_factor=1``.
+        start_factor: Peak over initial learning rate.
+    """
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        [group["lr"] for group in optimizer.param_groups],
+        total_steps=max(total_steps, 2),
+        pct_start=warmup,
+        div_factor=start_factor,
+        cycle_momentum=False,
+    )
+
+
+def schedule_config(
+    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
+) -> dict[str, Any]:
+    """What Lightning's ``configure_optimizers`` returns for a schedule that steps with every batch."""
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

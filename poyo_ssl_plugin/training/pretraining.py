@@ -1,0 +1,100 @@
+"""The pretraining step: masked latents, and a light auxiliary task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from poyo_ssl_plugin.data.tasks import IGNORED
+from poyo_ssl_plugin.objectives import MaskedLatentReconstruction
+from poyo_ssl_plugin.training.health import HealthMeter
+from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.training.tokens import asked
+
+# Parts of a POYO that only decoding uses.
+_DECODER = ("dec_atn", "dec_ffn", "readout", "session_emb")
+
+
+class Pretraining(L.LightningModule):
+    r"""Self-supervised pretraining of a POYO-family model.
+
+    The loss is that of the objective plus ``auxiliary_weight`` times the cross-entropy of an
+    auxiliary task (the paper's: gratings direction, weight 0.01), where windows have labels.
+
+    Args:
+        model: The model, its vocabularies initialised.
+        objective: The self-supervised objective.
+        auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
+        auxiliary_weight: Its weight.
+        optimizer: Arguments of :func:`make_optimizer`.
+        schedule: Arguments of :func:`make_schedule`, without ``total_steps``.
+        hyper_parameters: Kept in checkpoints; plain values only.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        objective: MaskedLatentReconstruction,
+        *,
+        auxiliary: str | None,
+        auxiliary_weight: float,
+        optimizer: Mapping[str, Any],
+        schedule: Mapping[str, Any],
+        hyper_parameters: Mapping[str, Any],
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.auxiliary = auxiliary
+        self.auxiliary_weight = auxiliary_weight
+        self.optimizer_arguments = dict(optimizer)
+        self.schedule_arguments = dict(schedule)
+        self.record = dict(hyper_parameters)
+        self.health = HealthMeter()
+        if auxiliary is None:
+            # Nothing trains the decoder; without this DDP would wait for its gradients.
+            for name in _DECODER:
+                getattr(model, name).requires_grad_(False)
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        self._step(batch, "valid")
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
+
+    def configure_optimizers(self) -> Any:
+        optimizer = make_optimizer([self.model, self.objective], **self.optimizer_arguments)
+        total = int(self.trainer.estimated_stepping_batches)
+        return schedule_config(optimizer, make_schedule(optimizer, total_steps=total, **self.schedule_arguments))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["hyper_parameters"] = self.record
+
+    def _step(self, batch: dict[str, Any], part: str) -> torch.Tensor:
+        reconstruction = self.objective(self.model, batch["inputs"])
+        terms = dict(reconstruction.terms)
+        loss = reconstruction.loss
+        if self.auxiliary is not None:
+            logits = reconstruction.latent_pass.output[self.auxiliary]
+            target = asked(batch["target"], batch["inputs"]["output_task_index"])
+            if (target != IGNORED).any():
+                cross_entropy = F.cross_entropy(logits, target, ignore_index=IGNORED)
+                loss = loss + self.auxiliary_weight * cross_entropy
+                terms["auxiliary"] = cross_entropy.detach()
+            else:
+                # Keeps the decoder in the graph, so that every process has all gradients.
+                loss = loss + 0.0 * logits.sum()
+        if part == "valid":
+            self.health.update(reconstruction.latent_pass.last)
+        size = len(batch["target"])
+        self.log_dict({f"{part}/{name}": value for name, value in terms.items()}, batch_size=size)
+        self.log(f"{part}/loss", loss.detach(), batch_size=size, prog_bar=True)
+        return loss

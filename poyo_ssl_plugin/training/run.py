@@ -1,0 +1,425 @@
+"""Runs: from a recipe to a trained model and what was measured of it.
+
+Everything that can be wrong with the input is found before anything is written.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from poyo_ssl_plugin.data import Recordings, get_task
+from poyo_ssl_plugin.data.splits import Split, recorded_split
+from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
+from poyo_ssl_plugin.models import check_family, replace_vocabulary
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights, model_state, read_checkpoint
+from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
+from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.leaks import check_leaks
+from poyo_ssl_plugin.training.pretraining import Pretraining
+
+logger = logging.getLogger(__name__)
+
+# Lightning announces hardware it did not find and advertises; and it advises worker processes, which a
+# step on a CPU does not need: windows load many times faster than they train.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for _hint in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*smaller than the logging interval.*"):
+    warnings.filterwarnings("ignore", _hint)
+
+VOCABULARIES = ("unit_emb", "session_emb")
+
+
+@dataclass
+class Inputs:
+    """What a run reads: recordings, the scored neurons, and how time is split.
+
+    A run reads them as its recipe says; an experiment can make them once and hand them to many runs.
+    """
+
+    dataset: Recordings
+    table: PredictabilityTable
+    split: Split
+
+    @classmethod
+    def from_recipe(cls, config: DictConfig) -> Inputs:
+        _require(config, "data.root", "the folder of the recordings")
+        data = config.data
+        recordings = None if data.recordings is None else [str(name) for name in data.recordings]
+        dataset = Recordings(data.root, recordings, uniquify_unit_ids=data.uniquify_unit_ids)
+        _require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
+        table = PredictabilityTable.load(config.diet.table)
+        return cls(dataset, table, recorded_split(dataset))
+
+
+@dataclass
+class RunResult:
+    """What came of a run.
+
+    Attributes:
+        out_dir: Its folder.
+        checkpoint: Its last checkpoint.
+        metrics: Last value of everything that was measured, by name.
+        initial: Measured before the first step.
+        predictions: One row per test trial, of a fine-tuning run.
+        loaded: Which weights the run started from.
+        task: What was decoded, of a fine-tuning run.
+    """
+
+    out_dir: Path
+    checkpoint: Path
+    metrics: dict[str, float]
+    initial: dict[str, float] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    loaded: LoadReport | None = None
+    task: str = ""
+
+
+def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
+    """Run a pretraining recipe.
+
+    Args:
+        config: A composed recipe, see :func:`~poyo_ssl_plugin.configuration.compose_recipe`.
+        inputs: What to read, if not what the recipe says.
+
+    Raises:
+        PoyoSSLError: If the recipe or what it names is not as it must be.
+    """
+    config = _resolved(config)
+    inputs = inputs or Inputs.from_recipe(config)
+    diet = _diet(config, inputs.table)
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    task = _auxiliary_task(config, inputs.dataset)
+    data = PretrainingData(
+        inputs.dataset,
+        inputs.table,
+        diet,
+        inputs.split,
+        task=task,
+        within=config.data.within,
+        seed=config.seed,
+        **_data_options(config),
+    )
+    model = _build_model(config, data, {task.name: task.n_classes} if task else 1)
+    objective = hydra.utils.instantiate(config.ssl, _convert_="all")
+    loaded = _initialise(model, config, data, keep_words=True)
+    module = Pretraining(
+        model,
+        objective,
+        auxiliary=task.name if task else None,
+        auxiliary_weight=config.aux.weight,
+        hyper_parameters=_record(config, model, data, data.train_times),
+        **_plain(config.optim, "optimizer", "schedule"),
+    )
+    trainer, checkpoints = _trainer(config, monitor="valid/loss", mode="min")
+    initial = _validate(trainer, module, data)
+    trainer.fit(module, data, ckpt_path=_resume_path(config), weights_only=True)
+    return _result(config, trainer, checkpoints, initial=initial, loaded=loaded)
+
+
+def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
+    """Run a fine-tuning recipe with one seed, and test it.
+
+    Args:
+        config: A composed recipe.
+        inputs: What to read, if not what the recipe says.
+        seed: Seed of the weights, the windows and the dropout.
+
+    Raises:
+        PoyoSSLError: If the recipe or what it names is not as it must be.
+    """
+    config = _resolved(config)
+    _require(config, "init_from", "a pretrained checkpoint; the recipe 'scratch' needs none", null=True)
+    inputs = inputs or Inputs.from_recipe(config)
+    diet = _diet(config, inputs.table)
+    L.seed_everything(seed, workers=True, verbose=False)
+    task = get_task(config.task)
+    data = FinetuningData(
+        inputs.dataset, inputs.table, diet, inputs.split, task=task, seed=seed, **_data_options(config)
+    )
+    model = _build_model(config, data, {task.name: task.n_classes})
+    loaded = _initialise(model, config, data, keep_words=False)
+    record = _record(config, model, data, data.split["train"])
+    if config.init_from is not None:
+        record["leaks"] = check_leaks(config.init_from, data, allow=config.allow_leak)
+    module = Finetuning(
+        model,
+        task,
+        identify_steps=config.identify_steps,
+        label_smoothing=config.label_smoothing,
+        hyper_parameters=record,
+        **_plain(config.optim, "optimizer", "schedule"),
+    )
+    trainer, checkpoints = _trainer(config, monitor="valid/accuracy", mode="max")
+    trainer.fit(module, data, ckpt_path=_resume_path(config), weights_only=True)
+    trained = dict(_numbers(trainer))
+    trainer.test(module, data, verbose=False)
+    result = _result(config, trainer, checkpoints, loaded=loaded)
+    result.metrics = {**trained, **result.metrics}
+    result.predictions = module.predictions
+    result.task = task.name
+    return result
+
+
+def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> RunResult:
+    """Test a fine-tuned checkpoint on the test split of its recordings.
+
+    Args:
+        checkpoint: A checkpoint of a fine-tuning run.
+        overrides: Dotted keys of its recipe to change, such as ``{"data.root": "other/folder"}``.
+
+    Raises:
+        CheckpointError: If it is not such a checkpoint.
+    """
+    content = read_checkpoint(checkpoint)
+    record = content["hyper_parameters"]
+    if "recipe" not in record or "task" not in record["recipe"]:
+        raise CheckpointError(f"{checkpoint}: not of a fine-tuning run of this package; evaluate needs one")
+    config = OmegaConf.create(record["recipe"])
+    for key, value in (overrides or {}).items():
+        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
+            raise RecipeError(f"{checkpoint}: its recipe has no key {key!r}")
+        OmegaConf.update(config, key, value)
+    config = _trusted(config, checkpoint)
+    inputs = Inputs.from_recipe(config)
+    task = get_task(config.task)
+    data = FinetuningData(
+        inputs.dataset, inputs.table, _diet(config, inputs.table), inputs.split, task=task, **_data_options(config)
+    )
+    model = _build_model(config, data, {task.name: task.n_classes})
+    try:
+        model.load_state_dict(model_state(content))
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{checkpoint}: does not fit these recordings ({str(error).splitlines()[0]})") from None
+    module = Finetuning(model, task, hyper_parameters=record, **_plain(config.optim, "optimizer", "schedule"))
+    trainer = L.Trainer(
+        accelerator=config.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False, **_QUIET
+    )
+    trainer.test(module, data, verbose=False)
+    return RunResult(
+        Path(checkpoint).parent,
+        Path(checkpoint),
+        _numbers(trainer),
+        predictions=module.predictions,
+        task=task.name,
+    )
+
+
+_ABSENT = object()
+_QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
+# The only classes that a checkpoint may ask for; its recipe is data, not code.
+_KNOWN_MODELS = ("poyo_ssl_plugin.CalciumPOYO",)
+
+
+def _resolved(config: DictConfig) -> DictConfig:
+    """The recipe with every reference replaced by its value; what is missing stays missing."""
+    try:
+        return OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise RecipeError(" ".join(str(error).split())) from None
+
+
+def _trusted(config: DictConfig, checkpoint: str | Path) -> DictConfig:
+    target = config.model.get("_target_")
+    if target not in _KNOWN_MODELS:
+        raise CheckpointError(f"{checkpoint}: asks for the class {target!r}, which is refused")
+    return config
+
+
+def _require(config: DictConfig, key: str, what: str, *, null: bool = False) -> None:
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if OmegaConf.is_missing(node, leaf) or (node[leaf] is None and not null):
+        raise RecipeError(f"{key} is not set: give {key}=..., {what}")
+
+
+def _plain(config: DictConfig, *names: str) -> dict[str, Any]:
+    return {name: OmegaConf.to_container(config[name]) for name in names}
+
+
+def _diet(config: DictConfig, table: PredictabilityTable) -> Diet:
+    options = {key: value for key, value in config.diet.items() if key not in ("rule", "table")}
+    diet = make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
+    logger.info("diet %s: %s", diet.name, diet.summary())
+    return diet
+
+
+def _data_options(config: DictConfig) -> dict[str, Any]:
+    names = ("window_length", "batch_size", "num_workers", "standardize")
+    dropout = config.data.unit_dropout
+    return {
+        **{name: config.data[name] for name in names},
+        "unit_dropout": None if dropout is None else OmegaConf.to_container(dropout),
+    }
+
+
+def _auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
+    """The auxiliary task, if it has weight and any recording has its labels."""
+    if config.aux.task is None or config.aux.weight == 0:
+        return None
+    task = get_task(config.aux.task)
+    labelled = [
+        name
+        for name in dataset.recording_ids
+        if task.source in (data := dataset.get_recording(name)).keys() and task.label in getattr(data, task.source).keys()
+    ]
+    if not labelled:
+        logger.warning("no recording has labels of %s: pretraining without the auxiliary loss", task.name)
+        return None
+    return task
+
+
+def _build_model(config: DictConfig, data: DietData, dim_out: Any) -> nn.Module:
+    try:
+        model = hydra.utils.instantiate(config.model, dim_out=dim_out, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        raise RecipeError(f"model: {str(error.__cause__ or error).splitlines()[0]}") from error
+    check_family(model)
+    data.attach(model)
+    return model
+
+
+def _initialise(model: nn.Module, config: DictConfig, data: DietData, *, keep_words: bool) -> LoadReport | None:
+    """Weights from ``init_from``, if any, and the vocabularies of this dataset."""
+    words = {"unit_emb": data.unit_ids, "session_emb": _sessions(data)}
+    if config.init_from is None:
+        for name in VOCABULARIES:
+            getattr(model, name).initialize_vocab(words[name])
+        return None
+    state = model_state(read_checkpoint(config.init_from))
+    report = load_weights(model, state, source=config.init_from)
+    logger.info("init_from %s: %s", config.init_from, report.summary())
+    for name in VOCABULARIES:
+        embedding = getattr(model, name)
+        if keep_words and not embedding.is_lazy() and set(words[name]) <= set(embedding.vocab):
+            embedding.subset_vocab(words[name])
+        else:
+            replace_vocabulary(embedding, words[name], source=config.get("vocabulary", "pretrained"))
+    return report
+
+
+def _sessions(data: DietData) -> list[str]:
+    return [str(data.dataset.get_recording(name).session.id) for name in data.recordings]
+
+
+def _record(config: DictConfig, model: nn.Module, data: DietData, times: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of itself, in plain values: model arguments, recipe, neurons and times seen."""
+    recipe = OmegaConf.to_container(config)
+    assert isinstance(recipe, dict)
+    arguments = {key: value for key, value in recipe["model"].items() if key != "_target_"}
+    readout = getattr(model, "readout", None)
+    if hasattr(readout, "projections"):
+        arguments["dim_out"] = {name: layer.out_features for name, layer in readout.projections.items()}
+    else:
+        arguments["dim_out"] = getattr(readout, "out_features", None)
+    return {
+        "model": arguments,
+        "recipe": recipe,
+        "trained_on": {
+            "units": {name: data.diet.units(name) for name in data.recordings},
+            "intervals": {name: [list(map(float, pair)) for pair in times[name]] for name in data.recordings},
+            "subjects": {name: _subject(data, name) for name in data.recordings},
+        },
+    }
+
+
+def _subject(data: DietData, name: str) -> str:
+    return str(getattr(getattr(data.dataset.get_recording(name), "subject", None), "id", ""))
+
+
+def _trainer(config: DictConfig, *, monitor: str, mode: str) -> tuple[L.Trainer, ModelCheckpoint]:
+    options = config.trainer
+    out_dir = Path(config.out_dir)
+    if not config.resume and (out_dir / "checkpoints" / "last.ckpt").exists():
+        raise RecipeError(
+            f"{out_dir} holds a run already: pass resume=true to continue it, or another out_dir=..."
+        )
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    loggers: list[Logger] = [CSVLogger(out_dir, name="", version="csv")]
+    if options.tensorboard:
+        loggers.append(TensorBoardLogger(out_dir, name="", version="tensorboard"))
+    if options.wandb:
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(WandbLogger(project="poyo-ssl", save_dir=out_dir))
+    checkpoints = ModelCheckpoint(
+        dirpath=out_dir / "checkpoints",
+        filename="best",
+        monitor=monitor,
+        mode=mode,
+        save_last=True,
+        enable_version_counter=False,
+    )
+    trainer = L.Trainer(
+        max_steps=options.max_steps,
+        max_epochs=options.max_epochs if options.max_epochs is not None else -1,
+        val_check_interval=options.val_every_n_steps,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=options.gradient_clip_val,
+        callbacks=[checkpoints, LearningRateMonitor("step"), *([RichProgressBar()] if options.progress else [])],
+        logger=loggers,
+        enable_progress_bar=bool(options.progress),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **{
+            name: options[name]
+            for name in (
+                "accelerator",
+                "devices",
+                "num_nodes",
+                "strategy",
+                "precision",
+                "deterministic",
+                "log_every_n_steps",
+            )
+        },
+    )
+    out_dir.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, out_dir / "recipe.yaml")
+    return trainer, checkpoints
+
+
+def _validate(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
+    """Validation before the first step: where the representation starts."""
+    if not data.val_dataloader():
+        return {}
+    trainer.validate(module, data, verbose=False)
+    return dict(_numbers(trainer))
+
+
+def _resume_path(config: DictConfig) -> str | None:
+    last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
+    return str(last) if config.resume and last.exists() else None
+
+
+def _numbers(trainer: L.Trainer) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
+def _result(
+    config: DictConfig,
+    trainer: L.Trainer,
+    checkpoints: ModelCheckpoint,
+    *,
+    initial: dict[str, float] | None = None,
+    loaded: LoadReport | None = None,
+) -> RunResult:
+    out_dir = Path(config.out_dir)
+    return RunResult(
+        out_dir, Path(checkpoints.last_model_path), _numbers(trainer), initial=initial or {}, loaded=loaded
+    )
