@@ -342,6 +342,6 @@ class CalciumPOYO(nn.Module):
             return np.array([vocabulary[word] for word in words], dtype=np.int64)
         except KeyError as error:
             raise RecordingError(
-                f"recording {recording_id(data)}: {error.args[0]!r} is not in the model's vocabulary; initialise it "
+                f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; initialise it "
                 "with a dataset that holds this recording"
             ) from None

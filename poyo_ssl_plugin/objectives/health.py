@@ -30,7 +30,7 @@ def input_dependent_std(latents: torch.Tensor) -> torch.Tensor:
         >>> round(input_dependent_std(latents).item(), 4)
         0.7071
     """
-    return centred_latents(latents).square().mean().sqrt()
+    return centred_latents(latents.double()).square().mean().sqrt()
 
 
 def effective_rank(latents: torch.Tensor) -> torch.Tensor:
@@ -44,7 +44,7 @@ def effective_rank(latents: torch.Tensor) -> torch.Tensor:
         >>> round(effective_rank(one_direction).item(), 3)
         1.0
     """
-    centred = centred_latents(latents).double()
+    centred = centred_latents(latents.double())
     values = torch.linalg.eigvalsh(centred.T @ centred).clamp_min(0).sqrt()
     total = values.sum()
     if total <= 1e-12:

@@ -154,7 +154,7 @@ class PredictabilityTable:
                     provenance = json.loads(line[len(_PROVENANCE) :])
                 else:
                     file.seek(0)
-                header, *rows = csv.reader(file)
+                header, *rows = [*csv.reader(file)] or [[]]
             columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
         except (ValueError, UnicodeDecodeError, csv.Error) as error:
             raise TableError(f"{path}: not a predictability table ({error}); make it with 'poyo-ssl score'") from None

@@ -1,0 +1,61 @@
+"""Recordings that tests share: small simulated ones, and the real ones where they are at hand."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from poyo_ssl_plugin.data import Recordings, simulate
+from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
+
+torch.set_num_threads(1)
+
+# Folder with data/ and tools/real_recordings.py; beside the checkout unless the variable says otherwise.
+REAL = Path(os.environ.get("POYO_SSL_REAL_DATA", Path(__file__).resolve().parents[2] / "shared"))
+
+
+@pytest.fixture(scope="session")
+def sim_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three simulated recordings of 20 neurons and 5 minutes: excitatory, Pvalb, excitatory."""
+    folder = tmp_path_factory.mktemp("simulated")
+    lines = ["Cux2_CreERT2", "Pvalb_IRES_Cre", "Rorb_IRES2_Cre"]
+    return simulate(folder, n_recordings=3, n_units=20, minutes=5, cre_lines=lines, seed=1)
+
+
+@pytest.fixture
+def dataset(sim_dir: Path) -> Recordings:
+    return Recordings(sim_dir)
+
+
+@pytest.fixture(scope="session")
+def table(sim_dir: Path) -> PredictabilityTable:
+    return score_dataset(Recordings(sim_dir))
+
+
+@pytest.fixture(scope="session")
+def table_path(table: PredictabilityTable, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "table.csv"
+    table.to_csv(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of the published excerpts."""
+    if not (REAL / "tools" / "real_recordings.py").is_file():
+        pytest.skip("the real recordings are not here (set POYO_SSL_REAL_DATA)")
+    return REAL / "data"
+
+
+@pytest.fixture(scope="session")
+def real_dir(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The real recordings as brainsets HDF5."""
+    folder = tmp_path_factory.mktemp("real")
+    script = real_data.parent / "tools" / "real_recordings.py"
+    subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
+    return folder / "allen_visual_coding_ophys_2016"

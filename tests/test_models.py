@@ -1,0 +1,282 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from poyo_ssl_plugin import CalciumPOYO
+from poyo_ssl_plugin.compat import (
+    Dataset,
+    DatasetIndex,
+    InfiniteVocabEmbedding,
+    RotaryCrossAttention,
+    RotarySelfAttention,
+    RotaryTimeEmbedding,
+    collate,
+)
+from poyo_ssl_plugin.data import Recordings
+from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
+from poyo_ssl_plugin.models import MultitaskReadout, process_latents, replace_vocabulary, run_with_latents
+from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
+
+SIZE = {"sequence_length": 2.0, "latent_step": 0.5, "num_latents_per_step": 4, "dim": 32, "dim_head": 16, "depth": 2}
+
+
+def model(**options) -> CalciumPOYO:
+    torch.manual_seed(0)
+    made = CalciumPOYO(**{**SIZE, "dim_out": 8, "patch_size": 10, **options})
+    made.set_vocabs(unit_ids=[f"u{i}" for i in range(6)], session_ids=["s", "t"])
+    return made.eval()
+
+
+def inputs(n_windows: int = 3, n_units: int = 4, n_patches: int = 6, patch: int = 10) -> dict:
+    generator = torch.Generator().manual_seed(1)
+    return {
+        "input_values": torch.randn(n_windows, n_units, n_patches, patch, generator=generator),
+        "input_unit_index": torch.arange(1, n_units + 1).repeat(n_windows, 1),
+        "input_timestamps": (torch.arange(n_patches) + 0.5).repeat(n_windows, 1) / 3,
+        "input_mask": torch.ones(n_windows, n_units, n_patches, dtype=torch.bool),
+        "session_index": torch.ones(n_windows, dtype=torch.long),
+        "output_timestamps": torch.tensor([[0.5, 1.5]]).repeat(n_windows, 1),
+    }
+
+
+class TestAttention:
+    rotary = RotaryTimeEmbedding(head_dim=16, rotate_dim=8, t_min=1e-2, t_max=8.0)
+
+    @pytest.mark.parametrize("rotate_value", [True, False])
+    @pytest.mark.parametrize("masked", [True, False])
+    def test_cross_attention_equals_torch_brain_s(self, rotate_value, masked):
+        options = {"dim": 32, "heads": 2, "dim_head": 16, "rotate_value": rotate_value}
+        stock, ours = RotaryCrossAttention(**options), CrossAttention(**options)
+        ours.load_state_dict(stock.state_dict())
+        query, context = torch.randn(3, 5, 32), torch.randn(3, 12, 32)
+        times, shared = torch.rand(3, 5), torch.rand(3, 4)
+        mask = torch.rand(3, 12) < 0.7 if masked else None
+        whole = self.rotary(shared).repeat(1, 3, 1)
+        expected = stock(query, context, self.rotary(times), whole, mask)
+        torch.testing.assert_close(ours(query, context, self.rotary(times), whole, mask), expected)
+        # The context repeats its times: they need not be given for every neuron.
+        torch.testing.assert_close(ours(query, context, self.rotary(times), self.rotary(shared), mask), expected)
+
+    def test_self_attention_equals_torch_brain_s(self):
+        options = {"dim": 32, "heads": 2, "dim_head": 16, "rotate_value": True}
+        stock, ours = RotarySelfAttention(**options), SelfAttention(**options)
+        ours.load_state_dict(stock.state_dict())
+        x, times = torch.randn(3, 7, 32), self.rotary(torch.rand(3, 7))
+        torch.testing.assert_close(ours(x, times), stock(x, times))
+
+    def test_gradients_equal_torch_brain_s(self):
+        options = {"dim": 32, "heads": 2, "dim_head": 16, "rotate_value": True}
+        stock, ours = RotarySelfAttention(**options), SelfAttention(**options)
+        ours.load_state_dict(stock.state_dict())
+        x, times = torch.randn(3, 7, 32), self.rotary(torch.rand(3, 7))
+        for module in (stock, ours):
+            module(x, times).square().sum().backward()
+        for a, b in zip(stock.parameters(), ours.parameters()):
+            torch.testing.assert_close(a.grad, b.grad)
+
+
+class TestCalciumPOYO:
+    def test_shapes(self):
+        assert model()(**inputs()).shape == (3, 2, 8)
+
+    def test_padding_changes_nothing(self):
+        made, plain = model(), inputs()
+        padded = dict(plain)
+        padded["input_values"] = torch.nn.functional.pad(plain["input_values"], (0, 0, 0, 2, 0, 3), value=9.0)
+        padded["input_unit_index"] = torch.nn.functional.pad(plain["input_unit_index"], (0, 3))
+        padded["input_timestamps"] = torch.nn.functional.pad(plain["input_timestamps"], (0, 2))
+        padded["input_mask"] = torch.nn.functional.pad(plain["input_mask"], (0, 2, 0, 3))
+        torch.testing.assert_close(made(**padded), made(**plain))
+        torch.testing.assert_close(made(**{**plain, "input_mask": None}), made(**plain))
+
+    def test_the_order_of_neurons_does_not_matter(self):
+        made, plain = model(), inputs()
+        order = torch.tensor([2, 0, 3, 1])
+        shuffled = {
+            **plain,
+            "input_values": plain["input_values"][:, order],
+            "input_unit_index": plain["input_unit_index"][:, order],
+        }
+        torch.testing.assert_close(made(**shuffled), made(**plain))
+
+    def test_a_gated_token_is_gate_times_value_plus_embedding(self):
+        made, plain = model(), inputs()
+        tokens, _ = made._tokens(plain["input_values"], plain["input_unit_index"], plain["input_timestamps"])
+        weight = made.unit_emb.weight[plain["input_unit_index"][1, 2]]
+        value = plain["input_values"][1, 2, 5] @ made.value_map.weight.T
+        torch.testing.assert_close(tokens.view(3, 4, 6, 32)[1, 2, 5], value * weight[:32] + weight[32:])
+
+    def test_an_additive_model_is_poyo_s_encoder_on_the_paper_s_tokens(self):
+        made, plain = model(token="additive", patch_size=1, emb_init_scale=0.02), inputs(patch=1)
+        embedded = made.unit_emb(plain["input_unit_index"])[:, :, None] + made.value_map(plain["input_values"])
+        stock = RotaryCrossAttention(dim=32, heads=2, dim_head=16, rotate_value=True)
+        stock.load_state_dict(made.enc_atn.state_dict())
+        first, rotary = made.encode(**plain)
+        start = made.latent_emb.weight.repeat(4, 1).expand(3, -1, -1)
+        times = made.rotary_emb(plain["input_timestamps"]).repeat(1, 4, 1)
+        latents = start + stock(start, embedded.flatten(1, 2), rotary, times)
+        torch.testing.assert_close(first, latents + made.enc_ffn(latents))
+
+    def test_latents_cover_the_window(self):
+        for length, step in ((1.9, 0.125), (2.0, 0.5), (1.0, 0.3)):
+            _, times = model(sequence_length=length, latent_step=step)._latent_grid(torch.device("cpu"))
+            assert times.max() + step / 2 >= length - 1e-6 and times.min() - step / 2 <= 1e-6
+
+    def test_several_tasks(self):
+        made = model(dim_out={"direction": 8, "speed": 1})
+        task = torch.tensor([[0, 1], [1, 1], [0, -1]])
+        out = made(**inputs(), output_task_index=task)
+        assert out["direction"].shape == (2, 8) and out["speed"].shape == (3, 1)
+        alone = made(**{k: v[:1] for k, v in inputs().items()}, output_task_index=task[:1])
+        torch.testing.assert_close(alone["direction"][0], out["direction"][0])
+
+    @pytest.mark.parametrize(
+        "wrong", [{"token": "other"}, {"depth": 0}, {"patch_size": 0}, {"latent_step": -1.0}, {"sequence_length": 0.0}]
+    )
+    def test_arguments_out_of_range(self, wrong):
+        with pytest.raises(RecipeError, match=next(iter(wrong))):
+            model(**wrong)
+
+
+class TestTokenize:
+    @pytest.fixture
+    def made(self, dataset):
+        made = CalciumPOYO(**SIZE, dim_out=8, patch_size=10)
+        made.init_vocabs(dataset)
+        return made
+
+    def test_patches_are_the_traces(self, made, sim_dir):
+        window = Recordings(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
+        tokens = collate([made.tokenize(window)])
+        traces = window.calcium_traces.df_over_f
+        np.testing.assert_array_equal(tokens["input_values"][0].flatten(1).numpy(), traces.T)
+        np.testing.assert_allclose(tokens["input_timestamps"][0], (np.arange(6) + 0.5) / 3, atol=1e-6)
+        words = [list(made.unit_emb.vocab)[i] for i in tokens["input_unit_index"][0]]
+        assert words == window.rois.id.tolist()
+        assert list(made.session_emb.vocab)[tokens["session_index"][0]] == "sim_000"
+
+    def test_one_frame_more_or_less_costs_no_patch(self, made, sim_dir):
+        for end in (5.97, 6.0, 6.04):
+            window = Recordings(sim_dir)[DatasetIndex("sim_000", 4.0, end)]
+            assert collate([made.tokenize(window)])["input_values"].shape == (1, 20, 6, 10)
+
+    def test_stock_recordings_without_units(self, made, sim_dir):
+        window = Dataset(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
+        assert "units" not in window.keys()
+        ours = Recordings(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
+        a, b = collate([made.tokenize(window)]), collate([made.tokenize(ours)])
+        for key in a:
+            assert torch.equal(a[key], b[key])
+
+    def test_a_batch_of_recordings_of_other_sizes(self, made, sim_dir):
+        dataset = Recordings(sim_dir)
+        small = dataset[DatasetIndex("sim_000", 4.0, 6.0)]
+        from poyo_ssl_plugin.data import keep_units
+
+        keep_units(small, np.arange(20) < 7)
+        batch = collate([made.tokenize(small), made.tokenize(dataset[DatasetIndex("sim_001", 4.0, 6.0)])])
+        assert batch["input_values"].shape == (2, 20, 6, 10)
+        assert batch["input_mask"].sum(dim=(1, 2)).tolist() == [7 * 6, 20 * 6]
+        assert made(**batch, output_timestamps=torch.ones(2, 1)).shape == (2, 1, 8)
+
+    def test_what_is_not_in_the_vocabulary(self, made, sim_dir):
+        other = CalciumPOYO(**SIZE, dim_out=8)
+        window = Recordings(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
+        with pytest.raises(RecordingError, match="init_vocabs"):
+            other.tokenize(window)
+        other.set_vocabs(unit_ids=["x"], session_ids=["sim_000"])
+        with pytest.raises(RecordingError, match="'sim_000_0000' is not in the model's vocabulary"):
+            other.tokenize(window)
+
+    def test_init_vocabs_takes_roi_ids_too(self):
+        class Rois:
+            recording_ids = ("r",)
+
+            def get_roi_ids(self):
+                return ["a", "b"]
+
+        made = CalciumPOYO(**SIZE, dim_out=8)
+        made.init_vocabs(Rois())
+        assert list(made.unit_emb.vocab) == ["NA", "a", "b"]
+        with pytest.raises(RecordingError, match="neither get_unit_ids"):
+            CalciumPOYO(**SIZE, dim_out=8).init_vocabs(object())
+
+
+class TestLoadPretrained:
+    def save(self, path, made, **changes) -> None:
+        arguments = {**SIZE, "dim_out": 8, "patch_size": 10, "_target_": "somewhere.Else", **changes}
+        state = {f"model.{key}": value for key, value in made.state_dict().items()}
+        torch.save({"hyper_parameters": {"model": arguments}, "state_dict": state}, path)
+
+    def test_round_trip(self, tmp_path):
+        made = model()
+        self.save(tmp_path / "c.ckpt", made)
+        loaded = CalciumPOYO.load_pretrained(tmp_path / "c.ckpt").eval()
+        assert list(loaded.unit_emb.vocab) == list(made.unit_emb.vocab)
+        torch.testing.assert_close(loaded(**inputs()), made(**inputs()))
+
+    def test_other_architecture_damage_and_absence(self, tmp_path):
+        self.save(tmp_path / "c.ckpt", model(), dim=64)
+        with pytest.raises(CheckpointError, match=r"c\.ckpt: not a checkpoint of CalciumPOYO"):
+            CalciumPOYO.load_pretrained(tmp_path / "c.ckpt")
+        (tmp_path / "d.ckpt").write_bytes(b"nothing")
+        for name in ("d.ckpt", "none.ckpt"):
+            with pytest.raises(CheckpointError, match=name):
+                CalciumPOYO.load_pretrained(tmp_path / name)
+
+
+class TestLatents:
+    def test_they_are_those_of_the_forward_pass(self):
+        made, plain = model(), inputs()
+        latent_pass = run_with_latents(made, plain)
+        first, rotary = made.encode(**plain)
+        torch.testing.assert_close(latent_pass.first, first)
+        torch.testing.assert_close(latent_pass.last, made.process(first, rotary))
+        torch.testing.assert_close(latent_pass.output, made(**plain))
+        torch.testing.assert_close(process_latents(made, first, rotary), latent_pass.last)
+        assert not made.dec_atn._forward_pre_hooks and not made.proc_layers[0][0]._forward_pre_hooks
+
+    def test_a_model_of_another_family(self):
+        with pytest.raises(RecipeError, match="Linear is not a POYO-family model"):
+            run_with_latents(torch.nn.Linear(1, 1), {})
+
+
+def test_readout_of_regression_and_classification_learns():
+    """A value to regress and a class to tell, both from the query alone."""
+    torch.manual_seed(0)
+    readout = MultitaskReadout(4, {"class": 2, "value": 1})
+    queries, task = torch.randn(64, 2, 4), torch.tensor([[0, 1]]).repeat(64, 1)
+    label, value = (queries[:, 0, 0] > 0).long(), queries[:, 1, 1:2] * 2 + 1
+    optimizer = torch.optim.Adam(readout.parameters(), lr=0.1)
+    for _ in range(200):
+        out = readout(queries, task)
+        loss = torch.nn.functional.cross_entropy(out["class"], label) + (out["value"] - value).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert (out["class"].argmax(1) == label).float().mean() > 0.95 and (out["value"] - value).abs().max() < 0.05
+
+
+class TestReplaceVocabulary:
+    def embedding(self) -> InfiniteVocabEmbedding:
+        embedding = InfiniteVocabEmbedding(3, init_scale=0.02)
+        embedding.initialize_vocab([str(i) for i in range(500)])
+        with torch.no_grad():
+            embedding.weight[1:] = torch.tensor([1.0, -2.0, 0.0]) + torch.tensor([0.5, 1.0, 2.0]) * torch.randn(500, 3)
+        return embedding
+
+    def test_new_words_look_like_the_old_ones(self):
+        embedding = self.embedding()
+        replace_vocabulary(embedding, [f"n{i}" for i in range(2000)], generator=torch.Generator().manual_seed(0))
+        new = embedding.weight[1:]
+        torch.testing.assert_close(new.mean(dim=0), torch.tensor([1.0, -2.0, 0.0]), atol=0.3, rtol=0)
+        torch.testing.assert_close(new.std(dim=0), torch.tensor([0.5, 1.0, 2.0]), atol=0.2, rtol=0)
+        assert embedding.weight.requires_grad and (embedding.weight[0] == 0).all()
+        assert embedding.tokenizer("n3") == 4 and "0" not in embedding.vocab
+
+    def test_or_like_new_ones(self):
+        embedding = self.embedding()
+        replace_vocabulary(embedding, [str(i) for i in range(2000)], source="normal")
+        assert embedding.weight[1:].std().item() == pytest.approx(0.02, rel=0.1)

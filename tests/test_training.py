@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from poyo_ssl_plugin import CalciumPOYO
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.errors import CheckpointError, DietError, RecipeError, RecordingError, TableError
+from poyo_ssl_plugin.experiments.figures import read_metric
+from poyo_ssl_plugin.training import evaluate, finetune, load_weights, model_state, pretrain, read_checkpoint
+from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule
+
+QUICK = [
+    "model=tiny",
+    "data.batch_size=8",
+    "trainer.max_steps=6",
+    "trainer.val_every_n_steps=3",
+    "trainer.log_every_n_steps=1",
+    "trainer.progress=false",
+    "trainer.tensorboard=false",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def recipe(sim_dir, table_path, tmp_path):
+    """Compose a quick recipe on the simulated recordings, writing to ``tmp_path / name``."""
+
+    def make(command: str, *overrides: str, name: str = "run", recipe: str | None = None) -> DictConfig:
+        common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / name}"]
+        return compose_recipe(command, recipe, [*QUICK, *common, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def pretrained(sim_dir, table_path, tmp_path_factory) -> Path:
+    """A checkpoint pretrained for a few steps."""
+    out = tmp_path_factory.mktemp("pretrained")
+    overrides = [*QUICK, f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={out}"]
+    return pretrain(compose_recipe("pretrain", overrides=overrides)).checkpoint
+
+
+def weights(path: Path) -> dict[str, torch.Tensor]:
+    return {k: v for k, v in read_checkpoint(path)["state_dict"].items() if isinstance(v, torch.Tensor)}
+
+
+class TestPretrain:
+    def test_it_logs_the_terms_and_the_health_of_the_latents(self, recipe):
+        result = pretrain(recipe("pretrain"))
+        assert {"valid/masked", "valid/auxiliary", "valid/effective_rank", "valid/latent_std"} <= set(result.metrics)
+        assert result.initial["valid/effective_rank"] > 1
+        steps, values = read_metric(result.out_dir, "train/loss")
+        assert len(steps) == 6 and np.isfinite(values).all()
+        assert (result.out_dir / "recipe.yaml").exists()
+        assert {p.name for p in (result.out_dir / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
+
+    def test_the_vocabulary_is_the_diet(self, pretrained, table):
+        from poyo_ssl_plugin.predictability import Diet
+
+        diet = Diet.from_thresholds(table)
+        vocabulary = model_state(read_checkpoint(pretrained))["unit_emb.vocab"]
+        assert set(vocabulary) - {"NA"} == {unit for name in diet.recordings for unit in diet.units(name)}
+
+    def test_the_checkpoint_records_what_was_seen(self, pretrained, table):
+        record = read_checkpoint(pretrained)["hyper_parameters"]
+        assert record["recipe"]["ssl"]["mask"] == "random_time"
+        assert record["model"]["dim"] == 32 and record["model"]["dim_out"] == {"drifting_gratings": 8}
+        assert record["trained_on"]["intervals"]["sim_000"] == table.provenance["intervals"]["sim_000"]
+        assert record["trained_on"]["subjects"]["sim_001"] == "animal_sim_001"
+
+    def test_load_pretrained_reads_it(self, pretrained):
+        model = CalciumPOYO.load_pretrained(pretrained)
+        for name, value in model_state(read_checkpoint(pretrained)).items():
+            if isinstance(value, torch.Tensor):
+                assert torch.equal(model.state_dict()[name], value)
+
+    def test_the_same_seed_gives_the_same_weights(self, recipe):
+        a, b = (pretrain(recipe("pretrain", "trainer.deterministic=true", name=name)) for name in "ab")
+        for name, value in weights(a.checkpoint).items():
+            assert torch.equal(value, weights(b.checkpoint)[name]), name
+
+    def test_resuming_trains_the_rest(self, recipe):
+        pretrain(recipe("pretrain", "trainer.max_steps=3"))
+        with pytest.raises(RecipeError, match="resume=true"):
+            pretrain(recipe("pretrain"))
+        result = pretrain(recipe("pretrain", "resume=true"))
+        assert read_checkpoint(result.checkpoint)["global_step"] == 6
+
+    def test_recordings_without_gratings_go_without_the_auxiliary_loss(self, real_dir, tmp_path, caplog):
+        from poyo_ssl_plugin.data import Recordings
+        from poyo_ssl_plugin.predictability import score_dataset
+
+        score_dataset(Recordings(real_dir)).to_csv(tmp_path / "t.csv")
+        overrides = [f"data.root={real_dir}", f"diet.table={tmp_path / 't.csv'}", f"out_dir={tmp_path / 'run'}"]
+        result = pretrain(compose_recipe("pretrain", overrides=[*QUICK, *overrides, "trainer.max_steps=2"]))
+        assert "no recording has labels of drifting_gratings" in caplog.text
+        assert "train/auxiliary" not in result.metrics and math.isfinite(result.metrics["train/masked"])
+
+    def test_the_paper_recipe_runs(self, recipe):
+        config = recipe(
+            "pretrain",
+            "trainer.max_epochs=1",
+            "trainer.max_steps=2",
+            "model.depth=1",
+            "model.dim=32",
+            "data.batch_size=2",
+            recipe="paper",
+        )
+        config.model.update({"token": "additive", "patch_size": 1})
+        result = pretrain(config)
+        assert set(result.metrics) >= {"train/masked", "train/auxiliary"}
+        assert "train/variance" not in result.metrics
+
+
+class TestFinetune:
+    def test_pretrained_weights_are_taken_and_vocabularies_replaced(self, recipe, pretrained, table):
+        config = recipe("finetune", f"init_from={pretrained}", "trainer.max_steps=1", "identify_steps=10")
+        result = finetune(config)
+        before, after = model_state(read_checkpoint(pretrained)), model_state(read_checkpoint(result.checkpoint))
+        vocabulary = set(after["unit_emb.vocab"]) - {"NA"}
+        assert vocabulary and not vocabulary & set(before["unit_emb.vocab"])
+        # Units are being identified: the backbone has not moved.
+        for name in ("enc_atn.to_kv.weight", "proc_layers.0.0.to_qkv.weight", "latent_emb.weight", "dec_ffn.1.net.0.bias"):
+            assert torch.equal(before[name], after[name]), name
+        assert "proc_layers.0.0.to_qkv.weight" in result.loaded.loaded
+        assert not result.loaded.skipped and not result.loaded.fresh
+
+    def test_after_identification_everything_moves(self, recipe, pretrained):
+        result = finetune(recipe("finetune", f"init_from={pretrained}", "identify_steps=2"))
+        before, after = model_state(read_checkpoint(pretrained)), model_state(read_checkpoint(result.checkpoint))
+        for name in ("enc_atn.to_kv.weight", "proc_layers.0.0.to_qkv.weight", "readout.projections.drifting_gratings.weight"):
+            assert not torch.equal(before[name], after[name]), name
+
+    def test_another_task_gets_a_new_readout(self, recipe, pretrained):
+        result = finetune(recipe("finetune", f"init_from={pretrained}", recipe="natural_movie"))
+        assert set(result.loaded.fresh) == {
+            "readout.projections.natural_movie.bias",
+            "readout.projections.natural_movie.weight",
+            "readout.queries.natural_movie",
+        }
+        assert "readout.queries.drifting_gratings" in result.loaded.skipped
+
+    def test_the_test_is_every_held_out_trial(self, recipe, dataset):
+        from poyo_ssl_plugin.data import find_trials, get_task
+
+        result = finetune(recipe("finetune", recipe="scratch"))
+        trials = {n: find_trials(dataset.get_recording(n), get_task("drifting_gratings"), "test") for n in dataset.recording_ids}
+        tested = {row["recording_id"] for row in result.predictions}
+        assert len(result.predictions) == sum(len(trials[name]) for name in tested)
+        for row in result.predictions:
+            of = trials[row["recording_id"]]
+            nearest = np.argmin(np.abs(of.centre - row["time"]))
+            assert row["label"] == of.label[nearest] and abs(of.centre[nearest] - row["time"]) < 0.01
+        share = np.mean([row["label"] == row["prediction"] for row in result.predictions])
+        assert result.metrics["test/accuracy"] == pytest.approx(share)
+
+    def test_it_learns(self, recipe):
+        """Above chance within seconds: eight directions, a tiny model."""
+        config = recipe("finetune", "diet=all", "trainer.max_steps=150", "data.batch_size=16", recipe="scratch")
+        assert finetune(config).metrics["test/accuracy"] > 2 / 8
+
+    def test_evaluate_gives_the_same_numbers(self, recipe):
+        result = finetune(recipe("finetune", recipe="scratch"), seed=3)
+        again = evaluate(result.checkpoint)
+        assert again.predictions == result.predictions and again.task == "drifting_gratings"
+        assert again.metrics["test/accuracy"] == result.metrics["test/accuracy"]
+
+    def test_neurons_that_pretraining_saw_are_refused(self, recipe, pretrained, caplog):
+        with pytest.raises(RecipeError, match=r"trained on \d+ of the neurons.*allow_leak"):
+            finetune(recipe("finetune", f"init_from={pretrained}", "diet=predictable"))
+        result = finetune(recipe("finetune", f"init_from={pretrained}", "diet=predictable", "allow_leak=true"))
+        leaks = read_checkpoint(result.checkpoint)["hyper_parameters"]["leaks"]
+        assert leaks["units"] > 0 and leaks["test_seconds"] == 0 and "allowed" in caplog.text
+
+    def test_test_time_that_pretraining_saw_is_refused(self, recipe, pretrained, dataset):
+        from poyo_ssl_plugin.data.splits import recorded_split
+        from poyo_ssl_plugin.training import Inputs
+
+        config = recipe("finetune", f"init_from={pretrained}")
+        inputs = Inputs.from_recipe(config)
+        split = recorded_split(dataset)
+        inputs.split = {"train": split["test"], "valid": split["valid"], "test": split["train"]}
+        with pytest.raises(RecipeError, match=r"on \d+ s of the test time"):
+            finetune(config, inputs)
+
+
+class TestBadInput:
+    """One clear message, and nothing written."""
+
+    @pytest.mark.parametrize(
+        ("overrides", "error", "message"),
+        [
+            (["data.root=???"], RecipeError, "data.root is not set"),
+            (["diet.table=???"], RecipeError, "diet.table is not set"),
+            (["data.root=nowhere"], RecordingError, "nowhere: no such folder"),
+            (["diet.table=nothing.csv"], TableError, "nothing.csv: no such table"),
+            (["diet.skewness=-9"], DietError, "it keeps nothing"),
+            (["+diet.skewnes=1"], DietError, "unexpected keyword"),
+            (["data.window_length=1000.0"], RecordingError, "window .*Set data.window_length lower"),
+            (["data.within=nothing"], RecordingError, "nothing_domain"),
+            (["aux.task=nothing"], RecipeError, "unknown task"),
+            (["ssl.mask=nothing"], RecipeError, "unknown mask"),
+            (["model.dim=0"], RecipeError, "dim must be greater than 0"),
+            (["data.recordings=[sim_009]"], RecordingError, "no recording sim_009"),
+            (["init_from=none.ckpt"], CheckpointError, "none.ckpt: no such checkpoint"),
+            (["optim.optimizer.name=sgd"], RecipeError, "unknown optimizer 'sgd'"),
+        ],
+    )
+    def test_pretrain(self, recipe, tmp_path, overrides, error, message):
+        with pytest.raises(error, match=message):
+            pretrain(recipe("pretrain", *overrides))
+        assert not (tmp_path / "run").exists()
+
+    def test_finetune_without_a_checkpoint(self, recipe, tmp_path):
+        with pytest.raises(RecipeError, match="init_from is not set.*scratch"):
+            finetune(recipe("finetune"))
+        assert not (tmp_path / "run").exists()
+
+    def test_a_checkpoint_of_another_architecture(self, recipe, pretrained, tmp_path):
+        with pytest.raises(CheckpointError, match="another architecture: .*model="):
+            finetune(recipe("finetune", f"init_from={pretrained}", "model.dim=64"))
+        with pytest.raises(CheckpointError, match="another architecture"):
+            finetune(recipe("finetune", f"init_from={pretrained}", "model.depth=2"))
+        assert not (tmp_path / "run").exists()
+
+    def test_evaluate_needs_a_fine_tuned_checkpoint(self, pretrained, tmp_path):
+        with pytest.raises(CheckpointError, match="not of a fine-tuning run"):
+            evaluate(pretrained)
+        (tmp_path / "x.ckpt").write_bytes(b"PK\x03\x04 broken")
+        with pytest.raises(CheckpointError, match=r"x\.ckpt"):
+            evaluate(tmp_path / "x.ckpt")
+
+    def test_a_checkpoint_cannot_name_a_class_to_run(self, recipe, tmp_path):
+        result = finetune(recipe("finetune", recipe="scratch"))
+        content = read_checkpoint(result.checkpoint)
+        content["hyper_parameters"]["recipe"]["model"]["_target_"] = "pathlib.Path.touch"
+        torch.save(content, tmp_path / "evil.ckpt")
+        with pytest.raises(CheckpointError, match=r"pathlib\.Path\.touch.*refused"):
+            evaluate(tmp_path / "evil.ckpt")
+
+    def test_a_pickle_is_never_run(self, recipe, tmp_path):
+        class Bomb:
+            def __reduce__(self):
+                return (Path.touch, (tmp_path / "exploded",))
+
+        torch.save({"state_dict": {}, "hyper_parameters": {}, "bomb": Bomb()}, tmp_path / "bomb.ckpt")
+        with pytest.raises(CheckpointError, match=r"bomb\.ckpt: refused"):
+            finetune(recipe("finetune", f"init_from={tmp_path / 'bomb.ckpt'}"))
+        assert not (tmp_path / "exploded").exists()
+
+
+class TestLoadWeights:
+    def test_reports_what_it_took_and_what_not(self):
+        size = {"sequence_length": 2.0, "latent_step": 0.5, "dim": 16, "dim_head": 16, "depth": 1}
+        a, b = CalciumPOYO(**size, dim_out={"x": 3}), CalciumPOYO(**size, dim_out={"x": 3, "y": 2})
+        a.set_vocabs(unit_ids=["u"], session_ids=["s"])
+        state = {**a.state_dict(), "extra": torch.zeros(1)}
+        report = load_weights(b, state, source="a.ckpt")
+        assert report.skipped == {"extra": "not in the model"}
+        assert set(report.fresh) == {"readout.projections.y.weight", "readout.projections.y.bias", "readout.queries.y"}
+        assert torch.equal(b.readout.projections["x"].weight, a.readout.projections["x"].weight)
+        assert list(b.unit_emb.vocab) == ["NA", "u"] and torch.equal(b.unit_emb.weight, a.unit_emb.weight)
+        assert "extra (not in the model)" in report.summary()
+
+
+class TestOptimizer:
+    def model(self):
+        model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim=16, dim_head=16, depth=1, dim_out={"x": 3})
+        model.set_vocabs(unit_ids=["u"], session_ids=["s"])
+        return model
+
+    def test_groups(self):
+        model = self.model()
+        optimizer = make_optimizer(
+            [model], lr=1e-3, unit_lr_factor=10, backbone_lr_factor=0.1, weight_decay=0.5, fresh=("readout",)
+        )
+        rate = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+        assert rate[id(model.unit_emb.weight)] == (pytest.approx(1e-2), 0.0)
+        assert rate[id(model.enc_atn.to_kv.weight)] == (pytest.approx(1e-4), 0.5)
+        assert rate[id(model.enc_atn.norm.weight)] == (pytest.approx(1e-4), 0.0)
+        assert rate[id(model.readout.projections["x"].weight)] == (pytest.approx(1e-3), 0.5)
+        assert len(rate) == len(list(model.parameters()))
+
+    @pytest.mark.parametrize("name", ["adamw", "lamb"])
+    def test_both_optimisers_descend(self, name):
+        layer = torch.nn.Linear(4, 1)
+        x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        y = x @ torch.tensor([[1.0], [2.0], [-1.0], [0.5]])
+        optimizer = make_optimizer([layer], name=name, lr=0.05, weight_decay=0.0)
+        losses = []
+        for _ in range(150):
+            loss = (layer(x) - y).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.1 * losses[0]
+
+    def test_the_paper_s_schedule_is_constant_for_half_then_a_cosine(self):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        optimizer = torch.optim.SGD([parameter], lr=0.4)
+        schedule = make_schedule(optimizer, total_steps=100, warmup=0.5, start_factor=1.0)
+        rates = []
+        for _ in range(100):
+            rates.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            schedule.step() if len(rates) < 100 else None
+        assert rates[:50] == pytest.approx([0.4] * 50)
+        middle = 0.5 * 0.4
+        assert rates[74] == pytest.approx(middle, rel=0.05) and rates[-1] < 1e-4

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from poyo_ssl_plugin.compat import ArrayDict, Data, DatasetIndex, Interval, IrregularTimeSeries, regular_series
+from poyo_ssl_plugin.data import DietUnitDropout, Recordings, SelectUnits, StandardizeTraces, WindowIndex, keep_units
+from poyo_ssl_plugin.errors import DietError, TableError
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
+from poyo_ssl_plugin.recordings import unit_ids
+
+
+@pytest.fixture
+def diet(table) -> Diet:
+    return Diet.from_thresholds(table)
+
+
+def both_kinds(n: int = 6) -> Data:
+    """A window with traces and spikes of the same neurons, in rois and units, and a pupil of n columns."""
+    rng = np.random.default_rng(0)
+    spikes = IrregularTimeSeries(
+        timestamps=np.sort(rng.uniform(0, 1, 50)), unit_index=rng.integers(0, n, 50), domain=Interval(0.0, 1.0)
+    )
+    ids = np.array([f"u{i}" for i in range(n)])
+    return Data(
+        domain=Interval(0.0, 1.0),
+        session=Data(id="a"),
+        rois=ArrayDict(id=ids, xy=rng.uniform(size=(n, 2))),
+        units=ArrayDict(id=ids),
+        calcium_traces=regular_series(sampling_rate=30.0, start=0.0, df_over_f=rng.uniform(size=(30, n))),
+        pupil=regular_series(sampling_rate=30.0, start=0.0, location=np.zeros((30, n))),
+        spikes=spikes,
+    )
+
+
+class TestKeepUnits:
+    keep = np.array([True, False, True, True, False, False])
+
+    def test_traces_spikes_and_tables_stay_consistent(self):
+        before, after = both_kinds(), keep_units(both_kinds(), self.keep)
+        assert after.rois.id.tolist() == after.units.id.tolist() == ["u0", "u2", "u3"]
+        np.testing.assert_array_equal(after.rois.xy, before.rois.xy[self.keep])
+        np.testing.assert_array_equal(after.calcium_traces.df_over_f, before.calcium_traces.df_over_f[:, self.keep])
+        kept = self.keep[before.spikes.unit_index]
+        np.testing.assert_array_equal(after.spikes.timestamps, before.spikes.timestamps[kept])
+        names = before.units.id[before.spikes.unit_index[kept]]
+        assert after.units.id[after.spikes.unit_index].tolist() == names.tolist()
+        assert after.pupil.location.shape == (30, 6)
+
+    def test_other_neurons_are_left_alone(self):
+        data = both_kinds()
+        data.units = ArrayDict(id=np.array(["s1", "s2"]))
+        data.spikes.unit_index = data.spikes.unit_index % 2
+        keep_units(data, self.keep)
+        assert data.units.id.tolist() == ["s1", "s2"] and len(data.spikes.timestamps) == 50
+        assert data.rois.id.tolist() == ["u0", "u2", "u3"]
+
+    def test_spikes_alone(self):
+        data = both_kinds()
+        data = Data(domain=data.domain, session=data.session, units=data.units, spikes=data.spikes)
+        keep_units(data, self.keep, "spikes")
+        assert data.units.id.tolist() == ["u0", "u2", "u3"] and set(data.spikes.unit_index) <= {0, 1, 2}
+
+
+class TestSelectUnits:
+    def test_keeps_the_diet_of_each_recording(self, sim_dir, diet):
+        dataset = Recordings(sim_dir, transform=SelectUnits(diet))
+        for name in dataset.recording_ids:
+            window = dataset[DatasetIndex(name, 5.0, 6.0)]
+            assert sorted(window.rois.id.tolist()) == diet.units(name)
+            assert window.calcium_traces.df_over_f.shape[1] == diet.count(name)
+
+    def test_a_curriculum_window_keeps_the_open_share(self, sim_dir, table):
+        everything = Diet.everything(table)
+        dataset = Recordings(sim_dir, transform=SelectUnits(everything), fields=["calcium_traces"])
+        sizes = [
+            len(dataset[WindowIndex("sim_000", 5.0, 6.0, diet_fraction=f)].units) for f in (0.1, 0.4, 0.8, 1.0)
+        ]
+        assert sizes == sorted(sizes) and sizes[0] >= 1 and sizes[-1] == 20
+
+    def test_nothing_left_is_an_error(self, sim_dir, table):
+        none = Diet(table, table["recording_id"] != "sim_000")
+        with pytest.raises(DietError, match="sim_000.*has none of its neurons"):
+            Recordings(sim_dir, transform=SelectUnits(none))[DatasetIndex("sim_000", 5.0, 6.0)]
+
+    def test_on_spikes(self):
+        rows = [dict(recording_id="a", unit_id=f"u{i}", skewness=i, kurtosis=0) for i in range(6)]
+        diet = Diet.from_thresholds(PredictabilityTable.from_rows(rows))
+        data = both_kinds()
+        data = Data(domain=data.domain, session=data.session, units=data.units, spikes=data.spikes)
+        assert SelectUnits(diet)(data).units.id.tolist() == ["u0", "u1", "u2", "u3"]
+
+
+class TestDietUnitDropout:
+    SIZES = {"min_units": 2, "mode_units": 4, "max_units": 12, "tail_right": 8}
+
+    def draw(self, sim_dir, diet, seed=None, name="sim_000"):
+        dataset = Recordings(sim_dir, transform=DietUnitDropout(diet, **self.SIZES), fields=["calcium_traces"])
+        return dataset[WindowIndex(name, 5.0, 6.0, seed=seed)]
+
+    def test_keeps_part_of_the_diet_only(self, sim_dir, diet):
+        sizes = set()
+        for seed in range(40):
+            window = self.draw(sim_dir, diet, seed)
+            kept = set(window.rois.id.tolist())
+            assert kept <= set(diet.units("sim_000")) and len(kept) >= 2
+            assert window.calcium_traces.df_over_f.shape[1] == len(kept)
+            sizes.add(len(kept))
+        assert len(sizes) > 3
+
+    def test_columns_are_those_of_the_ids(self, sim_dir, diet):
+        window = self.draw(sim_dir, diet, 3)
+        whole = Recordings(sim_dir)[DatasetIndex("sim_000", 5.0, 6.0)]
+        columns = [whole.rois.id.tolist().index(unit) for unit in window.rois.id]
+        np.testing.assert_array_equal(window.calcium_traces.df_over_f, whole.calcium_traces.df_over_f[:, columns])
+
+    def test_a_window_is_the_same_for_the_same_seed(self, sim_dir, diet):
+        ids = [self.draw(sim_dir, diet, seed).rois.id.tolist() for seed in (1, 1, 2)]
+        assert ids[0] == ids[1] != ids[2]
+
+    def test_without_a_diet_it_is_unit_dropout(self, sim_dir):
+        assert 2 <= len(self.draw(sim_dir, None, 1).units) <= 12
+
+    def test_takes_every_argument_of_unit_dropout(self, diet):
+        DietUnitDropout(diet=diet, field="calcium_traces.df_over_f", reset_index=True, peak=3, M=8, max_attempts=9, seed=1,
+                        **self.SIZES)
+        with pytest.raises(TypeError):
+            DietUnitDropout(diet=diet, nonsense=1)
+
+
+class TestStandardizeTraces:
+    def test_train_time_has_mean_0_and_standard_deviation_1(self, sim_dir, table):
+        dataset = Recordings(sim_dir, transform=StandardizeTraces(table))
+        train = dataset.get_recording("sim_000").train_domain
+        pieces = [
+            dataset[DatasetIndex("sim_000", a, b)].calcium_traces.df_over_f for a, b in zip(train.start, train.end)
+        ]
+        x = np.concatenate(pieces)
+        np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-4)
+        np.testing.assert_allclose(x.std(axis=0), 1, atol=1e-4)
+        assert x.dtype == np.float32
+
+    def test_after_selection(self, sim_dir, table, diet):
+        whole = Recordings(sim_dir, transform=StandardizeTraces(table))[DatasetIndex("sim_000", 5.0, 6.0)]
+        data = Recordings(sim_dir, transform=SelectUnits(diet))[DatasetIndex("sim_000", 5.0, 6.0)]
+        part = StandardizeTraces(table)(data)
+        columns = [whole.rois.id.tolist().index(unit) for unit in part.rois.id]
+        np.testing.assert_array_equal(part.calcium_traces.df_over_f, whole.calcium_traces.df_over_f[:, columns])
+
+    def test_a_constant_trace_does_not_blow_up(self):
+        row = dict(recording_id="a", unit_id="u0", mean=1.0, std=0.0, skewness=np.nan, kurtosis=np.nan, status="constant")
+        data = both_kinds(1)
+        out = StandardizeTraces(PredictabilityTable.from_rows([row]))(data).calcium_traces.df_over_f
+        assert np.isfinite(out).all()
+
+    def test_neurons_that_were_not_scored(self, sim_dir, table):
+        part = table.select(table["recording_id"] != "sim_000")
+        with pytest.raises(TableError, match="'sim_000' is not in the table"):
+            Recordings(sim_dir, transform=StandardizeTraces(part))[DatasetIndex("sim_000", 5.0, 6.0)]
+        fewer = table.select(table["unit_id"] != "sim_000_0003")
+        with pytest.raises(TableError, match="'sim_000_0003'"):
+            Recordings(sim_dir, transform=StandardizeTraces(fewer))[DatasetIndex("sim_000", 5.0, 6.0)]
+
+
+def test_unit_ids_prefer_what_the_field_refers_to():
+    data = both_kinds(2)
+    data.units = ArrayDict(id=np.array(["s1", "s2"]))
+    assert unit_ids(data).tolist() == ["u0", "u1"]
+    assert unit_ids(data, "spikes").tolist() == ["s1", "s2"]
