@@ -87,50 +87,70 @@ class TestHydraPlugin:
 class TestPipeline:
     """The commands in the order of the README, each on what the one before it wrote."""
 
-    @pytest.fixture(scope="class")
-    def place(self, tmp_path_factory) -> Path:
-        return tmp_path_factory.mktemp("cli")
+    @pytest.fixture(scope="module")
+    def simulated(self, tmp_path_factory) -> tuple[Path, str]:
+        place = tmp_path_factory.mktemp("cli")
+        options = ["--recordings", 2, "--units", 20, "--minutes", 4, "--cre-line", "Cux2_CreERT2"]
+        return place, run("simulate", place / "rec", *options)
 
-    def test_1_simulate(self, place):
-        said = run("simulate", place / "rec", "--recordings", 2, "--units", 20, "--minutes", 4, "--cre-line", "Cux2_CreERT2")
+    @pytest.fixture(scope="module")
+    def scored(self, simulated) -> tuple[Path, str]:
+        place, _ = simulated
+        return place, run("score", place / "rec", "--out", place / "table.csv")
+
+    @pytest.fixture(scope="module")
+    def inputs(self, scored) -> list[str]:
+        place, _ = scored
+        return [f"data.root={place / 'rec'}", f"diet.table={place / 'table.csv'}", *QUICK]
+
+    @pytest.fixture(scope="module")
+    def pretrained(self, scored, inputs) -> tuple[Path, str]:
+        out = scored[0] / "p"
+        return out, run("pretrain", f"out_dir={out}", *inputs)
+
+    @pytest.fixture(scope="module")
+    def finetuned(self, pretrained, inputs) -> dict[str, Path]:
+        out = {"pretrained": pretrained[0].parent / "f", "scratch": pretrained[0].parent / "s"}
+        start = f"init_from={pretrained[0] / 'checkpoints' / 'last.ckpt'}"
+        run("finetune", f"out_dir={out['pretrained']}", "seeds=[0,1]", start, *inputs)
+        run("finetune", "--recipe", "scratch", f"out_dir={out['scratch']}", "seeds=[0,1]", *inputs)
+        return out
+
+    def test_simulate(self, simulated):
+        place, said = simulated
         assert "2 recordings of 20 neurons" in said
         assert len(list((place / "rec").glob("*.h5"))) == 2
 
-    def test_2_score(self, place):
-        said = run("score", place / "rec", "--out", place / "table.csv")
+    def test_score(self, scored):
+        place, said = scored
         table = PredictabilityTable.load(place / "table.csv")
         n = int(((table["skewness"] <= 3.51) & (table["kurtosis"] <= 22.62)).sum())
         assert f"{n} of 40 neurons are predictable" in said and "Cux2_CreERT2" in said
         for figure in ("table.png", "table_traces.png"):
             assert (place / figure).read_bytes().startswith(b"\x89PNG")
 
-    def test_3_pretrain(self, place):
-        said = run("pretrain", f"data.root={place / 'rec'}", f"diet.table={place / 'table.csv'}", f"out_dir={place / 'p'}", *QUICK)
+    def test_pretrain(self, pretrained):
+        out, said = pretrained
         assert "effective_rank" in said
-        results = json.loads((place / "p" / "results.json").read_text())
-        assert results["recipe"]["model"]["dim"] == 32 and results["versions"]["torch"]
-        assert (place / "p" / "curves.png").exists() and (place / "p" / "csv" / "metrics.csv").exists()
-        assert list((place / "p" / "tensorboard").glob("events*"))
-
-    @pytest.mark.parametrize("recipe", ["drifting_gratings", "scratch"])
-    def test_4_finetune(self, place, recipe):
-        start = [] if recipe == "scratch" else [f"init_from={place / 'p' / 'checkpoints' / 'last.ckpt'}"]
-        out = place / recipe
-        run("finetune", "--recipe", recipe, f"data.root={place / 'rec'}", f"diet.table={place / 'table.csv'}",
-            f"out_dir={out}", "seeds=[0,1]", *start, *QUICK)
         results = json.loads((out / "results.json").read_text())
-        (arm, result), = results["arms"].items()
-        assert arm == ("scratch" if recipe == "scratch" else "pretrained")
+        assert results["recipe"]["model"]["dim"] == 32 and results["versions"]["torch"]
+        assert (out / "curves.png").exists() and (out / "csv" / "metrics.csv").exists()
+        assert list((out / "tensorboard").glob("events*"))
+
+    @pytest.mark.parametrize("arm", ["pretrained", "scratch"])
+    def test_finetune(self, finetuned, arm):
+        results = json.loads((finetuned[arm] / "results.json").read_text())
+        assert list(results["arms"]) == [arm]
+        result = results["arms"][arm]
         values = [r["value"] for r in result["runs"]]
         assert [r["seed"] for r in result["runs"]] == [0, 1] and result["mean"] == pytest.approx(sum(values) / 2)
-        assert results["chance"] == 1 / 8 and {"linear decoder", "template"} == set(results["baselines"])
-        assert (out / "accuracy.png").exists() and (out / "curves.png").exists()
+        assert results["chance"] == 1 / 8 and set(results["baselines"]) == {"linear decoder", "template"}
+        assert (finetuned[arm] / "accuracy.png").exists() and (finetuned[arm] / "curves.png").exists()
 
-    def test_5_evaluate(self, place):
-        out = place / "evaluated.json"
-        said = run("evaluate", place / "scratch" / "seed0" / "checkpoints" / "last.ckpt", "--out", out)
-        expected = json.loads((place / "scratch" / "results.json").read_text())["arms"]["scratch"]["runs"][0]["value"]
-        assert json.loads(out.read_text())["arms"]["checkpoint"]["mean"] == pytest.approx(expected)
+    def test_evaluate(self, finetuned, tmp_path):
+        said = run("evaluate", finetuned["scratch"] / "seed0" / "checkpoints" / "last.ckpt", "--out", tmp_path / "e.json")
+        expected = json.loads((finetuned["scratch"] / "results.json").read_text())["arms"]["scratch"]["runs"][0]["value"]
+        assert json.loads((tmp_path / "e.json").read_text())["arms"]["checkpoint"]["mean"] == pytest.approx(expected)
         assert "checkpoint" in said
 
 

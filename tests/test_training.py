@@ -91,6 +91,12 @@ class TestPretrain:
             pretrain(recipe("pretrain"))
         result = pretrain(recipe("pretrain", "resume=true"))
         assert read_checkpoint(result.checkpoint)["global_step"] == 6
+        steps, _ = read_metric(result.out_dir, "train/loss")
+        assert len(steps) == 6
+
+    def test_the_last_checkpoint_is_the_last_state(self, recipe):
+        config = recipe("pretrain", "trainer.max_steps=7", "trainer.val_every_n_steps=2")
+        assert read_checkpoint(pretrain(config).checkpoint)["global_step"] == 7
 
     def test_recordings_without_gratings_go_without_the_auxiliary_loss(self, real_dir, tmp_path, caplog):
         from poyo_ssl_plugin.data import Recordings
@@ -107,12 +113,12 @@ class TestPretrain:
             "pretrain",
             "trainer.max_epochs=1",
             "trainer.max_steps=2",
+            "model=paper",
             "model.depth=1",
             "model.dim=32",
             "data.batch_size=2",
             recipe="paper",
         )
-        config.model.update({"token": "additive", "patch_size": 1})
         result = pretrain(config)
         assert set(result.metrics) >= {"train/masked", "train/auxiliary"}
         assert "train/variance" not in result.metrics
@@ -301,6 +307,15 @@ class TestOptimizer:
             optimizer.step()
             losses.append(loss.item())
         assert losses[-1] < 0.1 * losses[0]
+
+    @pytest.mark.parametrize("total", [1, 2, 3, 10])
+    def test_short_schedules(self, total):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.4)
+        schedule = make_schedule(optimizer, total_steps=total, warmup=0.1)
+        for _ in range(total):
+            assert 0 < optimizer.param_groups[0]["lr"] <= 0.4
+            optimizer.step()
+            schedule.step()
 
     def test_the_paper_s_schedule_is_constant_for_half_then_a_cosine(self):
         parameter = torch.nn.Parameter(torch.zeros(1))

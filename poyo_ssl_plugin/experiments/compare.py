@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -295,7 +296,7 @@ def _summarise(
         ],
         "seeds": list(comparison.seeds),
         "folds": comparison.folds,
-        "comparison": asdict(comparison),
+        "comparison": json.loads(json.dumps(asdict(comparison))),
         "recipes": _recipes(comparison),
         "versions": versions(),
         "git": git_revision(),

@@ -74,8 +74,11 @@ def example_traces(
 ) -> Path:
     """A minute of the traces of typical predictable and unpredictable neurons of one recording."""
     diet = Diet.from_thresholds(table)
-    both = [name for name in dataset.recording_ids if 0 < diet.count(name) < int((table["recording_id"] == name).sum())]
-    name = (both or list(dataset.recording_ids))[0]
+    # The recording that has most of the kind it has fewer of.
+    name = max(
+        dataset.recording_ids,
+        key=lambda name: min(kept := diet.count(name), int((table["recording_id"] == name).sum()) - kept),
+    )
     data = dataset.get_recording(name)
     signal: Any = open_signal(data, table.provenance.get("field", TRACES))
     start = split_intervals(data, "train")[0, 0] if "train_domain" in data.keys() else 0.0
@@ -159,10 +162,12 @@ def accuracy_bars(
 
 
 def read_metric(folder: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values of a metric in the CSV log of a run."""
-    with (Path(folder) / "csv" / "metrics.csv").open(newline="") as file:
-        rows = [(int(row["step"]), float(row[metric])) for row in csv.DictReader(file) if row.get(metric)]
-    steps, values = np.array(rows, dtype=float).reshape(-1, 2).T
+    """Steps and values of a metric in the CSV logs of a run, one log per start of it."""
+    values_at: dict[int, float] = {}
+    for path in sorted(Path(folder).glob("csv*/metrics.csv"), key=lambda path: (len(path.parent.name), path)):
+        with path.open(newline="") as file:
+            values_at |= {int(row["step"]): float(row[metric]) for row in csv.DictReader(file) if row.get(metric)}
+    steps, values = np.array(sorted(values_at.items()), dtype=float).reshape(-1, 2).T
     return steps, values
 
 

@@ -15,7 +15,7 @@ from poyo_ssl_plugin.data import Task
 from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.models import check_family, run_with_latents
 from poyo_ssl_plugin.training.health import HealthMeter
-from poyo_ssl_plugin.training.optim import EMBEDDINGS, make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.training.optim import EMBEDDINGS, checked, make_optimizer, make_schedule, schedule_config
 from poyo_ssl_plugin.training.tokens import asked
 
 
@@ -50,7 +50,7 @@ class Finetuning(L.LightningModule):
         self.task = task
         self.identify_steps = identify_steps
         self.label_smoothing = label_smoothing
-        self.optimizer_arguments = dict(optimizer)
+        self.optimizer_arguments = checked(optimizer)
         self.schedule_arguments = dict(schedule)
         self.record = dict(hyper_parameters)
         self.health = HealthMeter()

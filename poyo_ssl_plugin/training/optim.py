@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,7 @@ from poyo_ssl_plugin.errors import RecipeError
 # Parameters that belong to single neurons or sessions. A batch says little about each of them, so they
 # learn at a rate of their own.
 EMBEDDINGS = ("unit_emb", "session_emb")
+OPTIMIZERS = ("adamw", "lamb")
 
 
 def make_optimizer(
@@ -56,11 +57,20 @@ def make_optimizer(
     ]
     if name == "adamw":
         return torch.optim.AdamW(settings, lr=lr, weight_decay=weight_decay)
-    if name == "lamb":
-        from pytorch_optimizer import Lamb
+    from pytorch_optimizer import Lamb
 
-        return Lamb(settings, lr=lr, weight_decay=weight_decay)
-    raise RecipeError(f"unknown optimizer {name!r}; there are adamw and lamb")
+    return Lamb(settings, lr=lr, weight_decay=weight_decay)
+
+
+def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of :func:`make_optimizer`, their optimiser known to exist.
+
+    Raises:
+        RecipeError: If it does not.
+    """
+    if arguments.get("name", "adamw") not in OPTIMIZERS:
+        raise RecipeError(f"unknown optimizer {arguments['name']!r}; there are {' and '.join(OPTIMIZERS)}")
+    return dict(arguments)
 
 
 def make_schedule(
@@ -75,14 +85,24 @@ def make_schedule(
             that share: the paper's schedule is ``warmup=0.5, start_factor=1``.
         start_factor: Peak over initial learning rate.
     """
-    return torch.optim.lr_scheduler.OneCycleLR(
+    total_steps = max(total_steps, 2)
+    return OneCycle(
         optimizer,
         [group["lr"] for group in optimizer.param_groups],
-        total_steps=max(total_steps, 2),
-        pct_start=warmup,
+        total_steps=total_steps,
+        # PyTorch divides by zero where the rise is exactly one step long.
+        pct_start=max(warmup, 1.5 / total_steps),
         div_factor=start_factor,
         cycle_momentum=False,
     )
+
+
+class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
+    """PyTorch's one-cycle schedule, which a resumed run may make longer or shorter than it was."""
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        length = ("total_steps", "_schedule_phases")
+        super().load_state_dict({key: value for key, value in state_dict.items() if key not in length})
 
 
 def schedule_config(

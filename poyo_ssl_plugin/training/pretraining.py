@@ -13,7 +13,7 @@ from torch import nn
 from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.objectives import MaskedLatentReconstruction
 from poyo_ssl_plugin.training.health import HealthMeter
-from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.training.optim import checked, make_optimizer, make_schedule, schedule_config
 from poyo_ssl_plugin.training.tokens import asked
 
 # Parts of a POYO that only decoding uses.
@@ -52,7 +52,7 @@ class Pretraining(L.LightningModule):
         self.objective = objective
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
-        self.optimizer_arguments = dict(optimizer)
+        self.optimizer_arguments = checked(optimizer)
         self.schedule_arguments = dict(schedule)
         self.record = dict(hyper_parameters)
         self.health = HealthMeter()

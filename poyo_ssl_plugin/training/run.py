@@ -114,7 +114,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         **_data_options(config),
     )
     model = _build_model(config, data, {task.name: task.n_classes} if task else 1)
-    objective = hydra.utils.instantiate(config.ssl, _convert_="all")
+    objective = _instantiate(config.ssl, "ssl")
     loaded = _initialise(model, config, data, keep_words=True)
     module = Pretraining(
         model,
@@ -124,10 +124,12 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         hyper_parameters=_record(config, model, data, data.train_times),
         **_plain(config.optim, "optimizer", "schedule"),
     )
-    trainer, checkpoints = _trainer(config, monitor="valid/loss", mode="min")
+    trainer = _trainer(config, monitor="valid/loss", mode="min")
     initial = _validate(trainer, module, data)
-    trainer.fit(module, data, ckpt_path=_resume_path(config), weights_only=True)
-    return _result(config, trainer, checkpoints, initial=initial, loaded=loaded)
+    _fit(config, trainer, module, data)
+    result = _result(config, trainer, initial=initial, loaded=loaded)
+    result.metrics |= _validate(trainer, module, data)
+    return result
 
 
 def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
@@ -163,11 +165,11 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         hyper_parameters=record,
         **_plain(config.optim, "optimizer", "schedule"),
     )
-    trainer, checkpoints = _trainer(config, monitor="valid/accuracy", mode="max")
-    trainer.fit(module, data, ckpt_path=_resume_path(config), weights_only=True)
+    trainer = _trainer(config, monitor="valid/accuracy", mode="max")
+    _fit(config, trainer, module, data)
     trained = dict(_numbers(trainer))
     trainer.test(module, data, verbose=False)
-    result = _result(config, trainer, checkpoints, loaded=loaded)
+    result = _result(config, trainer, loaded=loaded)
     result.metrics = {**trained, **result.metrics}
     result.predictions = module.predictions
     result.task = task.name
@@ -283,13 +285,17 @@ def _auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
 
 
 def _build_model(config: DictConfig, data: DietData, dim_out: Any) -> nn.Module:
-    try:
-        model = hydra.utils.instantiate(config.model, dim_out=dim_out, _convert_="all")
-    except hydra.errors.InstantiationException as error:
-        raise RecipeError(f"model: {str(error.__cause__ or error).splitlines()[0]}") from error
+    model = _instantiate(config.model, "model", dim_out=dim_out)
     check_family(model)
     data.attach(model)
     return model
+
+
+def _instantiate(config: DictConfig, group: str, **further: Any) -> Any:
+    try:
+        return hydra.utils.instantiate(config, **further, _convert_="all")
+    except hydra.errors.InstantiationException as error:
+        raise RecipeError(f"{group}: {str(error.__cause__ or error).splitlines()[0]}") from error
 
 
 def _initialise(model: nn.Module, config: DictConfig, data: DietData, *, keep_words: bool) -> LoadReport | None:
@@ -340,30 +346,22 @@ def _subject(data: DietData, name: str) -> str:
     return str(getattr(getattr(data.dataset.get_recording(name), "subject", None), "id", ""))
 
 
-def _trainer(config: DictConfig, *, monitor: str, mode: str) -> tuple[L.Trainer, ModelCheckpoint]:
+def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
     options = config.trainer
     out_dir = Path(config.out_dir)
-    if not config.resume and (out_dir / "checkpoints" / "last.ckpt").exists():
+    if not config.resume and _last(config).exists():
         raise RecipeError(
             f"{out_dir} holds a run already: pass resume=true to continue it, or another out_dir=..."
         )
     if options.threads:
         torch.set_num_threads(options.threads)
-    loggers: list[Logger] = [CSVLogger(out_dir, name="", version="csv")]
-    if options.tensorboard:
-        loggers.append(TensorBoardLogger(out_dir, name="", version="tensorboard"))
-    if options.wandb:
-        from lightning.pytorch.loggers import WandbLogger
-
-        loggers.append(WandbLogger(project="poyo-ssl", save_dir=out_dir))
-    checkpoints = ModelCheckpoint(
-        dirpath=out_dir / "checkpoints",
-        filename="best",
-        monitor=monitor,
-        mode=mode,
-        save_last=True,
-        enable_version_counter=False,
-    )
+    # Lightning's own save_last writes only when the best improved, and then it is not the last.
+    place = {"dirpath": _last(config).parent, "enable_version_counter": False}
+    checkpoints = [
+        ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place),
+        ModelCheckpoint(filename="last", every_n_train_steps=options.val_every_n_steps, **place),
+    ]
+    bars = [RichProgressBar()] if options.progress else []
     trainer = L.Trainer(
         max_steps=options.max_steps,
         max_epochs=options.max_epochs if options.max_epochs is not None else -1,
@@ -371,8 +369,8 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> tuple[L.Trainer,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=options.gradient_clip_val,
-        callbacks=[checkpoints, LearningRateMonitor("step"), *([RichProgressBar()] if options.progress else [])],
-        logger=loggers,
+        callbacks=[*checkpoints, LearningRateMonitor("step"), *bars],
+        logger=_loggers(out_dir, tensorboard=options.tensorboard, wandb=options.wandb),
         enable_progress_bar=bool(options.progress),
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -391,7 +389,32 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> tuple[L.Trainer,
     )
     out_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, out_dir / "recipe.yaml")
-    return trainer, checkpoints
+    return trainer
+
+
+def _loggers(out_dir: Path, *, tensorboard: bool, wandb: bool) -> list[Logger]:
+    # Lightning empties a CSV folder that exists; a resumed run gets the next one.
+    starts = len(list(out_dir.glob("csv*")))
+    loggers: list[Logger] = [CSVLogger(out_dir, name="", version=f"csv{starts}" if starts else "csv")]
+    if tensorboard:
+        loggers.append(TensorBoardLogger(out_dir, name="", version="tensorboard"))
+    if wandb:
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(WandbLogger(project="poyo-ssl", save_dir=out_dir))
+    return loggers
+
+
+def _fit(config: DictConfig, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
+    """Train to the end, from where the run in ``out_dir`` was if it is resumed, and keep the last state."""
+    last = _last(config)
+    resumed = str(last) if config.resume and last.exists() else None
+    trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+    trainer.save_checkpoint(last)
+
+
+def _last(config: DictConfig) -> Path:
+    return Path(config.out_dir) / "checkpoints" / "last.ckpt"
 
 
 def _validate(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
@@ -402,11 +425,6 @@ def _validate(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDa
     return dict(_numbers(trainer))
 
 
-def _resume_path(config: DictConfig) -> str | None:
-    last = Path(config.out_dir) / "checkpoints" / "last.ckpt"
-    return str(last) if config.resume and last.exists() else None
-
-
 def _numbers(trainer: L.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
@@ -414,12 +432,10 @@ def _numbers(trainer: L.Trainer) -> dict[str, float]:
 def _result(
     config: DictConfig,
     trainer: L.Trainer,
-    checkpoints: ModelCheckpoint,
     *,
     initial: dict[str, float] | None = None,
     loaded: LoadReport | None = None,
 ) -> RunResult:
-    out_dir = Path(config.out_dir)
     return RunResult(
-        out_dir, Path(checkpoints.last_model_path), _numbers(trainer), initial=initial or {}, loaded=loaded
+        Path(config.out_dir), _last(config), _numbers(trainer), initial=initial or {}, loaded=loaded
     )
