@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +64,7 @@ def main(verbose: bool) -> None:
 @click.option("--minutes", default=14.0, show_default=True, help="Length of a recording.")
 @click.option("--cre-line", "cre_lines", multiple=True, help="Cre line of the recordings in turn; repeatable.")
 @click.option("--seed", default=0, show_default=True)
-def simulate(
-    out_dir: Path, recordings: int, units: int, minutes: float, cre_lines: tuple[str, ...], seed: int
-) -> None:
+def simulate(out_dir: Path, recordings: int, units: int, minutes: float, cre_lines: tuple[str, ...], seed: int) -> None:
     """Write simulated recordings in the layout of the Allen Brain Observatory to OUT_DIR.
 
     Drifting gratings, natural movie one and spontaneous activity of animals of several Cre lines, with
@@ -75,7 +72,7 @@ def simulate(
     """
     from poyo_ssl_plugin.data import simulate as write
 
-    with _bar("simulating") as progress:
+    with _Bar("simulating") as progress:
         write(
             out_dir,
             n_recordings=recordings,
@@ -91,12 +88,16 @@ def simulate(
 @main.command()
 @click.argument("dataset_dir", type=click.Path(path_type=Path))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Table to write: .csv or .parquet.")
-@click.option("--split", default="train", show_default=True, help="Only the times of this split are read; 'all' for all.")
+@click.option(
+    "--split", default="train", show_default=True, help="Only the times of this split are read; 'all' for all."
+)
 @click.option("--field", default="calcium_traces.df_over_f", show_default=True, help="Traces, or 'spikes'.")
 @click.option("--recording", "recordings", multiple=True, metavar="ID", help="Only this recording; repeatable.")
 @click.option("--bin-width", default=0.1, show_default=True, help="Bins to count spikes in, s.")
 @click.option("--statistic", "statistics", multiple=True, help="A registered statistic to add; repeatable.")
-@click.option("--skewness", default=3.51, show_default=True, help="Threshold of the diet, for the count and the figure.")
+@click.option(
+    "--skewness", default=3.51, show_default=True, help="Threshold of the diet, for the count and the figure."
+)
 @click.option("--kurtosis", default=22.62, show_default=True, help="Threshold of the diet.")
 @click.option("--pearson", is_flag=True, help="Kurtosis without subtracting 3.")
 @click.option(
@@ -127,7 +128,7 @@ def score(
     from poyo_ssl_plugin.predictability import Diet, score_dataset
 
     dataset = Recordings(dataset_dir, recordings or None)
-    with _bar("scoring") as progress:
+    with _Bar("scoring") as progress:
         table = score_dataset(
             dataset,
             split=None if split == "all" else split,
@@ -164,7 +165,9 @@ def _recipe_command(function: Callable[..., Any]) -> Callable[..., Any]:
     """What 'pretrain' and 'finetune' have in common: a recipe, a folder of recipes, and overrides."""
     function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
     function = click.option(
-        "--recipe-dir", type=click.Path(path_type=Path, file_okay=False, exists=True), help="Folder of your own recipes."
+        "--recipe-dir",
+        type=click.Path(path_type=Path, file_okay=False, exists=True),
+        help="Folder of your own recipes.",
     )(function)
     function = click.option("--show", is_flag=True, help="Print the composed recipe and stop.")(function)
     return function
@@ -206,7 +209,9 @@ def pretrain(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
 
 
 @main.command()
-@click.option("--recipe", default="drifting_gratings", show_default=True, help="drifting_gratings, natural_movie, scratch, paper.")
+@click.option(
+    "--recipe", default="drifting_gratings", show_default=True, help="drifting_gratings, natural_movie, scratch, paper."
+)
 @_recipe_command
 def finetune(recipe: str, recipe_dir: Path | None, show: bool, overrides: tuple[str, ...]) -> None:
     """Fine-tune a pretrained model on the other neurons, over several seeds, and test it.
@@ -229,7 +234,7 @@ def finetune(recipe: str, recipe_dir: Path | None, show: bool, overrides: tuple[
         return _show(config)
     from poyo_ssl_plugin.experiments.runs import run_finetuning
 
-    with _stages() as stage:
+    with _Stages() as stage:
         summary = run_finetuning(config, stage=stage)
     _print_results(summary)
     console.print(f"wrote {config.out_dir}/results.json", highlight=False)
@@ -268,7 +273,7 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
     """
     from poyo_ssl_plugin.experiments.demo import run_demo
 
-    with _stages() as stage:
+    with _Stages() as stage:
         summary = run_demo(out_dir, n_recordings=recordings, n_seeds=seeds, processes=processes, stage=stage)
     _print_results(summary)
     console.print(f"report: {out_dir / 'report.html'}   results: {out_dir / 'results.json'}", highlight=False)
@@ -291,7 +296,7 @@ def compare(overrides: tuple[str, ...]) -> None:
     from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
 
     comparison = comparison_from_overrides(overrides)
-    with _stages() as stage:
+    with _Stages() as stage:
         summary = report_comparison(comparison, title="Pretrained against from scratch", stage=stage)
     _print_results(summary)
     console.print(f"report: {comparison.out_dir}/report.html", highlight=False)
@@ -325,14 +330,14 @@ def _print_results(summary: dict[str, Any]) -> None:
         console.print(verdict(summary), highlight=False)
 
 
-class _bar:
+class _Bar:
     """A progress bar around an iterator of known length; nothing where nobody looks."""
 
     def __init__(self, label: str) -> None:
         self.label = label
         self.progress = _progress()
 
-    def __enter__(self) -> Callable[[Iterator[Any], int], Iterator[Any]]:
+    def __enter__(self) -> Callable[[Iterator[Any], int], Iterable[Any]]:
         self.progress.start()
         return lambda items, total: self.progress.track(items, total=total, description=self.label)
 
@@ -340,7 +345,7 @@ class _bar:
         self.progress.stop()
 
 
-class _stages(_bar):
+class _Stages(_Bar):
     """A progress bar for each of several stages."""
 
     def __init__(self) -> None:
@@ -349,8 +354,8 @@ class _stages(_bar):
     def __enter__(self) -> Any:
         self.progress.start()
 
-        def stage(label: str, total: int) -> Callable[[Iterator[Any], int], Iterator[Any]]:
-            def track(items: Iterator[Any], n: int) -> Iterator[Any]:
+        def stage(label: str, total: int) -> Callable[[Iterator[Any], int], Iterable[Any]]:
+            def track(items: Iterator[Any], n: int) -> Iterable[Any]:
                 return self.progress.track(items, total=n, description=label)
 
             return track

@@ -106,5 +106,3 @@ def interval(pairs: np.ndarray, **columns: np.ndarray) -> Interval:
     """An ``Interval`` from times of shape (R, 2) and further columns of length R."""
     pairs = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
     return Interval(start=pairs[:, 0].copy(), end=pairs[:, 1].copy(), **columns)
-
-

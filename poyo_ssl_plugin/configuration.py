@@ -24,9 +24,7 @@ def recipe_names(command: str) -> list[str]:
     return names + (["scratch"] if command == "finetune" else [])
 
 
-def compose_recipe(
-    command: str, recipe: str | None = None, overrides: Sequence[str] = (), folder: Path | None = None
-):  # type: ignore[no-untyped-def]  # omegaconf is imported only when needed
+def compose_recipe(command: str, recipe: str | None = None, overrides: Sequence[str] = (), folder: Path | None = None):  # type: ignore[no-untyped-def]  # omegaconf is imported only when needed
     """Compose a recipe.
 
     Args:

@@ -36,7 +36,9 @@ def _generation() -> Finding:
     from poyo_ssl_plugin.compat import GENERATION
 
     both = importlib.util.find_spec("torch_brain.datasets") and importlib.util.find_spec("temporaldata")
-    remedy = "torch_brain 0.2 and temporaldata share an environment: uninstall temporaldata and brainsets" if both else ""
+    remedy = (
+        "torch_brain 0.2 and temporaldata share an environment: uninstall temporaldata and brainsets" if both else ""
+    )
     return Finding("torch_brain generation", GENERATION, remedy)
 
 
@@ -45,7 +47,9 @@ def _device() -> list[Finding]:
 
     threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
     if not torch.cuda.is_available():
-        device = Finding("device", f"CPU, {threads}", "for a GPU install a CUDA build of torch" if not torch.version.cuda else "")
+        device = Finding(
+            "device", f"CPU, {threads}", "for a GPU install a CUDA build of torch" if not torch.version.cuda else ""
+        )
         return [device, Finding("attention", "torch scaled_dot_product_attention on the CPU")]
     xformers = importlib.util.find_spec("xformers") is not None
     kernel = "xformers" if xformers else "torch scaled_dot_product_attention"

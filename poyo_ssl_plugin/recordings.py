@@ -28,7 +28,10 @@ _ROWS_PER_READ = 16_384
 class Signal(Protocol):
     """Samples of :math:`N` neurons that can be read interval by interval in bounded memory."""
 
-    unit_ids: np.ndarray
+    @property
+    def unit_ids(self) -> np.ndarray:
+        """Ids of the neurons, (N,) strings."""
+        ...
 
     def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
         """Yield float arrays (rows, N) that together hold each sample of ``intervals`` once."""
@@ -105,10 +108,7 @@ def split_intervals(data: Any, split: str | None) -> np.ndarray:
     Raises:
         RecordingError: If the recording has no such split, or it is empty.
     """
-    if split is None:
-        domain = data.domain
-    else:
-        domain = getattr(data, f"{split}_domain", None)
+    domain = data.domain if split is None else getattr(data, f"{split}_domain", None)
     if domain is None:
         known = sorted(key.removesuffix("_domain") for key in data.keys() if key.endswith("_domain"))
         raise RecordingError(

@@ -24,7 +24,7 @@ def run(*arguments: object, expect: int = 0) -> str:
 
 
 class TestRecipes:
-    @pytest.mark.parametrize("name", recipe_names("pretrain") + [])
+    @pytest.mark.parametrize("name", [*recipe_names("pretrain")])
     def test_pretraining_recipes_compose(self, name):
         config = compose_recipe("pretrain", name)
         assert config.ssl._target_.endswith("MaskedLatentReconstruction")
@@ -148,8 +148,12 @@ class TestPipeline:
         assert (finetuned[arm] / "accuracy.png").exists() and (finetuned[arm] / "curves.png").exists()
 
     def test_evaluate(self, finetuned, tmp_path):
-        said = run("evaluate", finetuned["scratch"] / "seed0" / "checkpoints" / "last.ckpt", "--out", tmp_path / "e.json")
-        expected = json.loads((finetuned["scratch"] / "results.json").read_text())["arms"]["scratch"]["runs"][0]["value"]
+        said = run(
+            "evaluate", finetuned["scratch"] / "seed0" / "checkpoints" / "last.ckpt", "--out", tmp_path / "e.json"
+        )
+        expected = json.loads((finetuned["scratch"] / "results.json").read_text())["arms"]["scratch"]["runs"][0][
+            "value"
+        ]
         assert json.loads((tmp_path / "e.json").read_text())["arms"]["checkpoint"]["mean"] == pytest.approx(expected)
         assert "checkpoint" in said
 

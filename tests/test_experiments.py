@@ -129,7 +129,13 @@ class TestFiles:
         assert list(tmp_path.iterdir()) == []
 
 
-QUICK = ("model=tiny", "data.batch_size=8", "trainer.max_steps=3", "trainer.val_every_n_steps=3", "trainer.accelerator=cpu")
+QUICK = (
+    "model=tiny",
+    "data.batch_size=8",
+    "trainer.max_steps=3",
+    "trainer.val_every_n_steps=3",
+    "trainer.accelerator=cpu",
+)
 
 
 class TestCompare:

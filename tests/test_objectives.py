@@ -99,7 +99,9 @@ class TestMaskedLatentReconstruction:
             hidden = first.clone()
             hidden[:, 8:] = objective.mask_token
             guess = objective.predictor(made.process(hidden, rotary))[:, 8:]
-            wanted = ((last - last.mean(-1, keepdim=True)) / (last.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt())[:, 8:]
+            wanted = (
+                (last - last.mean(-1, keepdim=True)) / (last.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+            )[:, 8:]
             masked = (guess - wanted).abs().mean()
             variance, covariance = variance_covariance(last)
         torch.testing.assert_close(result.terms["masked"], masked)
@@ -125,7 +127,9 @@ class TestMaskedLatentReconstruction:
                 module.p = 0.0
         objective = MaskedLatentReconstruction(
             32,
-            mask=lambda layout, ratio, generator: torch.zeros(layout.n_windows, layout.n_steps * layout.per_step, 1).bool(),
+            mask=lambda layout, ratio, generator: torch.zeros(
+                layout.n_windows, layout.n_steps * layout.per_step, 1
+            ).bool(),
             target="live",
             variance_weight=0.0,
             covariance_weight=0.0,
@@ -157,11 +161,15 @@ class TestMaskedLatentReconstruction:
         made = model().train()
         objective = MaskedLatentReconstruction(32)
         result = objective(made, inputs(n_windows=8))
-        (result.loss + F.cross_entropy(result.latent_pass.output.flatten(0, 1), torch.zeros(16, dtype=torch.long))).backward()
+        (
+            result.loss + F.cross_entropy(result.latent_pass.output.flatten(0, 1), torch.zeros(16, dtype=torch.long))
+        ).backward()
         for name, parameter in [*made.named_parameters(), *objective.named_parameters()]:
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 
-    @pytest.mark.parametrize("wrong", [{"ratio": 0.0}, {"ratio": 1.0}, {"distance": "l3"}, {"target": "other"}, {"mask": "x"}])
+    @pytest.mark.parametrize(
+        "wrong", [{"ratio": 0.0}, {"ratio": 1.0}, {"distance": "l3"}, {"target": "other"}, {"mask": "x"}]
+    )
     def test_bad_arguments(self, wrong):
         with pytest.raises(RecipeError):
             MaskedLatentReconstruction(32, **wrong)
@@ -169,7 +177,9 @@ class TestMaskedLatentReconstruction:
     @pytest.mark.skipif(GENERATION == "0.1", reason="POYO of torch_brain 0.1 is constructed in another way")
     def test_a_stock_poyo_of_spikes(self):
         torch.manual_seed(0)
-        stock = POYO(sequence_length=1.0, latent_step=0.25, num_latents_per_step=4, dim=32, dim_out=2, depth=1, dim_head=16)
+        stock = POYO(
+            sequence_length=1.0, latent_step=0.25, num_latents_per_step=4, dim=32, dim_out=2, depth=1, dim_head=16
+        )
         stock.unit_emb.initialize_vocab(["a", "b", "c"])
         stock.session_emb.initialize_vocab(["s"])
         from poyo_ssl_plugin.compat import create_linspace_latent_tokens

@@ -102,7 +102,7 @@ class TestDiet:
         within = {"a": Interval(5.0, 103.0)}
         windows = list(sampler(within=within))
         assert {w.recording_id for w in windows} == {"a"} and len(windows) == 5 + 3
-        assert all(5.0 <= w.start and w.end <= 103.0 for w in windows)
+        assert all(w.start >= 5.0 and w.end <= 103.0 for w in windows)
 
     def test_weighting_by_units(self):
         ours = sampler(diet=diet(a=1, b=9), weight_by="units")

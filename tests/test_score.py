@@ -96,9 +96,7 @@ def test_spike_counts(real_dir):
     counts = []
     for start, end in split_intervals(data, "train"):
         edges = start + 0.5 * np.arange(int((end - start) / 0.5 + 1e-9) + 1)
-        inside = [
-            np.histogram(data.spikes.timestamps[data.spikes.unit_index == unit], edges)[0] for unit in range(5)
-        ]
+        inside = [np.histogram(data.spikes.timestamps[data.spikes.unit_index == unit], edges)[0] for unit in range(5)]
         counts.append(np.array(inside).T)
     counts = np.concatenate(counts).astype(float)
     np.testing.assert_allclose(table["skewness"][:5], stats.skew(counts), rtol=1e-9)

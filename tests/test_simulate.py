@@ -48,11 +48,27 @@ def test_the_layout_is_that_of_the_stock_pipeline(dataset):
         "valid_domain",
         "test_domain",
     } <= set(data.keys())
-    assert set(data.rois.keys()) == {"id", "imaging_plane_xy", "imaging_plane_area", "imaging_plane_width", "imaging_plane_height"}
+    assert set(data.rois.keys()) == {
+        "id",
+        "imaging_plane_xy",
+        "imaging_plane_area",
+        "imaging_plane_width",
+        "imaging_plane_height",
+    }
     gratings = data.drifting_gratings
-    assert set(gratings.keys()) == {"start", "end", "timestamps", "temporal_frequency", "orientation", "orientation_id", "temporal_frequency_id"}
+    assert set(gratings.keys()) == {
+        "start",
+        "end",
+        "timestamps",
+        "temporal_frequency",
+        "orientation",
+        "orientation_id",
+        "temporal_frequency_id",
+    }
     np.testing.assert_array_equal(gratings.orientation, 45.0 * gratings.orientation_id)
-    np.testing.assert_array_equal(gratings.temporal_frequency, np.array([1, 2, 4, 8, 15])[gratings.temporal_frequency_id])
+    np.testing.assert_array_equal(
+        gratings.temporal_frequency, np.array([1, 2, 4, 8, 15])[gratings.temporal_frequency_id]
+    )
     assert set(data.natural_movie_one.keys()) == {"start", "end", "timestamps", "frame", "repeat"}
     assert gratings.orientation_id.dtype == data.natural_movie_one.frame.dtype == np.int64
     assert data.calcium_traces.df_over_f.dtype == np.float32 and data.running.running_speed.ndim == 2
@@ -126,9 +142,7 @@ class TestCalibration:
             np.testing.assert_allclose(a, b, rtol=tolerance, err_msg=measure.__name__)
         rates = np.median(event_rate(excitatory, 30.0)), np.median(event_rate(real, 30.03))
         assert 0.5 < rates[0] / rates[1] < 2
-        passing = [
-            np.mean((stats.skew(x) <= 3.51) & (stats.kurtosis(x) <= 22.62)) for x in (excitatory, real)
-        ]
+        passing = [np.mean((stats.skew(x) <= 3.51) & (stats.kurtosis(x) <= 22.62)) for x in (excitatory, real)]
         assert abs(passing[0] - passing[1]) < 0.1
 
     def test_pvalb_neurons(self, real_data):

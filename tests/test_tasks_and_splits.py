@@ -106,7 +106,7 @@ class TestSplits:
             data = dataset.get_recording(name)
             tested = np.concatenate([split["test"][name] for split in splits])
             np.testing.assert_allclose(merge_intervals(tested), split_intervals(data, "natural_movie_one"))
-            recorded = merge_intervals(np.concatenate(list(p[name] for p in recorded_split(dataset).values())))
+            recorded = merge_intervals(np.concatenate([p[name] for p in recorded_split(dataset).values()]))
             for split in splits:
                 assert len(intersect_intervals(split["train"][name], split["test"][name])) == 0
                 both = merge_intervals(np.concatenate([split["train"][name], split["test"][name]]))

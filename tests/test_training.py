@@ -132,7 +132,12 @@ class TestFinetune:
         vocabulary = set(after["unit_emb.vocab"]) - {"NA"}
         assert vocabulary and not vocabulary & set(before["unit_emb.vocab"])
         # Units are being identified: the backbone has not moved.
-        for name in ("enc_atn.to_kv.weight", "proc_layers.0.0.to_qkv.weight", "latent_emb.weight", "dec_ffn.1.net.0.bias"):
+        for name in (
+            "enc_atn.to_kv.weight",
+            "proc_layers.0.0.to_qkv.weight",
+            "latent_emb.weight",
+            "dec_ffn.1.net.0.bias",
+        ):
             assert torch.equal(before[name], after[name]), name
         assert "proc_layers.0.0.to_qkv.weight" in result.loaded.loaded
         assert not result.loaded.skipped and not result.loaded.fresh
@@ -140,7 +145,11 @@ class TestFinetune:
     def test_after_identification_everything_moves(self, recipe, pretrained):
         result = finetune(recipe("finetune", f"init_from={pretrained}", "identify_steps=2"))
         before, after = model_state(read_checkpoint(pretrained)), model_state(read_checkpoint(result.checkpoint))
-        for name in ("enc_atn.to_kv.weight", "proc_layers.0.0.to_qkv.weight", "readout.projections.drifting_gratings.weight"):
+        for name in (
+            "enc_atn.to_kv.weight",
+            "proc_layers.0.0.to_qkv.weight",
+            "readout.projections.drifting_gratings.weight",
+        ):
             assert not torch.equal(before[name], after[name]), name
 
     def test_another_task_gets_a_new_readout(self, recipe, pretrained):
@@ -156,7 +165,10 @@ class TestFinetune:
         from poyo_ssl_plugin.data import find_trials, get_task
 
         result = finetune(recipe("finetune", recipe="scratch"))
-        trials = {n: find_trials(dataset.get_recording(n), get_task("drifting_gratings"), "test") for n in dataset.recording_ids}
+        trials = {
+            n: find_trials(dataset.get_recording(n), get_task("drifting_gratings"), "test")
+            for n in dataset.recording_ids
+        }
         tested = {row["recording_id"] for row in result.predictions}
         assert len(result.predictions) == sum(len(trials[name]) for name in tested)
         for row in result.predictions:

@@ -73,9 +73,7 @@ class TestSelectUnits:
     def test_a_curriculum_window_keeps_the_open_share(self, sim_dir, table):
         everything = Diet.everything(table)
         dataset = Recordings(sim_dir, transform=SelectUnits(everything), fields=["calcium_traces"])
-        sizes = [
-            len(dataset[WindowIndex("sim_000", 5.0, 6.0, diet_fraction=f)].units) for f in (0.1, 0.4, 0.8, 1.0)
-        ]
+        sizes = [len(dataset[WindowIndex("sim_000", 5.0, 6.0, diet_fraction=f)].units) for f in (0.1, 0.4, 0.8, 1.0)]
         assert sizes == sorted(sizes) and sizes[0] >= 1 and sizes[-1] == 20
 
     def test_nothing_left_is_an_error(self, sim_dir, table):
@@ -122,8 +120,16 @@ class TestDietUnitDropout:
         assert 2 <= len(self.draw(sim_dir, None, 1).units) <= 12
 
     def test_takes_every_argument_of_unit_dropout(self, diet):
-        DietUnitDropout(diet=diet, field="calcium_traces.df_over_f", reset_index=True, peak=3, M=8, max_attempts=9, seed=1,
-                        **self.SIZES)
+        DietUnitDropout(
+            diet=diet,
+            field="calcium_traces.df_over_f",
+            reset_index=True,
+            peak=3,
+            M=8,
+            max_attempts=9,
+            seed=1,
+            **self.SIZES,
+        )
         with pytest.raises(TypeError):
             DietUnitDropout(diet=diet, nonsense=1)
 
@@ -148,7 +154,9 @@ class TestStandardizeTraces:
         np.testing.assert_array_equal(part.calcium_traces.df_over_f, whole.calcium_traces.df_over_f[:, columns])
 
     def test_a_constant_trace_does_not_blow_up(self):
-        row = dict(recording_id="a", unit_id="u0", mean=1.0, std=0.0, skewness=np.nan, kurtosis=np.nan, status="constant")
+        row = dict(
+            recording_id="a", unit_id="u0", mean=1.0, std=0.0, skewness=np.nan, kurtosis=np.nan, status="constant"
+        )
         data = both_kinds(1)
         out = StandardizeTraces(PredictabilityTable.from_rows([row]))(data).calcium_traces.df_over_f
         assert np.isfinite(out).all()

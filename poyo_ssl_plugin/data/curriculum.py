@@ -96,9 +96,7 @@ class CurriculumSampler(PredictabilitySampler):
         self.epoch += 1
         return super().__iter__()
 
-    def _indices(
-        self, names: list[int], starts: list[float], seeds: list[int], first: int
-    ) -> Iterator[WindowIndex]:
+    def _indices(self, names: list[int], starts: list[float], seeds: list[int], first: int) -> Iterator[WindowIndex]:
         n = len(self)
         for i, window in enumerate(super()._indices(names, starts, seeds, first)):
             window.diet_fraction = self.fraction((self.epoch + (first + i) / n) / self.epochs)

@@ -153,7 +153,7 @@ class _Template:
         for name, (clock, arrays) in self._regular.items():
             first, last = clock.row(start), clock.row(end)
             rows = {key: samples[first:last] for key, samples in arrays.items()}
-            origin = clock.start + first / clock.rate - start
+            origin = clock.start + float(first) / clock.rate - start
             data.__dict__[name] = regular_series(sampling_rate=clock.rate, start=origin, **rows)
         for name, child in self._sliced.items():
             data.__dict__[name] = child.slice(start, end)
@@ -207,6 +207,5 @@ def _open_recording(paths: dict[str, Path], recording_id: str) -> Data:
         return Data.from_hdf5(h5py.File(path, "r"))
     except (OSError, KeyError, ValueError, AssertionError, TypeError, AttributeError) as error:
         raise RecordingError(
-            f"{path}: cannot be read as a brainsets recording ({str(error) or type(error).__name__}); "
-            "prepare it again"
+            f"{path}: cannot be read as a brainsets recording ({str(error) or type(error).__name__}); prepare it again"
         ) from error

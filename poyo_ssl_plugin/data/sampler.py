@@ -116,9 +116,7 @@ class PredictabilitySampler(torch.utils.data.Sampler[DatasetIndex]):
             starts = start[chunk].tolist()
             yield from self._indices(names, starts, seeds[chunk].tolist(), first)
 
-    def _indices(
-        self, names: list[int], starts: list[float], seeds: list[int], first: int
-    ) -> Iterator[WindowIndex]:
+    def _indices(self, names: list[int], starts: list[float], seeds: list[int], first: int) -> Iterator[WindowIndex]:
         recordings, length = self._spans.recordings, self.window_length
         for name, start, seed in zip(names, starts, seeds, strict=True):
             yield WindowIndex(recordings[name], start, start + length, seed=seed)
@@ -211,9 +209,7 @@ class _Spans:
         return span, np.minimum(start, (self.end - window_length)[span])
 
 
-def _fed(
-    intervals: Mapping[str, Interval], diet: Diet | None, min_units: int
-) -> dict[str, Interval]:
+def _fed(intervals: Mapping[str, Interval], diet: Diet | None, min_units: int) -> dict[str, Interval]:
     if diet is None:
         return dict(intervals)
     fed = {name: times for name, times in intervals.items() if diet.count(name) >= max(min_units, 1)}
@@ -226,9 +222,7 @@ def _fed(
     return fed
 
 
-def _restrict(
-    intervals: dict[str, Interval], within: Mapping[str, Interval] | None
-) -> dict[str, Interval]:
+def _restrict(intervals: dict[str, Interval], within: Mapping[str, Interval] | None) -> dict[str, Interval]:
     if within is None:
         return intervals
     restricted = {}

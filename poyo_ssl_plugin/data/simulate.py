@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ def simulate(
     minutes: float = 14.0,
     cre_lines: Sequence[str] | None = None,
     seed: int = 0,
-    progress: Callable[[Iterator[Any], int], Iterator[Any]] | None = None,
+    progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
 ) -> Path:
     """Write simulated recordings, and the movie they saw, to a folder.
 
@@ -226,13 +226,11 @@ class _Schedule:
         movie_start = first * GRATING_PERIOD
         pause = movie_start + repeats * MOVIE_SECONDS
         second_block = pause + spontaneous
-        start = np.r_[
-            np.arange(first) * GRATING_PERIOD, second_block + np.arange(n_trials - first) * GRATING_PERIOD
-        ]
+        start = np.r_[np.arange(first) * GRATING_PERIOD, second_block + np.arange(n_trials - first) * GRATING_PERIOD]
         end = second_block + (n_trials - first) * GRATING_PERIOD
         conditions = _balanced(len(DIRECTIONS) * len(TEMPORAL_FREQUENCIES), n_trials, rng)
         return cls(
-            n_rows=int(round(end * SAMPLING_RATE)),
+            n_rows=round(end * SAMPLING_RATE),
             grating_start=start,
             direction=conditions % len(DIRECTIONS),
             frequency=conditions // len(DIRECTIONS),
@@ -250,7 +248,7 @@ class _Schedule:
         """Gratings 70/10/20 by trial, movie 80/10/10 by repeat, the rest 70/10/20 by time, as the paper."""
         parts: dict[str, list[tuple[float, float]]] = {"train": [], "valid": [], "test": []}
         for low, high in self.grating_blocks:
-            n = int(round((high - low) / GRATING_PERIOD))
+            n = round((high - low) / GRATING_PERIOD)
             _share(parts, low + GRATING_PERIOD * _cuts(n, (0.7, 0.1)))
         _share(parts, self.movie_start + MOVIE_SECONDS * _cuts(self.movie_repeats, (0.8, 0.1)))
         low, high = self.spontaneous
@@ -306,9 +304,7 @@ class _Neurons:
             filters=_gabors(direction, rng),
         )
 
-    def rates(
-        self, schedule: _Schedule, movie: np.ndarray, state: np.ndarray, rng: np.random.Generator
-    ) -> np.ndarray:
+    def rates(self, schedule: _Schedule, movie: np.ndarray, state: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Firing rates in Hz, (T, N)."""
         coupling = self.state_coupling
         rates = self.baseline * np.exp(coupling * state[:, None] - coupling**2 / 2)
@@ -316,11 +312,11 @@ class _Neurons:
         gain = self._gain(len(schedule.grating_start), rng)
         drive = self._grating_drive(schedule.direction, schedule.frequency)
         for trial, start in enumerate(schedule.grating_start):
-            row = int(round(start * SAMPLING_RATE))
+            row = round(start * SAMPLING_RATE)
             rates[row : row + length] += gain[trial] * drive[trial]
         response = self._movie_drive(movie)
         for start in schedule.repeat_start:
-            row = int(round(start * SAMPLING_RATE))
+            row = round(start * SAMPLING_RATE)
             # A second of movie counts as a presentation of its own.
             gain = np.repeat(self._gain(int(MOVIE_SECONDS), rng), int(SAMPLING_RATE), axis=0)
             rates[row : row + MOVIE_FRAMES] += gain * response

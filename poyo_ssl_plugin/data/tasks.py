@@ -172,7 +172,9 @@ class TrialSampler(torch.utils.data.Sampler[DatasetIndex]):
             name: recording.bounds[:, 1] - recording.bounds[:, 0] >= window_length - _TOLERANCE
             for name, recording in trials.items()
         }
-        self.recording = np.concatenate([np.full(int(fit.sum()), name) for name, fit in fits.items()] or [[]])
+        self.recording = np.concatenate(
+            [np.full(int(fit.sum()), name) for name, fit in fits.items()] or [np.empty(0, dtype=str)]
+        )
         columns = [
             np.column_stack([recording.start, recording.end, recording.bounds])[fits[name]]
             for name, recording in trials.items()

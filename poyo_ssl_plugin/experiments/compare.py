@@ -72,9 +72,7 @@ class ComparisonResult:
     table: PredictabilityTable = field(repr=False)
 
 
-def run_comparison(
-    comparison: Comparison, *, stage: Callable[[str, int], Any] | None = None
-) -> ComparisonResult:
+def run_comparison(comparison: Comparison, *, stage: Callable[[str, int], Any] | None = None) -> ComparisonResult:
     """Pretrain on the predictable neurons, fine-tune both arms on the others, and compare them.
 
     Scores come from training time only, fold by fold; the neurons decoded are none that pretraining
@@ -88,8 +86,8 @@ def run_comparison(
         PoyoSSLError: If the recordings, the task or an override are not as they must be.
     """
     began = time.monotonic()
-    folds = list(range(comparison.folds)) or [None]
-    dataset, split, table = load_fold(comparison, folds[0])
+    folds: list[int | None] = [*range(comparison.folds)] or [None]
+    dataset, _split, table = load_fold(comparison, folds[0])
     _check(comparison, dataset)
     processes = comparison.processes or default_processes()
 
@@ -179,7 +177,7 @@ def _for_arm(comparison: Comparison, job: Job) -> list[str]:
 
 
 def _comparison(job: Job) -> Comparison:
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in job["comparison"].items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["comparison"].items()}
     return Comparison(**settings)
 
 
@@ -291,9 +289,7 @@ def _summarise(
             "pretrained_on_recordings": [n for n in dataset.recording_ids if n not in comparison.held_out],
             "decoded_recordings": list(used),
         },
-        "pretraining": [
-            {key: result[key] for key in ("initial", "metrics", "seconds")} for result in pretrained
-        ],
+        "pretraining": [{key: result[key] for key in ("initial", "metrics", "seconds")} for result in pretrained],
         "seeds": list(comparison.seeds),
         "folds": comparison.folds,
         "comparison": json.loads(json.dumps(asdict(comparison))),

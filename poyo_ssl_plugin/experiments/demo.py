@@ -15,7 +15,7 @@ from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError
 from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.compare import Comparison, ComparisonResult, run_comparison
 from poyo_ssl_plugin.experiments.report import write_report
-from poyo_ssl_plugin.experiments.statistics import Estimate, estimate
+from poyo_ssl_plugin.experiments.statistics import Estimate
 from poyo_ssl_plugin.files import write_json
 
 DEMO_LINES = ("Pvalb_IRES_Cre", "Emx1_IRES_Cre", "Sst_IRES_Cre", "Slc17a7_IRES2_Cre")
@@ -48,9 +48,7 @@ def draw_figures(comparison: Comparison, result: ComparisonResult) -> dict[str, 
     """Draw the figures of a comparison into ``<out_dir>/figures``; names to files."""
     folder = Path(comparison.out_dir) / "figures"
     summary = result.summary
-    arms = {
-        name: (_as_estimate(arm), [run["value"] for run in arm["runs"]]) for name, arm in summary["arms"].items()
-    }
+    arms = {name: (_as_estimate(arm), [run["value"] for run in arm["runs"]]) for name, arm in summary["arms"].items()}
     lines = {"chance": summary["chance"], **{k: v["accuracy"] for k, v in summary["baselines"].items()}}
     dataset = Recordings(comparison.root, comparison.recordings or None)
     drawn = {
@@ -60,9 +58,9 @@ def draw_figures(comparison: Comparison, result: ComparisonResult) -> dict[str, 
             arms, lines, folder / "accuracy.png", title=f"{summary['task']}, neurons that pretraining never saw"
         ),
         "finetuning": figures.training_curves(
-            result.finetuning, folder / "finetuning.png", metrics=["train/loss", "valid/accuracy"]
-            if not comparison.folds
-            else ["train/loss"]
+            result.finetuning,
+            folder / "finetuning.png",
+            metrics=["train/loss", "valid/accuracy"] if not comparison.folds else ["train/loss"],
         ),
     }
     watched = ["train/masked", "valid/effective_rank", "valid/latent_std"]
@@ -75,8 +73,8 @@ def draw_figures(comparison: Comparison, result: ComparisonResult) -> dict[str, 
 
 
 def _as_estimate(arm: dict[str, Any]) -> Estimate:
-    value = estimate([run["value"] for run in arm["runs"]])
-    return Estimate(arm["mean"], *arm["ci95"], n=value.n)
+    low, high = arm["ci95"]
+    return Estimate(arm["mean"], low, high, n=len(arm["runs"]))
 
 
 def run_demo(

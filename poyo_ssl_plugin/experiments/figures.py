@@ -11,18 +11,18 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
 
-from poyo_ssl_plugin.experiments.statistics import Estimate  # noqa: E402
-from poyo_ssl_plugin.files import atomic_path  # noqa: E402
-from poyo_ssl_plugin.predictability import (  # noqa: E402
+from poyo_ssl_plugin.experiments.statistics import Estimate
+from poyo_ssl_plugin.files import atomic_path
+from poyo_ssl_plugin.predictability import (
     PAPER_KURTOSIS,
     PAPER_SKEWNESS,
     Diet,
     PredictabilityTable,
 )
-from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals  # noqa: E402
+from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals
 
 PREDICTABLE, UNPREDICTABLE, GREY = "#1b7f79", "#c8553d", "#8a8f98"
 ARM_COLOURS = {"pretrained": PREDICTABLE, "scratch": UNPREDICTABLE}
@@ -92,7 +92,11 @@ def example_traces(
         level = 0.0
         for mask, colour in ((members, PREDICTABLE), (~members, UNPREDICTABLE)):
             candidates = [i for i in order if mask[i]]
-            chosen = [candidates[i] for i in np.linspace(0, len(candidates) - 1, n_each + 2)[1:-1].astype(int)] if candidates else []
+            chosen = (
+                [candidates[i] for i in np.linspace(0, len(candidates) - 1, n_each + 2)[1:-1].astype(int)]
+                if candidates
+                else []
+            )
             for i in dict.fromkeys(chosen):
                 trace = rows[:, i] - np.nanmedian(rows[:, i])
                 height = max(float(np.nanmax(trace)), 0.3)
@@ -150,8 +154,8 @@ def accuracy_bars(
             axes.bar(i, value.mean, width=0.6, color=colour, alpha=0.75)
             axes.errorbar(i, value.mean, yerr=error, color="black", capsize=5, lw=1.2)
             axes.scatter(i + np.linspace(-0.15, 0.15, len(runs)), runs, s=16, color="black", alpha=0.5, zorder=3)
-        for (name, value), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
-            axes.axhline(value, color="black", lw=1, ls=style, label=f"{name} {value:.2f}")
+        for (name, height), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
+            axes.axhline(height, color="black", lw=1, ls=style, label=f"{name} {height:.2f}")
         axes.set_xticks(range(len(arms)), [f"{name}\n{value.mean:.3f}" for name, (value, _) in arms.items()])
         axes.set_ylim(0, 1)
         axes.set_ylabel("test accuracy")

@@ -10,7 +10,7 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 from poyo_ssl_plugin.files import write_json
 
 Job = dict[str, Any]
-Progress = Callable[[Iterator[Any], int], Iterator[Any]]
+Progress = Callable[[Iterator[Any], int], Iterable[Any]]
 
 
 def run_jobs(

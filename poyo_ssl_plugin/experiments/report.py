@@ -38,10 +38,11 @@ _TEMPLATE = """\
 <table>
 <thead><tr><th>arm</th><th>accuracy</th><th>95 % interval</th><th>runs</th></tr></thead>
 <tbody>
-{% for arm in arms %}<tr><td>{{ arm.name }}</td><td>{{ arm.mean }}</td><td>{{ arm.interval }}</td><td>{{ arm.runs }}</td></tr>
+{% for arm in arms %}
+<tr><td>{{ arm.name }}</td><td>{{ arm.mean }}</td><td>{{ arm.interval }}</td><td>{{ arm.runs }}</td></tr>
 {% endfor %}</tbody>
 </table>
-{{ figure("accuracy", "Bars: mean of the runs (dots) with its 95 % interval. Lines: chance, and simple decoders on the same neurons, trials and split.") }}
+{{ figure("accuracy", "Bars: mean of the runs (dots), 95 % interval. Lines: chance and simple decoders.") }}
 
 <h2>Which neurons</h2>
 <p>{{ neurons }}</p>
@@ -50,7 +51,7 @@ _TEMPLATE = """\
 
 <h2>Training</h2>
 <p>{{ health }}</p>
-{{ figure("pretraining", "Pretraining. Effective rank and input-dependent standard deviation of held-out latents tell whether the representation is alive.") }}
+{{ figure("pretraining", "Pretraining. Rank and spread of held-out latents tell whether it is alive.") }}
 {{ figure("finetuning", "Fine-tuning of both arms.") }}
 
 <h2>How it was made</h2>
@@ -80,7 +81,7 @@ def write_report(summary: Mapping[str, Any], figures: Mapping[str, Path], path: 
             return Markup("")
         data = base64.b64encode(Path(figures[name]).read_bytes()).decode()
         html = '<figure><img alt="{}" src="data:image/png;base64,{}"><figcaption>{}</figcaption></figure>'
-        return Markup(html).format(name, data, caption)
+        return Markup(html).format(name, data, caption)  # noqa: S704 -- format() escapes what it fills in
 
     page = environment.from_string(_TEMPLATE).render(title=title, figure=figure, **_texts(summary))
     with atomic_path(path) as temporary:

@@ -53,7 +53,9 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     for seed in progress(iter(seeds), len(seeds)):
         # The bar over seeds takes the place of Lightning's own, one per run.
         change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": False}}
-        results[seed] = finetune_once(OmegaConf.merge(config, change), seed=seed)
+        of_seed = OmegaConf.merge(config, change)
+        assert isinstance(of_seed, DictConfig)
+        results[seed] = finetune_once(of_seed, seed=seed)
     task = get_task(config.task)
     inputs = Inputs.from_recipe(config)
     diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))

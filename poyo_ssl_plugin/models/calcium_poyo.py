@@ -124,9 +124,7 @@ class CalciumPOYO(nn.Module):
         nn.init.normal_(self.value_map.weight, std=patch_size**-0.5)
         self.latent_emb = nn.Embedding(num_latents_per_step, dim)
         nn.init.normal_(self.latent_emb.weight, std=emb_init_scale)
-        self.rotary_emb = RotaryTimeEmbedding(
-            head_dim=dim_head, rotate_dim=dim_head // 2, t_min=t_min, t_max=t_max
-        )
+        self.rotary_emb = RotaryTimeEmbedding(head_dim=dim_head, rotate_dim=dim_head // 2, t_min=t_min, t_max=t_max)
         self.dropout = nn.Dropout(p=lin_dropout)
 
         def feed_forward() -> nn.Sequential:
@@ -212,7 +210,9 @@ class CalciumPOYO(nn.Module):
 
     def process(self, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
         """Latents :math:`Z_L` after all self-attention layers, :math:`(B, L, D)`."""
-        for self_attention, feed_forward in self.proc_layers:  # type: ignore[misc]
+        layer: Any
+        for layer in self.proc_layers:
+            self_attention, feed_forward = layer
             latents = latents + self.dropout(self_attention(latents, rotary))
             latents = latents + self.dropout(feed_forward(latents))
         return latents
@@ -342,6 +342,6 @@ class CalciumPOYO(nn.Module):
             return np.array([vocabulary[word] for word in words], dtype=np.int64)
         except KeyError as error:
             raise RecordingError(
-                f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; initialise it "
-                "with a dataset that holds this recording"
+                f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
+                "initialise it with a dataset that holds this recording"
             ) from None

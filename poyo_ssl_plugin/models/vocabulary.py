@@ -45,7 +45,7 @@ def replace_vocabulary(
         mean, std = old.mean(dim=0), old.std(dim=0)
     vectors = mean + std * torch.randn(len(words), embedding.embedding_dim, generator=generator)
     embedding.vocab = None
-    embedding.weight = nn.parameter.UninitializedParameter(device=embedding.weight.device)
+    embedding.weight = nn.parameter.UninitializedParameter(device=embedding.weight.device)  # type: ignore[call-arg]
     embedding.initialize_vocab(words)
     with torch.no_grad():
         embedding.weight[1:] = vectors.to(embedding.weight)

@@ -121,9 +121,7 @@ class MaskedLatentReconstruction(nn.Module):
     @classmethod
     def paper(cls, dim: int) -> MaskedLatentReconstruction:
         """The paper's text: the trailing half of the time steps zeroed, L1, a live target, no regulariser."""
-        return cls(
-            dim, mask="causal_time", target="live", variance_weight=0.0, covariance_weight=0.0
-        )
+        return cls(dim, mask="causal_time", target="live", variance_weight=0.0, covariance_weight=0.0)
 
     def forward(
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
@@ -138,9 +136,7 @@ class MaskedLatentReconstruction(nn.Module):
         latent_pass = self._unmasked(model, inputs)
         first, last = latent_pass.first, latent_pass.last
         hidden = self.mask(_layout(model, first), self.ratio, generator)
-        masked = process_latents(
-            model, torch.where(hidden, self.mask_token.to(first.dtype), first), latent_pass.rotary
-        )
+        masked = process_latents(model, torch.where(hidden, self.mask_token.to(first.dtype), first), latent_pass.rotary)
         terms = {"masked": self._distance(masked, last, hidden)}
         loss = terms["masked"]
         if self.variance_weight or self.covariance_weight:
@@ -195,7 +191,7 @@ def latent_health(latents: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def _layout(model: nn.Module, latents: torch.Tensor) -> LatentLayout:
-    per_step = model.latent_emb.num_embeddings  # type: ignore[union-attr]
+def _layout(model: Any, latents: torch.Tensor) -> LatentLayout:
+    per_step = model.latent_emb.num_embeddings
     n_windows, n_latents, dim = latents.shape
     return LatentLayout(n_windows, n_latents // per_step, per_step, dim, latents.device)

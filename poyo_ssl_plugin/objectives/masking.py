@@ -7,7 +7,7 @@ latent is hidden. The paper (arXiv 2510.18516, section 3.3) hides the trailing h
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -32,7 +32,7 @@ class LatentLayout:
     n_steps: int
     per_step: int
     dim: int
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
 
 def mask_causal_time(layout: LatentLayout, ratio: float, generator: torch.Generator | None) -> torch.Tensor:
@@ -51,9 +51,7 @@ def mask_random_time(layout: LatentLayout, ratio: float, generator: torch.Genera
     return _over_steps(_random((layout.n_windows, layout.n_steps), ratio, generator).to(layout.device), layout)
 
 
-def mask_random_latents(
-    layout: LatentLayout, ratio: float, generator: torch.Generator | None
-) -> torch.Tensor:
+def mask_random_latents(layout: LatentLayout, ratio: float, generator: torch.Generator | None) -> torch.Tensor:
     """Hide random latents, whatever their time. (B, L, 1)"""
     shape = (layout.n_windows, layout.n_steps * layout.per_step)
     return _random(shape, ratio, generator).to(layout.device)[..., None]

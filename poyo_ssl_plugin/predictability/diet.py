@@ -105,9 +105,7 @@ class Diet:
         return cls(table, _indicator(len(table), keep), name=f"quantile-{quantile:g}", rule=rule)
 
     @classmethod
-    def from_cre_lines(
-        cls, table: PredictabilityTable, cre_lines: Iterable[str] = PAPER_PRETRAIN_CRE_LINES
-    ) -> Diet:
+    def from_cre_lines(cls, table: PredictabilityTable, cre_lines: Iterable[str] = PAPER_PRETRAIN_CRE_LINES) -> Diet:
         """All neurons of some Cre lines, named in full or by their gene (``Sst`` for ``Sst_IRES_Cre``).
 
         The default is the pretraining half of the authors' published code.
@@ -153,9 +151,7 @@ class Diet:
     def __or__(self, other: Diet) -> Diet:
         return self._combine(other, np.logical_or, "or")
 
-    def mask(
-        self, recording_id: str, unit_ids: np.ndarray | list[str], *, fraction: float = 1.0
-    ) -> np.ndarray:
+    def mask(self, recording_id: str, unit_ids: np.ndarray | list[str], *, fraction: float = 1.0) -> np.ndarray:
         """Which of these neurons are in the diet.
 
         Args:

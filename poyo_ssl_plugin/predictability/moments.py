@@ -138,17 +138,13 @@ class Moments:
         nan = np.isnan(deviation)
         if self.nan_policy == "raise":
             column = int(np.flatnonzero(nan.any(axis=0))[0])
-            raise PoyoSSLError(
-                f"trace {column} contains NaN; pass nan_policy='omit' to leave such samples out"
-            )
+            raise PoyoSSLError(f"trace {column} contains NaN; pass nan_policy='omit' to leave such samples out")
         if self.nan_policy == "propagate":
             return np.zeros(deviation.shape[1])
         deviation[nan] = 0.0
         return nan.sum(axis=0)
 
-    def _merge(
-        self, n_b: np.ndarray, mean_b: np.ndarray, m2_b: np.ndarray, m3_b: np.ndarray, m4_b: np.ndarray
-    ) -> None:
+    def _merge(self, n_b: np.ndarray, mean_b: np.ndarray, m2_b: np.ndarray, m3_b: np.ndarray, m4_b: np.ndarray) -> None:
         n_a, m2_a, m3_a = self.count, self._m2, self._m3
         n = n_a + n_b
         safe = np.maximum(n, 1.0)
@@ -218,9 +214,7 @@ def skewness_kurtosis(
     """
     x = np.asarray(x)
     if x.ndim == 0 or x.dtype.kind not in "fiub":
-        raise PoyoSSLError(
-            f"x must be a real array with at least one axis, got shape {x.shape} and dtype {x.dtype}"
-        )
+        raise PoyoSSLError(f"x must be a real array with at least one axis, got shape {x.shape} and dtype {x.dtype}")
     x = np.moveaxis(x, axis, 0)
     shape = x.shape[1:]
     moments = Moments(int(np.prod(shape)), nan_policy=nan_policy)

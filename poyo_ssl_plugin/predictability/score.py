@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -33,7 +33,7 @@ def score_dataset(
     intervals: Mapping[str, np.ndarray] | None = None,
     workers: int | None = None,
     on_error: str = "raise",
-    progress: Callable[[Iterator[Any], int], Iterator[Any]] | None = None,
+    progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
 ) -> PredictabilityTable:
     """Measure the predictability of every neuron of a dataset on one split.
 
@@ -98,10 +98,8 @@ def score_dataset(
     skipped = {result["recording"]: result["skipped"] for result in results if "skipped" in result}
     if not scored:
         raise RecordingError(f"none of {len(recordings)} recordings could be scored: {skipped}")
-    columns = {
-        name: np.concatenate([result["columns"][name] for result in scored]) for name in scored[0]["columns"]
-    }
-    provenance = {
+    columns = {name: np.concatenate([result["columns"][name] for result in scored]) for name in scored[0]["columns"]}
+    provenance: dict[str, Any] = {
         "split": split if intervals is None else "given intervals",
         "field": field,
         "kurtosis": "fisher" if fisher else "pearson",

@@ -74,9 +74,7 @@ class PredictabilityTable:
         """Build a table from one mapping per neuron; what is not given is empty, 0 or NaN."""
         default = {"cre_line": "", "status": STATUS_OK, "n_samples": 0, "mean": np.nan, "std": np.nan}
         names = [*_COLUMNS, *(name for row in rows for name in row if name not in _COLUMNS)]
-        columns = {
-            name: [row.get(name, default.get(name, np.nan)) for row in rows] for name in dict.fromkeys(names)
-        }
+        columns = {name: [row.get(name, default.get(name, np.nan)) for row in rows] for name in dict.fromkeys(names)}
         return cls(columns, provenance)
 
     def __len__(self) -> int:
@@ -122,9 +120,7 @@ class PredictabilityTable:
 
     def select(self, mask: np.ndarray) -> PredictabilityTable:
         """The rows where ``mask`` (N,) is true, with the same provenance."""
-        return PredictabilityTable(
-            {name: column[mask] for name, column in self._columns.items()}, self.provenance
-        )
+        return PredictabilityTable({name: column[mask] for name, column in self._columns.items()}, self.provenance)
 
     def to_csv(self, path: str | Path) -> None:
         """Write the table as CSV whose first line, a comment, holds the provenance as JSON.

@@ -72,9 +72,7 @@ def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     """The tensors (and vocabularies) of the checkpoint's model, without the ``model.`` prefix."""
     prefix = "model."
     return {
-        key.removeprefix(prefix): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith(prefix)
+        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
     }
 
 

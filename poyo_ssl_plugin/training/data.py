@@ -188,9 +188,7 @@ class FinetuningData(DietData):
                 f"no recording of {self.dataset.dataset_dir} has {self.task.source!r}, which the task "
                 f"{self.task.name!r} decodes; its names are given by data.recordings"
             )
-        self.samplers = {
-            part: self._sampler(part) for part in ("train", "valid", "test") if self._has_time(part)
-        }
+        self.samplers = {part: self._sampler(part) for part in ("train", "valid", "test") if self._has_time(part)}
 
     def train_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.samplers["train"], training=True)

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torchmetrics import Accuracy
+from torchmetrics.classification import MulticlassAccuracy
 
 from poyo_ssl_plugin.data import Task
 from poyo_ssl_plugin.data.tasks import IGNORED
@@ -54,9 +54,7 @@ class Finetuning(L.LightningModule):
         self.schedule_arguments = dict(schedule)
         self.record = dict(hyper_parameters)
         self.health = HealthMeter()
-        self.accuracy = nn.ModuleDict(
-            {f"{part}_accuracy": _accuracy(task) for part in ("train", "valid", "test")}
-        )
+        self.accuracy = nn.ModuleDict({f"{part}_accuracy": _accuracy(task) for part in ("train", "valid", "test")})
         self.predictions: list[dict[str, Any]] = []
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
@@ -110,13 +108,11 @@ class Finetuning(L.LightningModule):
         target = batch["target"][:, 0].tolist()
         times = (batch["start"] + batch["inputs"]["output_timestamps"][:, 0].cpu()).tolist()
         chosen = logits.argmax(dim=-1).tolist()
-        for recording, time, label, prediction in zip(
-            batch["recording_id"], times, target, chosen, strict=True
-        ):
+        for recording, time, label, prediction in zip(batch["recording_id"], times, target, chosen, strict=True):
             self.predictions.append(
                 {"recording_id": recording, "time": round(time, 4), "label": label, "prediction": prediction}
             )
 
 
-def _accuracy(task: Task) -> Accuracy:
-    return Accuracy(task="multiclass", num_classes=task.n_classes, average="micro", ignore_index=IGNORED)
+def _accuracy(task: Task) -> MulticlassAccuracy:
+    return MulticlassAccuracy(task.n_classes, average="micro", ignore_index=IGNORED)

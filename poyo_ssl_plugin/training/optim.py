@@ -105,8 +105,6 @@ class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
         super().load_state_dict({key: value for key, value in state_dict.items() if key not in length})
 
 
-def schedule_config(
-    optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler
-) -> dict[str, Any]:
+def schedule_config(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
     """What Lightning's ``configure_optimizers`` returns for a schedule that steps with every batch."""
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

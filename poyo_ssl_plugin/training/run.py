@@ -23,7 +23,7 @@ from torch import nn
 
 from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split
-from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
+from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import check_family, replace_vocabulary
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights, model_state, read_checkpoint
@@ -276,7 +276,8 @@ def _auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
     labelled = [
         name
         for name in dataset.recording_ids
-        if task.source in (data := dataset.get_recording(name)).keys() and task.label in getattr(data, task.source).keys()
+        if task.source in (data := dataset.get_recording(name)).keys()
+        and task.label in getattr(data, task.source).keys()
     ]
     if not labelled:
         logger.warning("no recording has labels of %s: pretraining without the auxiliary loss", task.name)
@@ -326,7 +327,7 @@ def _record(config: DictConfig, model: nn.Module, data: DietData, times: Mapping
     recipe = OmegaConf.to_container(config)
     assert isinstance(recipe, dict)
     arguments = {key: value for key, value in recipe["model"].items() if key != "_target_"}
-    readout = getattr(model, "readout", None)
+    readout: Any = getattr(model, "readout", None)
     if hasattr(readout, "projections"):
         arguments["dim_out"] = {name: layer.out_features for name, layer in readout.projections.items()}
     else:
@@ -350,9 +351,7 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
     options = config.trainer
     out_dir = Path(config.out_dir)
     if not config.resume and _last(config).exists():
-        raise RecipeError(
-            f"{out_dir} holds a run already: pass resume=true to continue it, or another out_dir=..."
-        )
+        raise RecipeError(f"{out_dir} holds a run already: pass resume=true to continue it, or another out_dir=...")
     if options.threads:
         torch.set_num_threads(options.threads)
     # Lightning's own save_last writes only when the best improved, and then it is not the last.
@@ -436,6 +435,4 @@ def _result(
     initial: dict[str, float] | None = None,
     loaded: LoadReport | None = None,
 ) -> RunResult:
-    return RunResult(
-        Path(config.out_dir), _last(config), _numbers(trainer), initial=initial or {}, loaded=loaded
-    )
+    return RunResult(Path(config.out_dir), _last(config), _numbers(trainer), initial=initial or {}, loaded=loaded)
