@@ -62,6 +62,7 @@ def predictability_plane(
         axes.axhline(kurtosis, color="black", lw=1, ls="--")
         # Kurtosis spans decades and can be negative.
         axes.set_yscale("symlog", linthresh=1.0)
+        axes.set_ylim(bottom=min(-1.0, 1.1 * float(np.min(y[ok], initial=0.0))))
         axes.set_xlabel("skewness of dF/F")
         axes.set_ylabel("excess kurtosis of dF/F" if _is_fisher(table) else "kurtosis of dF/F")
         axes.set_title(f"{int(ok.sum())} neurons of {len(table.recordings)} recordings")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def result_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "name": name,
             "mean": f"{arm['mean']:.3f}",
-            "interval": f"{arm['ci95'][0]:.3f} to {arm['ci95'][1]:.3f}",
+            "interval": _interval(arm["ci95"]),
             "runs": ", ".join(f"{run['value']:.3f}" for run in arm["runs"]),
         }
         for name, arm in summary["arms"].items()
@@ -128,12 +128,18 @@ def result_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
         {
             "name": name,
             "mean": f"{value['accuracy']:.3f}",
-            "interval": f"{value['ci95'][0]:.3f} to {value['ci95'][1]:.3f}",
+            "interval": _interval(value["ci95"]),
             "runs": f"{value['n_test']} trials",
         }
         for name, value in summary["baselines"].items()
     ]
     return [*rows, {"name": "chance", "mean": f"{summary['chance']:.3f}", "interval": "", "runs": ""}]
+
+
+def _interval(bounds: Sequence[float]) -> str:
+    """Student's interval knows nothing of the bounds of an accuracy; what is shown does."""
+    low, high = max(bounds[0], 0.0), min(bounds[1], 1.0)
+    return f"{low:.3f} to {high:.3f}"
 
 
 def _texts(summary: Mapping[str, Any]) -> dict[str, Any]:
