@@ -5,7 +5,7 @@ from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
 from poyo_ssl_plugin.models.latents import LatentPass, check_family, process_latents, run_with_latents
 from poyo_ssl_plugin.models.readout import MultitaskReadout
-from poyo_ssl_plugin.models.vocabulary import replace_vocabulary
+from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids, replace_vocabulary
 
 __all__ = [
     "Adapter",
@@ -15,6 +15,7 @@ __all__ = [
     "adapt",
     "adapter_class",
     "check_family",
+    "dataset_unit_ids",
     "model_state",
     "process_latents",
     "read_checkpoint",

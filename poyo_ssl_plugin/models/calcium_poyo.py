@@ -24,6 +24,7 @@ from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
 from poyo_ssl_plugin.models.checkpoint import first_line, model_arguments, model_state, read_checkpoint
 from poyo_ssl_plugin.models.readout import MultitaskReadout
+from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids
 from poyo_ssl_plugin.recordings import TRACES, recording_id, unit_ids
 
 
@@ -275,13 +276,7 @@ class CalciumPOYO(nn.Module):
         Args:
             dataset: A torch_brain ``Dataset`` with ``get_unit_ids`` or ``get_roi_ids``.
         """
-        get_ids = getattr(dataset, "get_unit_ids", None) or getattr(dataset, "get_roi_ids", None)
-        if get_ids is None:
-            raise RecordingError(
-                f"{type(dataset).__name__} has neither get_unit_ids() nor get_roi_ids(); use Recordings, or a "
-                "torch_brain dataset with CalciumImagingDatasetMixin"
-            )
-        self.set_vocabs(unit_ids=get_ids(), session_ids=dataset.recording_ids)
+        self.set_vocabs(unit_ids=dataset_unit_ids(dataset), session_ids=dataset.recording_ids)
 
     def set_vocabs(self, *, unit_ids: Iterable[str], session_ids: Iterable[str]) -> None:
         """Set the vocabularies of units and sessions; their embeddings are drawn anew."""

@@ -94,7 +94,7 @@ def _load_vocabulary(
     if weight is None and words is None:
         return
     why = _misfit(embedding, weight, words)
-    if why:
+    if why or words is None:
         report.skipped[f"{name}.weight"] = why
         return
     embedding.initialize_vocab([word for word, _ in sorted(words.items(), key=lambda item: item[1])][1:])

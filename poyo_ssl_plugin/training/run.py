@@ -269,7 +269,7 @@ def _plain(config: DictConfig, *names: str) -> dict[str, Any]:
 def _diet(config: DictConfig, table: PredictabilityTable) -> Diet:
     options = {key: value for key, value in config.diet.items() if key not in ("rule", "table")}
     diet = make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
-    logger.info("diet %s: %s", diet.name, diet.summary())
+    logger.info("diet %s (%s)", diet.summary(), diet.name)
     return diet
 
 
