@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -97,3 +99,25 @@ def spike_table_path(spike_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     path = tmp_path_factory.mktemp("spike_table") / "table.csv"
     score_dataset(Recordings(spike_dir), field="spikes", bin_width=0.1).to_csv(path)
     return path
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The distribution in ``extension_dist``, as pip would install it, without needing a build backend here."""
+    tomllib = pytest.importorskip("tomllib")
+    source = Path(__file__).parent / "extension_dist"
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    module = project["name"].replace("-", "_")
+    shutil.copytree(source / module, tmp_path / module)
+    information = tmp_path / f"{module}-{project['version']}.dist-info"
+    information.mkdir()
+    header = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (information / "METADATA").write_text(header)
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{key} = {value}" for key, value in points.items()), ""]
+    (information / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        del sys.modules[name]

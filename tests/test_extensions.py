@@ -28,30 +28,6 @@ MODULE = "poyo_ssl_extension_example"
 DOCS = Path(__file__).resolve().parents[1] / "docs" / "ecosystem.md"
 
 
-def install(place: Path, name: str = "poyo-ssl-extension-example") -> None:
-    """What pip does with a pure Python distribution, without needing a build backend here."""
-    tomllib = pytest.importorskip("tomllib")
-    project = tomllib.loads((SOURCE / "pyproject.toml").read_text())["project"]
-    if not (place / MODULE).exists():
-        shutil.copytree(SOURCE / MODULE, place / MODULE)
-    information = place / f"{name.replace('-', '_')}-{project['version']}.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {project['version']}\n")
-    lines = []
-    for group, points in project["entry-points"].items():
-        lines += [f"[{group}]", *(f"{key} = {value}" for key, value in points.items()), ""]
-    (information / "entry_points.txt").write_text("\n".join(lines))
-
-
-@pytest.fixture
-def installed(tmp_path, monkeypatch) -> Path:
-    install(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    yield tmp_path
-    for name in [name for name in sys.modules if name.split(".")[0] == MODULE]:
-        del sys.modules[name]
-
-
 def test_nothing_is_there_unless_it_is_installed():
     for kind in KINDS:
         assert load_extension(kind, "active") is None
@@ -105,9 +81,11 @@ def test_one_that_cannot_be_imported(installed, dataset):
 
 
 def test_two_distributions_of_one_name(installed):
-    install(installed, "another-one")
+    other = installed / "another_one-1.0.dist-info"
+    shutil.copytree(installed / "poyo_ssl_extension_example-1.0.dist-info", other)
+    (other / "METADATA").write_text("Metadata-Version: 2.1\nName: another-one\nVersion: 1.0\n")
     assert load_extension("diets", "active")  # the same object, offered twice
-    points = installed / "another_one-1.0.dist-info" / "entry_points.txt"
+    points = other / "entry_points.txt"
     points.write_text(points.read_text().replace(":active", ":LEVEL"))
     with pytest.raises(ExtensionError, match="'active' is offered by another-one .* and poyo-ssl-extension-example"):
         load_extension("diets", "active")
