@@ -20,6 +20,9 @@ from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 
 torch.set_num_threads(1)
 
+# A distribution and an application of somebody else, which tests install and run.
+collect_ignore = ["extension_dist", "stock_app"]
+
 # Folder with data/ and tools/real_recordings.py; beside the checkout unless the variable says otherwise.
 REAL = Path(os.environ.get("POYO_SSL_REAL_DATA", Path(__file__).resolve().parents[2] / "shared"))
 
