@@ -81,6 +81,7 @@ __all__ = [
     "collate",
     "create_linspace_latent_tokens",
     "interval",
+    "modality",
     "pad",
     "pad2d",
     "regular_series",
@@ -106,3 +107,28 @@ def interval(pairs: np.ndarray, **columns: np.ndarray) -> Interval:
     """An ``Interval`` from times of shape (R, 2) and further columns of length R."""
     pairs = np.asarray(pairs, dtype=np.float64).reshape(-1, 2)
     return Interval(start=pairs[:, 0].copy(), end=pairs[:, 1].copy(), **columns)
+
+
+def modality(name: str, dim: int, index: int) -> Any:
+    """What a model of torch_brain 0.1 wants to know of a classification task, a ``ModalitySpec``.
+
+    Its tokenizers look every task up by name in a registry, so the name is registered where it is not.
+
+    Args:
+        name: Name of the task.
+        dim: Number of classes.
+        index: Number of the task in the model, from 1.
+    """
+    from torch_brain.nn.loss import CrossEntropyLoss
+    from torch_brain.registry import MODALITY_REGISTRY, DataType, ModalitySpec, register_modality
+
+    options = {
+        "dim": dim,
+        "type": DataType.MULTINOMIAL,
+        "timestamp_key": f"{name}.timestamps",
+        "value_key": f"{name}.value",
+        "loss_fn": CrossEntropyLoss(),
+    }
+    if name not in MODALITY_REGISTRY:
+        register_modality(name, **options)
+    return ModalitySpec(id=index, **options)

@@ -16,6 +16,11 @@ def recipes_dir() -> Path:
     return installed if installed.is_dir() else checkout
 
 
+def plugin_dir() -> Path:
+    """Folder of the groups that every Hydra application finds; the recipes of our own commands are not among them."""
+    return recipes_dir() / "plugin"
+
+
 def recipe_names(command: str) -> list[str]:
     """Names that ``--recipe`` of a command takes, the default first."""
     stems = [path.stem for path in sorted(recipes_dir().glob("*.yaml"))]

@@ -6,7 +6,9 @@ import importlib.util
 import os
 from dataclasses import dataclass
 
-from poyo_ssl_plugin.configuration import recipes_dir
+from poyo_ssl_plugin.configuration import plugin_dir, recipes_dir
+from poyo_ssl_plugin.errors import ExtensionError
+from poyo_ssl_plugin.extensions import KINDS, extension_names, load_extension
 
 
 @dataclass(frozen=True)
@@ -25,36 +27,63 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at versions, generation, device, attention kernels, recipes and Hydra."""
+    """Look at versions, generation, device, attention kernels, recipes, Hydra and extensions."""
     from poyo_ssl_plugin.experiments.provenance import versions
 
     found = [Finding(name, version) for name, version in versions().items()]
-    return [*found, _generation(), *_device(), _recipes(), _hydra()]
+    return [*found, _generation(), *_device(), _recipes(), _hydra(), *_extensions()]
 
 
 def _generation() -> Finding:
-    from poyo_ssl_plugin.compat import GENERATION
+    what = "torch_brain generation"
+    try:
+        from poyo_ssl_plugin.compat import GENERATION
+    except ImportError as error:
+        remedy = "pip install 'torch_brain>=0.2,<0.3', or 'poyo-ssl-plugin[legacy]' for the previous generation"
+        return Finding(what, f"cannot be imported: {error}", remedy)
+    older = [name for name in ("temporaldata", "brainsets") if _installed(name)]
+    if GENERATION == "0.2" and older:
+        remedy = f"torch_brain 0.2 holds what these were, and they shadow it: pip uninstall {' '.join(older)}"
+        return Finding(what, f"0.2, and beside it {' and '.join(older)} of the previous one", remedy)
+    return Finding(what, {"0.2": "0.2 (current)", "0.1": "0.1, with temporaldata and brainsets"}[GENERATION])
 
-    both = importlib.util.find_spec("torch_brain.datasets") and importlib.util.find_spec("temporaldata")
-    remedy = (
-        "torch_brain 0.2 and temporaldata share an environment: uninstall temporaldata and brainsets" if both else ""
-    )
-    return Finding("torch_brain generation", GENERATION, remedy)
+
+def _installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
 
 
 def _device() -> list[Finding]:
     import torch
 
-    threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+    kernel = "torch scaled_dot_product_attention"
     if not torch.cuda.is_available():
-        device = Finding(
-            "device", f"CPU, {threads}", "for a GPU install a CUDA build of torch" if not torch.version.cuda else ""
-        )
-        return [device, Finding("attention", "torch scaled_dot_product_attention on the CPU")]
-    xformers = importlib.util.find_spec("xformers") is not None
-    kernel = "xformers" if xformers else "torch scaled_dot_product_attention"
-    remedy = "" if xformers else "pip install 'poyo-ssl-plugin[cuda]' for variable-length attention"
-    return [Finding("device", torch.cuda.get_device_name(0)), Finding("attention", kernel, remedy)]
+        threads = f"{torch.get_num_threads()} threads of {os.cpu_count()} cores"
+        remedy = "for a GPU install a CUDA build of torch: https://pytorch.org"
+        if torch.version.cuda:
+            remedy = "torch is a CUDA build, but finds no GPU: see nvidia-smi and CUDA_VISIBLE_DEVICES"
+        return [Finding("device", f"CPU, {threads}", remedy), Finding("attention", f"{kernel} on the CPU")]
+    usable = _cuda_kernels()
+    remedy = "" if set(usable) - {"math"} else "only the slow kernel is left: use bf16-mixed or a newer torch or GPU"
+    return [
+        Finding("device", torch.cuda.get_device_name(0)),
+        Finding("attention", f"{kernel}: {', '.join(usable)}", remedy),
+    ]
+
+
+def _cuda_kernels() -> list[str]:
+    """Kernels that attention with a padding mask, as every batch has it, can use on the GPU."""
+    import torch
+
+    query = torch.zeros(1, 2, 8, 32, device="cuda", dtype=torch.float32)
+    mask = torch.ones(1, 1, 1, 8, device="cuda", dtype=torch.bool).expand(1, 2, 8, 8)
+    cuda = torch.backends.cuda
+    params = cuda.SDPAParams(query, query, query, mask, 0.0, False, False)
+    kernels = {
+        "flash": cuda.flash_sdp_enabled() and cuda.can_use_flash_attention(params),
+        "memory-efficient": cuda.mem_efficient_sdp_enabled() and cuda.can_use_efficient_attention(params),
+        "math": cuda.math_sdp_enabled(),
+    }
+    return [name for name, usable in kernels.items() if usable]
 
 
 def _recipes() -> Finding:
@@ -68,6 +97,24 @@ def _hydra() -> Finding:
     from hydra.plugins.search_path_plugin import SearchPathPlugin
 
     names = [plugin.__name__ for plugin in Plugins.instance().discover(SearchPathPlugin)]
-    if "PoyoSSLSearchPath" in names:
-        return Finding("Hydra", "sees this package's recipe groups")
-    return Finding("Hydra", "does not see this package's recipe groups", "reinstall the package with pip")
+    groups = sorted(path.name for path in plugin_dir().glob("*") if path.is_dir() and path.name != "poyo_ssl")
+    if "PoyoSSLSearchPath" in names and groups:
+        return Finding("Hydra", f"every application finds {', '.join(groups)}")
+    remedy = "reinstall the package with pip; until then pass hydra.searchpath=[file://" + f"{plugin_dir()}]"
+    return Finding("Hydra", "does not see this package's groups: '+diet=...' would be a plain key", remedy)
+
+
+def _extensions() -> list[Finding]:
+    """A line for each group in which other distributions offer something, and for each that is broken."""
+    found = []
+    for kind in KINDS:
+        works = []
+        for name in extension_names(kind):
+            try:
+                load_extension(kind, name)
+                works.append(name)
+            except ExtensionError as error:
+                found.append(Finding(f"further {kind}", f"{name} is broken", str(error)))
+        if works:
+            found.append(Finding(f"further {kind}", ", ".join(works)))
+    return found

@@ -27,3 +27,7 @@ class RecipeError(PoyoSSLError):
 
 class CheckpointError(PoyoSSLError):
     """A checkpoint is damaged, unsafe, or of another architecture."""
+
+
+class ExtensionError(PoyoSSLError):
+    """What another distribution adds to this package cannot be loaded."""

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 import torch
 
+from poyo_ssl_plugin.compat import ArrayDict, Data, IrregularTimeSeries, write_recording
 from poyo_ssl_plugin.data import Recordings, simulate
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 
 torch.set_num_threads(1)
+
+# A distribution and an application of somebody else, which tests install and run.
+collect_ignore = ["extension_dist", "stock_app"]
 
 # Folder with data/ and tools/real_recordings.py; beside the checkout unless the variable says otherwise.
 REAL = Path(os.environ.get("POYO_SSL_REAL_DATA", Path(__file__).resolve().parents[2] / "shared"))
@@ -59,3 +67,60 @@ def real_dir(real_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = real_data.parent / "tools" / "real_recordings.py"
     subprocess.run([sys.executable, str(script), str(folder)], check=True, capture_output=True)
     return folder / "allen_visual_coding_ophys_2016"
+
+
+@pytest.fixture(scope="session")
+def spike_dir(sim_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The simulated recordings with spikes of ``units`` in place of traces of ``rois``."""
+    folder = tmp_path_factory.mktemp("spikes")
+    rng = np.random.default_rng(0)
+    for name in Recordings(sim_dir).recording_ids:
+        with h5py.File(sim_dir / f"{name}.h5") as file:
+            data = Data.from_hdf5(file)
+            traces = np.asarray(data.calcium_traces.df_over_f)
+            rate = np.clip(traces - np.median(traces, axis=0), 0, None)
+            counts = rng.poisson(rate / rate.mean(axis=0) / 15)  # 2 Hz on average
+            frame, unit = np.nonzero(counts)
+            times = data.domain.start[0] + (frame + rng.uniform(size=len(frame))) / data.calcium_traces.sampling_rate
+            order = np.argsort(times)
+            kept = ("subject", "session", "brainset", "domain", "drifting_gratings", "natural_movie_one")
+            parts = {key: getattr(data, key) for key in data.keys() if key in kept or key.endswith("_domain")}
+            domain = data.domain.materialize()
+            for part in parts.values():
+                part.materialize()
+            spikes = IrregularTimeSeries(
+                timestamps=times[order], unit_index=unit[order].astype(np.int64), domain=domain
+            )
+            units = ArrayDict(id=np.asarray(data.rois.id).astype(str))
+            write_recording(Data(domain=domain, **parts, spikes=spikes, units=units), folder / f"{name}.h5")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def spike_table_path(spike_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every unit of :func:`spike_dir`, scored on counts in bins."""
+    path = tmp_path_factory.mktemp("spike_table") / "table.csv"
+    score_dataset(Recordings(spike_dir), field="spikes", bin_width=0.1).to_csv(path)
+    return path
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The distribution in ``extension_dist``, as pip would install it, without needing a build backend here."""
+    tomllib = pytest.importorskip("tomllib")
+    source = Path(__file__).parent / "extension_dist"
+    project = tomllib.loads((source / "pyproject.toml").read_text())["project"]
+    module = project["name"].replace("-", "_")
+    shutil.copytree(source / module, tmp_path / module)
+    information = tmp_path / f"{module}-{project['version']}.dist-info"
+    information.mkdir()
+    header = f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+    (information / "METADATA").write_text(header)
+    lines = []
+    for group, points in project["entry-points"].items():
+        lines += [f"[{group}]", *(f"{key} = {value}" for key, value in points.items()), ""]
+    (information / "entry_points.txt").write_text("\n".join(lines))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == module]:
+        del sys.modules[name]

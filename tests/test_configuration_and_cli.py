@@ -73,17 +73,6 @@ class TestRecipes:
             compose_recipe("finetune", "x")
 
 
-class TestHydraPlugin:
-    def test_any_hydra_application_finds_the_groups(self, tmp_path):
-        from hydra import compose, initialize_config_dir
-        from hydra.core.global_hydra import GlobalHydra
-
-        (tmp_path / "app.yaml").write_text("defaults:\n  - model: small\n  - _self_\ndata:\n  window_length: 1.0\n")
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(tmp_path), version_base="1.3"):
-            assert compose("app").model.dim == 64
-
-
 class TestPipeline:
     """The commands in the order of the README, each on what the one before it wrote."""
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from poyo_ssl_plugin.compat import Interval, RandomFixedWindowSampler
+from poyo_ssl_plugin.compat import Dataset, Interval, RandomFixedWindowSampler
 from poyo_ssl_plugin.data import CurriculumSampler, PredictabilitySampler
 from poyo_ssl_plugin.errors import DietError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
@@ -87,6 +87,42 @@ class TestContractOfTheStockSampler:
             list(sampler(window_length=50.0))
         with pytest.raises(ValueError, match="greater than 0"):
             sampler(window_length=0.0)
+
+    @pytest.mark.parametrize(
+        ("intervals", "options"),
+        [
+            (INTERVALS, {"window_length": 5.0, "drop_short": False}),
+            (INTERVALS, {"window_length": 50.0}),
+            (INTERVALS, {"window_length": 50.0, "drop_short": False}),
+            (INTERVALS, {"window_length": 0.0}),
+            (INTERVALS, {"window_length": -1.0}),
+        ],
+    )
+    def test_value_errors_where_the_stock_sampler_has_them(self, intervals, options):
+        for kind in (RandomFixedWindowSampler, PredictabilitySampler):
+            with pytest.raises(ValueError):
+                list(kind(sampling_intervals=intervals, **options))
+
+    @pytest.mark.parametrize("drop_short", [True, False])
+    @pytest.mark.parametrize("length", [0.5, 0.9, 5.0, 7.0, 33.3])
+    def test_short_intervals_as_the_stock_sampler_does(self, length, drop_short):
+        """The same recordings, and the same number of windows of each, or the same refusal."""
+        outcomes = []
+        for kind in (RandomFixedWindowSampler, PredictabilitySampler):
+            try:
+                made = kind(sampling_intervals=INTERVALS, window_length=length, drop_short=drop_short)
+                windows = [(w.recording_id, float(w.start // 50)) for w in made]
+                outcomes.append((len(made), sorted(set(windows))))
+            except ValueError:
+                outcomes.append("refused")
+        assert outcomes[0] == outcomes[1]
+
+    def test_windows_are_read_by_torch_brain_s_dataset(self, sim_dir):
+        dataset = Dataset(sim_dir)
+        intervals = {name: dataset.get_recording(name).train_domain for name in dataset.recording_ids}
+        ours = PredictabilitySampler(sampling_intervals=intervals, window_length=2.0)
+        window = dataset[next(iter(ours))]
+        assert window.calcium_traces.df_over_f.shape[0] == pytest.approx(60, abs=1)
 
 
 class TestDiet:

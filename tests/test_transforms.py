@@ -1,9 +1,20 @@
 from __future__ import annotations
 
+import h5py
 import numpy as np
 import pytest
+from scipy import stats
+from torch_brain.transforms import UnitDropout, UnitFilter
 
-from poyo_ssl_plugin.compat import ArrayDict, Data, DatasetIndex, Interval, IrregularTimeSeries, regular_series
+from poyo_ssl_plugin.compat import (
+    ArrayDict,
+    Data,
+    DatasetIndex,
+    Interval,
+    IrregularTimeSeries,
+    regular_series,
+    write_recording,
+)
 from poyo_ssl_plugin.data import DietUnitDropout, Recordings, SelectUnits, StandardizeTraces, WindowIndex, keep_units
 from poyo_ssl_plugin.errors import DietError, TableError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
@@ -130,8 +141,113 @@ class TestDietUnitDropout:
             seed=1,
             **self.SIZES,
         )
-        with pytest.raises(TypeError):
+        with pytest.raises(DietError, match="takes what UnitDropout takes.*'nonsense'"):
             DietUnitDropout(diet=diet, nonsense=1)
+
+
+def of_one_kind(kind: str, n: int = 30) -> Data:
+    """A window of units with spikes or with traces, as torch_brain's own transforms take it."""
+    data = both_kinds(n)
+    activity = {kind: getattr(data, kind)}
+    return Data(domain=data.domain, session=data.session, units=data.units, **activity)
+
+
+FIELDS = {"spikes": "spikes", "calcium_traces": "calcium_traces.df_over_f"}
+
+
+@pytest.mark.parametrize("kind", FIELDS)
+class TestContractOfUnitDropout:
+    """What holds of torch_brain's UnitDropout holds of ours, with and without a diet."""
+
+    SIZES = {"min_units": 5, "mode_units": 10, "max_units": 20, "tail_right": 15}
+
+    def diet(self, n: int = 30) -> Diet:
+        rows = [dict(recording_id="a", unit_id=f"u{i}", skewness=i % 3 * 2, kurtosis=0) for i in range(n)]
+        return Diet.from_thresholds(PredictabilityTable.from_rows(rows))  # two in three
+
+    def test_same_distribution_of_sizes(self, kind):
+        def sizes(transform) -> list[int]:
+            np.random.seed(0)
+            return [len(transform(of_one_kind(kind)).units) for _ in range(400)]
+
+        stock = sizes(UnitDropout(FIELDS[kind], seed=1, **self.SIZES))
+        ours = sizes(DietUnitDropout(None, FIELDS[kind], seed=2, **self.SIZES))
+        assert min(ours) >= 5 and max(ours) <= 20 and stats.ks_2samp(stock, ours).pvalue > 0.01
+
+    def test_the_same_seed_keeps_as_many_as_torch_brain_s(self, kind):
+        stock, ours = (
+            UnitDropout(FIELDS[kind], seed=3, **self.SIZES),
+            DietUnitDropout(None, FIELDS[kind], seed=3, **self.SIZES),
+        )
+        for _ in range(20):
+            assert len(stock(of_one_kind(kind)).units) == len(ours(of_one_kind(kind)).units)
+
+    def test_what_is_kept_is_unchanged(self, kind):
+        before = of_one_kind(kind)
+        after = DietUnitDropout(self.diet(), FIELDS[kind], **self.SIZES)(of_one_kind(kind))
+        kept = np.isin(before.units.id, after.units.id)
+        assert kept.sum() == len(after.units) and set(after.units.id) <= set(self.diet().units("a"))
+        if kind == "calcium_traces":
+            np.testing.assert_array_equal(after.calcium_traces.df_over_f, before.calcium_traces.df_over_f[:, kept])
+        else:
+            chosen = kept[before.spikes.unit_index]
+            np.testing.assert_array_equal(after.spikes.timestamps, before.spikes.timestamps[chosen])
+            names = before.units.id[before.spikes.unit_index[chosen]]
+            assert after.units.id[after.spikes.unit_index].tolist() == names.tolist()
+
+    def test_fewer_units_than_the_minimum_are_all_kept(self, kind):
+        for transform in (UnitDropout, lambda field, **sizes: DietUnitDropout(None, field, **sizes)):
+            assert len(transform(FIELDS[kind], **self.SIZES)(of_one_kind(kind, 4)).units) == 4
+
+    def test_without_resetting_the_index(self, kind):
+        before = of_one_kind(kind)
+        after = DietUnitDropout(self.diet(), FIELDS[kind], reset_index=False, **self.SIZES)(of_one_kind(kind))
+        stock = UnitDropout(FIELDS[kind], reset_index=False, **self.SIZES)(of_one_kind(kind))
+        assert after.units.id.tolist() == stock.units.id.tolist() == before.units.id.tolist()
+        if kind == "spikes":
+            members = np.isin(before.units.id, self.diet().units("a"))
+            assert members[after.spikes.unit_index].all() and len(after.spikes.timestamps) > 0
+
+    def test_on_a_recording_opened_lazily(self, kind, tmp_path):
+        """As torch_brain's Dataset hands it over: arrays are read, and series change class, on first use."""
+        write_recording(of_one_kind(kind), tmp_path / "a.h5")
+        for transform in (
+            SelectUnits(self.diet(), FIELDS[kind]),
+            DietUnitDropout(self.diet(), FIELDS[kind], **self.SIZES),
+        ):
+            with h5py.File(tmp_path / "a.h5") as file:
+                after = transform(Data.from_hdf5(file).slice(0.0, 1.0))
+                assert set(after.units.id.astype(str)) <= set(self.diet().units("a"))
+                if kind == "spikes":
+                    assert after.spikes.unit_index.max() < len(after.units)
+                else:
+                    assert after.calcium_traces.df_over_f.shape[1] == len(after.units)
+
+
+class TestContractOfUnitFilter:
+    keep = np.array([True, False] * 15)
+
+    def filters(self) -> tuple[UnitFilter, SelectUnits]:
+        rows = [
+            dict(recording_id="a", unit_id=f"u{i}", skewness=0 if k else 9, kurtosis=0) for i, k in enumerate(self.keep)
+        ]
+        diet = Diet.from_thresholds(PredictabilityTable.from_rows(rows))
+        return UnitFilter(lambda units: self.keep, "spikes"), SelectUnits(diet)
+
+    def test_on_spikes_it_is_unit_filter(self):
+        stock, ours = (transform(of_one_kind("spikes")) for transform in self.filters())
+        assert ours.units.id.tolist() == stock.units.id.tolist()
+        for key in ("timestamps", "unit_index"):
+            np.testing.assert_array_equal(getattr(ours.spikes, key), getattr(stock.spikes, key))
+
+    def test_on_traces_it_does_what_unit_filter_refuses(self):
+        stock, ours = self.filters()
+        stock.field = "calcium_traces"
+        with pytest.raises(NotImplementedError):
+            stock(of_one_kind("calcium_traces"))
+        before, after = of_one_kind("calcium_traces"), ours(of_one_kind("calcium_traces"))
+        np.testing.assert_array_equal(after.calcium_traces.df_over_f, before.calcium_traces.df_over_f[:, self.keep])
+        assert after.units.id.tolist() == before.units.id[self.keep].tolist()
 
 
 class TestStandardizeTraces:

@@ -213,7 +213,7 @@ def _fed(intervals: Mapping[str, Interval], diet: Diet | None, min_units: int) -
     if diet is None:
         return dict(intervals)
     fed = {name: times for name, times in intervals.items() if diet.count(name) >= max(min_units, 1)}
-    logger.info("diet %s: %s", diet.name, diet.summary(intervals))
+    logger.info("diet %s (%s)", diet.summary(intervals), diet.name)
     if not fed:
         raise DietError(
             f"diet {diet.name!r} keeps no recording with at least {max(min_units, 1)} of its neurons "

@@ -48,7 +48,9 @@ def _describes(table: Any, ids: np.ndarray) -> bool:
 def _cut_series(data: Data, name: str, keep: np.ndarray, reset_index: bool) -> None:
     series = getattr(data, name)
     if "unit_index" in series.keys():
-        series = series.select_by_mask(keep[np.asarray(series.unit_index)])
+        # A lazy series stops being lazy once its last array is read, so this comes before the method is looked up.
+        unit_index = np.asarray(series.unit_index)
+        series = series.select_by_mask(keep[unit_index])
         if reset_index:
             series.unit_index = (np.cumsum(keep) - 1)[series.unit_index]
         setattr(data, name, series)
@@ -102,7 +104,7 @@ class SelectUnits:
         if not members.any():
             raise DietError(
                 f"recording {recording_id(data)}: diet {self.diet.name!r} has none of its neurons; sample only "
-                "recordings that the diet feeds (PredictabilitySampler does)"
+                "recordings that the diet feeds (PredictabilitySampler does, or give the dataset recording_ids)"
             )
         return members
 
@@ -119,6 +121,9 @@ class DietUnitDropout(SelectUnits):
         **distribution: ``min_units``, ``mode_units``, ``max_units``, ``tail_right``, ``peak``, ``M``,
             ``max_attempts``, ``seed``, as ``UnitDropout``. With :class:`Recordings` and the samplers
             of this package the draw of a window follows from the window's own seed.
+
+    Raises:
+        DietError: If ``UnitDropout`` does not have an argument; when called, as :class:`SelectUnits`.
     """
 
     def __init__(
@@ -127,7 +132,13 @@ class DietUnitDropout(SelectUnits):
         self.diet = diet  # type: ignore[assignment]
         self.field = field
         self.reset_index = reset_index
-        self.distribution = TriangleDistribution(**distribution)
+        try:
+            self.distribution = TriangleDistribution(**distribution)
+        except TypeError as error:
+            raise DietError(
+                f"DietUnitDropout takes what UnitDropout takes ({error}); where a configuration's transform is "
+                "another, such as Compose, list SelectUnits among its transforms instead"
+            ) from None
 
     def __call__(self, data: Data) -> Data:
         field = self.field or activity_field(data)

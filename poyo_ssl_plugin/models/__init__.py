@@ -1,16 +1,24 @@
 """The calcium POYO, and what all POYO-family models share."""
 
+from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
+from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
 from poyo_ssl_plugin.models.latents import LatentPass, check_family, process_latents, run_with_latents
 from poyo_ssl_plugin.models.readout import MultitaskReadout
-from poyo_ssl_plugin.models.vocabulary import replace_vocabulary
+from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids, replace_vocabulary
 
 __all__ = [
+    "Adapter",
     "CalciumPOYO",
     "LatentPass",
     "MultitaskReadout",
+    "adapt",
+    "adapter_class",
     "check_family",
+    "dataset_unit_ids",
+    "model_state",
     "process_latents",
+    "read_checkpoint",
     "replace_vocabulary",
     "run_with_latents",
 ]

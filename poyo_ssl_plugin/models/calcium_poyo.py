@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,9 @@ from poyo_ssl_plugin.compat import (
 )
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
+from poyo_ssl_plugin.models.checkpoint import first_line, model_arguments, model_state, read_checkpoint
 from poyo_ssl_plugin.models.readout import MultitaskReadout
+from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids
 from poyo_ssl_plugin.recordings import TRACES, recording_id, unit_ids
 
 
@@ -275,13 +276,7 @@ class CalciumPOYO(nn.Module):
         Args:
             dataset: A torch_brain ``Dataset`` with ``get_unit_ids`` or ``get_roi_ids``.
         """
-        get_ids = getattr(dataset, "get_unit_ids", None) or getattr(dataset, "get_roi_ids", None)
-        if get_ids is None:
-            raise RecordingError(
-                f"{type(dataset).__name__} has neither get_unit_ids() nor get_roi_ids(); use Recordings, or a "
-                "torch_brain dataset with CalciumImagingDatasetMixin"
-            )
-        self.set_vocabs(unit_ids=get_ids(), session_ids=dataset.recording_ids)
+        self.set_vocabs(unit_ids=dataset_unit_ids(dataset), session_ids=dataset.recording_ids)
 
     def set_vocabs(self, *, unit_ids: Iterable[str], session_ids: Iterable[str]) -> None:
         """Set the vocabularies of units and sessions; their embeddings are drawn anew."""
@@ -292,27 +287,21 @@ class CalciumPOYO(nn.Module):
     def load_pretrained(cls, checkpoint_path: str | Path) -> CalciumPOYO:
         """Load a model from a checkpoint with ``hyper_parameters["model"]`` and ``state_dict``.
 
-        The contract is that of ``POYO.load_pretrained``, but nothing is ever unpickled.
+        The contract is that of ``POYO.load_pretrained``: ``_target_`` is left out, ``dim_out`` follows
+        from the readout's weights, and the vocabularies come with them. But nothing is ever unpickled.
 
         Raises:
             CheckpointError: If the file is missing, damaged, unsafe, or of another model.
         """
+        checkpoint = read_checkpoint(checkpoint_path)
         try:
-            checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
-            arguments = dict(checkpoint["hyper_parameters"]["model"])
-            state = {
-                key.removeprefix("model."): value
-                for key, value in checkpoint["state_dict"].items()
-                if key.startswith("model.")
-            }
-            arguments.pop("_target_", None)
+            state = model_state(checkpoint)
+            arguments = {**model_arguments(checkpoint), "dim_out": _outputs(state)}
             model = cls(**arguments)
             model.load_state_dict(state)
-        except FileNotFoundError:
-            raise CheckpointError(f"{checkpoint_path}: no such checkpoint") from None
-        except (pickle.UnpicklingError, KeyError, TypeError, RuntimeError, EOFError, ValueError) as error:
+        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{checkpoint_path}: not a checkpoint of {cls.__name__} ({str(error).splitlines()[0]})"
+                f"{checkpoint_path}: not a checkpoint of {cls.__name__} ({first_line(error)})"
             ) from error
         return model
 
@@ -345,3 +334,15 @@ class CalciumPOYO(nn.Module):
                 f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
                 "initialise it with a dataset that holds this recording"
             ) from None
+
+
+def _outputs(state: Mapping[str, Any]) -> int | dict[str, int]:
+    """``dim_out`` of the model that a state is of: a number, or one per task."""
+    if "readout.weight" in state:
+        return len(state["readout.weight"])
+    head, tail = "readout.projections.", ".weight"
+    return {
+        name.removeprefix(head).removesuffix(tail): len(weight)
+        for name, weight in state.items()
+        if name.startswith(head) and name.endswith(tail)
+    }

@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from poyo_ssl_plugin.compat import InfiniteVocabEmbedding
+from poyo_ssl_plugin.errors import RecordingError
 
 Source = Literal["pretrained", "normal"]
+
+
+def dataset_unit_ids(dataset: Any) -> list[str]:
+    """Ids of all neurons of a torch_brain dataset, be they units or rois.
+
+    Raises:
+        RecordingError: If it has neither ``get_unit_ids`` nor ``get_roi_ids``.
+    """
+    get_ids = getattr(dataset, "get_unit_ids", None) or getattr(dataset, "get_roi_ids", None)
+    if get_ids is None:
+        raise RecordingError(
+            f"{type(dataset).__name__} has neither get_unit_ids() nor get_roi_ids(); use Recordings, or a "
+            "torch_brain dataset with CalciumImagingDatasetMixin"
+        )
+    return list(get_ids())
 
 
 def replace_vocabulary(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.extensions import extension_names, load_extension
 
 MaskFunction = Callable[["LatentLayout", float, "torch.Generator | None"], torch.Tensor]
 
@@ -86,14 +87,16 @@ MASKS: dict[str, MaskFunction] = {
 
 
 def get_mask(name: str) -> MaskFunction:
-    """A mask function by name.
+    """A mask function by name: one of ours, or one that an installed distribution offers.
 
     Raises:
         RecipeError: If there is none of that name.
+        ExtensionError: If the distribution that offers it is broken.
     """
-    if name not in MASKS:
-        raise RecipeError(f"unknown mask {name!r}; there are {', '.join(MASKS)}")
-    return MASKS[name]
+    mask = MASKS.get(name) or load_extension("masks", name)
+    if mask is None:
+        raise RecipeError(f"unknown mask {name!r}; there are {', '.join([*MASKS, *extension_names('masks')])}")
+    return mask
 
 
 def _part(n: int, ratio: float) -> int:

@@ -8,7 +8,7 @@ from poyo_ssl_plugin.predictability.diet import (
     unpredictability,
 )
 from poyo_ssl_plugin.predictability.moments import Moments, skewness_kurtosis
-from poyo_ssl_plugin.predictability.rules import make_diet
+from poyo_ssl_plugin.predictability.rules import configured_diet, fed_recordings, make_diet
 from poyo_ssl_plugin.predictability.score import score_dataset
 from poyo_ssl_plugin.predictability.statistics import (
     register_statistic,
@@ -24,6 +24,8 @@ __all__ = [
     "Diet",
     "Moments",
     "PredictabilityTable",
+    "configured_diet",
+    "fed_recordings",
     "make_diet",
     "register_statistic",
     "score_dataset",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from poyo_ssl_plugin.errors import DietError, TableError
+from poyo_ssl_plugin.extensions import extension_names, load_extension
 from poyo_ssl_plugin.predictability.diet import Diet
 from poyo_ssl_plugin.predictability.table import PredictabilityTable
+
+logger = logging.getLogger(__name__)
 
 Rule = Callable[..., Diet]
 
@@ -29,12 +33,14 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
     Args:
         table: A table, or the file that ``poyo-ssl score`` wrote.
         rule: ``predictable``, ``unpredictable``, ``all``, ``random``, ``quantile``, ``cre_lines`` or
-            ``not_cre_lines``.
+            ``not_cre_lines``, or one that another distribution offers
+            (:mod:`poyo_ssl_plugin.extensions`).
         **options: Arguments of the rule, such as ``skewness`` and ``kurtosis``.
 
     Raises:
         TableError: If there is no table.
         DietError: If the rule or an option of it is unknown.
+        ExtensionError: If the distribution that offers the rule is broken.
 
     Example:
         >>> table = PredictabilityTable.from_rows([
@@ -49,14 +55,31 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
             "a diet needs the table of scored neurons: run 'poyo-ssl score DATASET_DIR --out table.csv' and pass "
             "diet.table=table.csv"
         )
-    if rule not in RULES:
-        raise DietError(f"unknown diet rule {rule!r}; there are {', '.join(RULES)}")
+    make = RULES.get(rule) or load_extension("diets", rule)
+    if make is None:
+        raise DietError(f"unknown diet rule {rule!r}; there are {', '.join([*RULES, *extension_names('diets')])}")
     if not isinstance(table, PredictabilityTable):
         table = PredictabilityTable.load(table)
     try:
-        diet = RULES[rule](table, **options)
+        diet = make(table, **options)
     except TypeError as error:
         raise DietError(f"diet {rule!r}: {error}") from None
     if len(diet) == 0:
         raise DietError(f"diet {rule!r} {diet.summary()}: it keeps nothing; choose looser thresholds")
     return diet
+
+
+def configured_diet(table: str | Path | None = None, rule: str = "predictable", **options: Any) -> Diet:
+    """:func:`make_diet`, as Hydra configurations name it: says in the log what the diet kept.
+
+    With Hydra, ``+diet=x`` is a plain key where the plugin is not installed; this line is the proof
+    that it is.
+    """
+    diet = make_diet(table, rule, **options)
+    logger.info("diet %s (%s)", diet.summary(), diet.name)
+    return diet
+
+
+def fed_recordings(diet: Diet) -> list[str]:
+    """The recordings of which a diet has neurons, for a dataset's ``recording_ids``."""
+    return [recording for recording in diet.recordings if diet.count(recording) > 0]

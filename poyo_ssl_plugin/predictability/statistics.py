@@ -19,6 +19,8 @@ Example:
     >>> "active_fraction" in statistic_names()
     True
     >>> unregister_statistic("active_fraction")
+
+An installed distribution offers one by an entry point, see :mod:`poyo_ssl_plugin.extensions`.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from poyo_ssl_plugin.errors import PoyoSSLError
+from poyo_ssl_plugin.extensions import extension_names, load_extension
 
 
 class Statistic(Protocol):
@@ -72,17 +75,18 @@ def unregister_statistic(name: str) -> None:
 
 
 def statistic_names() -> list[str]:
-    """Names of the registered statistics, sorted."""
-    return sorted(_REGISTRY)
+    """Names of the statistics that are registered or offered by installed distributions, sorted."""
+    return sorted({*_REGISTRY, *extension_names("statistics")})
 
 
 def make_statistic(name: str, n_units: int) -> Statistic:
-    """Construct a registered statistic for ``n_units`` neurons.
+    """Construct a statistic for ``n_units`` neurons.
 
     Raises:
-        PoyoSSLError: If no statistic has that name.
+        PoyoSSLError: If no statistic has that name, or the distribution that offers it is broken.
     """
-    if name not in _REGISTRY:
+    factory = _REGISTRY.get(name) or load_extension("statistics", name)
+    if factory is None:
         known = ", ".join(statistic_names()) or "none"
         raise PoyoSSLError(f"unknown statistic {name!r}; registered are: {known}")
-    return _REGISTRY[name](n_units)
+    return factory(n_units)

@@ -1,8 +1,10 @@
 """Training with Lightning: modules, data modules, checkpoints and runs."""
 
-from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights, model_state, read_checkpoint
+from poyo_ssl_plugin.models import model_state, read_checkpoint
+from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.run import Inputs, RunResult, evaluate, finetune, pretrain
 
@@ -20,5 +22,6 @@ __all__ = [
     "load_weights",
     "model_state",
     "pretrain",
+    "pretrained_model",
     "read_checkpoint",
 ]

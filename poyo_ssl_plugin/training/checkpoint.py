@@ -1,8 +1,7 @@
-"""Checkpoints: read without unpickling, and give a model the weights that fit."""
+"""Give a model the weights of a checkpoint that fit it."""
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,40 +41,6 @@ class LoadReport:
         return text
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a Lightning or torch_brain checkpoint; nothing in it is ever executed.
-
-    Returns:
-        The checkpoint; it has ``state_dict`` and ``hyper_parameters``.
-
-    Raises:
-        CheckpointError: If the file is missing, damaged, or holds more than tensors and plain values.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path}: refused, since it holds Python objects and not only tensors; save it again as a "
-            f"state_dict with plain hyper-parameters ({_refused(error)})"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged or not a checkpoint ({str(error).splitlines()[0]})") from None
-    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters"} <= set(checkpoint):
-        raise CheckpointError(f"{path}: not a checkpoint: it lacks 'state_dict' or 'hyper_parameters'")
-    return checkpoint
-
-
-def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors (and vocabularies) of the checkpoint's model, without the ``model.`` prefix."""
-    prefix = "model."
-    return {
-        key.removeprefix(prefix): value for key, value in checkpoint["state_dict"].items() if key.startswith(prefix)
-    }
-
-
 def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Path) -> LoadReport:
     """Give a model, in place, every tensor of ``state`` that it has under the same name and shape.
 
@@ -84,7 +49,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Pa
 
     Args:
         model: The model.
-        state: What :func:`model_state` gives.
+        state: What :func:`~poyo_ssl_plugin.models.model_state` gives.
         source: Where it comes from, for messages.
 
     Raises:
@@ -104,6 +69,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Pa
             continue
         if name not in own:
             report.skipped[name] = "not in the model"
+        elif not isinstance(value, torch.Tensor):
+            report.skipped[name] = "not a tensor"
         elif own[name].shape != value.shape:
             report.skipped[name] = f"shape {tuple(value.shape)}, the model's is {tuple(own[name].shape)}"
         else:
@@ -124,10 +91,11 @@ def _load_vocabulary(
     embedding: InfiniteVocabEmbedding, name: str, state: Mapping[str, Any], report: LoadReport
 ) -> None:
     weight, words = state.get(f"{name}.weight"), state.get(f"{name}.vocab")
-    if weight is None or words is None:
+    if weight is None and words is None:
         return
-    if weight.shape[-1] != embedding.embedding_dim or not embedding.is_lazy():
-        report.skipped[f"{name}.weight"] = f"width {weight.shape[-1]}, the model's is {embedding.embedding_dim}"
+    why = _misfit(embedding, weight, words)
+    if why or words is None:
+        report.skipped[f"{name}.weight"] = why
         return
     embedding.initialize_vocab([word for word, _ in sorted(words.items(), key=lambda item: item[1])][1:])
     with torch.no_grad():
@@ -135,7 +103,12 @@ def _load_vocabulary(
     report.loaded.append(f"{name}.weight")
 
 
-def _refused(error: Exception) -> str:
-    """The name of the first refused object, out of torch's long message."""
-    lines = [line.strip() for line in str(error).splitlines() if "GLOBAL" in line or "Unsupported" in line]
-    return lines[0] if lines else "unsupported content"
+def _misfit(embedding: InfiniteVocabEmbedding, weight: Any, words: Any) -> str:
+    """Why an embedding cannot take a vocabulary; empty if it can."""
+    if not isinstance(weight, torch.Tensor) or not isinstance(words, Mapping) or len(weight) != len(words):
+        return "not a vocabulary"
+    if {repr(index) for index in words.values()} != {str(i) for i in range(len(words))} or words.get("NA") != 0:
+        return "its words are not numbered from 'NA'"
+    if weight.shape[-1] != embedding.embedding_dim:
+        return f"width {weight.shape[-1]}, the model's is {embedding.embedding_dim}"
+    return "" if embedding.is_lazy() else "the model has a vocabulary already"

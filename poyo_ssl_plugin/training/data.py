@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Sampler
 
 from poyo_ssl_plugin.compat import interval
@@ -24,8 +26,12 @@ from poyo_ssl_plugin.data import (
 )
 from poyo_ssl_plugin.data.splits import Split, part_within
 from poyo_ssl_plugin.errors import DietError, RecordingError
+from poyo_ssl_plugin.models import Adapter, adapt
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
+from poyo_ssl_plugin.recordings import TRACES
 from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
+
+logger = logging.getLogger(__name__)
 
 Transform = Callable[[Any], Any]
 
@@ -56,7 +62,7 @@ class DietData(L.LightningDataModule):
         num_workers: Worker processes.
         unit_dropout: Arguments of torch_brain's ``TriangleDistribution`` for training windows;
             ``None`` feeds the whole diet always.
-        standardize: Give every trace mean 0 and standard deviation 1.
+        standardize: Give every trace mean 0 and standard deviation 1; spikes stay as they are.
         seed: Seed of the windows.
     """
 
@@ -87,34 +93,35 @@ class DietData(L.LightningDataModule):
                 "thresholds or another diet"
             )
         self.dataset = dataset
-        self.tokenize: Transform | None = None
-        self.task_index = 0
+        self.adapter: Adapter | None = None
 
     @property
     def unit_ids(self) -> list[str]:
         """Ids of all neurons of the diet, sorted."""
         return sorted(unit for name in self.recordings for unit in self.diet.units(name))
 
-    def attach(self, model: Any) -> None:
+    def attach(self, model: nn.Module) -> None:
         """Say whose tokens the windows become; call it before loading."""
-        self.tokenize = model.tokenize
-        tasks = getattr(model.readout, "tasks", [])
-        self.task_index = tasks.index(self.task.name) if self.task and self.task.name in tasks else 0
+        self.adapter = adapt(model)
+        field, scored = self.adapter.field, self.table.provenance.get("field")
+        if scored is not None and ("." in scored) != ("." in field):
+            logger.warning("the diet was scored on %s, and %s reads %s", scored, type(model).__name__, field)
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
     def _loader(self, sampler: Sampler[Any], *, training: bool) -> DataLoader[Any]:
-        assert self.tokenize is not None, "call attach(model) first"
-        fields = ["calcium_traces"] + ([self.task.source] if self.task else [])
+        assert self.adapter is not None, "call attach(model) first"
+        field = self.adapter.field
+        fields = [field.split(".")[0]] + ([self.task.source] if self.task else [])
         transforms: list[Transform] = []
         if training and self.unit_dropout is not None:
-            transforms.append(DietUnitDropout(self.diet, **self.unit_dropout))
+            transforms.append(DietUnitDropout(self.diet, field, **self.unit_dropout))
         else:
-            transforms.append(SelectUnits(self.diet))
-        if self.standardize:
+            transforms.append(SelectUnits(self.diet, field))
+        if self.standardize and field == TRACES:
             transforms.append(StandardizeTraces(self.table))
-        transforms.append(TaskTokenizer(self.tokenize, self.task, self.task_index))
+        transforms.append(TaskTokenizer(self.adapter, self.task))
         windows = Recordings(
             self.dataset.dataset_dir,
             self.recordings,

@@ -13,10 +13,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from poyo_ssl_plugin.data import Task
 from poyo_ssl_plugin.data.tasks import IGNORED
-from poyo_ssl_plugin.models import check_family, run_with_latents
+from poyo_ssl_plugin.models import adapt, check_family, run_with_latents
 from poyo_ssl_plugin.training.health import HealthMeter
-from poyo_ssl_plugin.training.optim import EMBEDDINGS, checked, make_optimizer, make_schedule, schedule_config
-from poyo_ssl_plugin.training.tokens import asked
+from poyo_ssl_plugin.training.optim import EMBEDDINGS, READOUT, checked, make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.training.tokens import answered
 
 
 class Finetuning(L.LightningModule):
@@ -47,6 +47,7 @@ class Finetuning(L.LightningModule):
         super().__init__()
         check_family(model)
         self.model = model
+        self.adapter = adapt(model)
         self.task = task
         self.identify_steps = identify_steps
         self.label_smoothing = label_smoothing
@@ -58,18 +59,17 @@ class Finetuning(L.LightningModule):
         self.predictions: list[dict[str, Any]] = []
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
-        logits = self.model(**batch["inputs"])[self.task.name]
-        return self._score(logits, batch, "train")
+        return self._score(self.model(**batch["inputs"]), batch, "train")
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         latent_pass = run_with_latents(self.model, batch["inputs"])
         self.health.update(latent_pass.last)
-        self._score(latent_pass.output[self.task.name], batch, "valid")
+        self._score(latent_pass.output, batch, "valid")
 
     def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        logits = self.model(**batch["inputs"])[self.task.name]
-        self._score(logits, batch, "test")
-        self._keep_predictions(logits, batch)
+        output = self.model(**batch["inputs"])
+        self._score(output, batch, "test")
+        self._keep_predictions(answered(self.adapter, output, batch, self.task.name)[0], batch)
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
@@ -82,19 +82,19 @@ class Finetuning(L.LightningModule):
         if self.global_step >= self.identify_steps:
             return
         for name, parameter in self.model.named_parameters():
-            if not name.startswith((*EMBEDDINGS, "readout")):
+            if not name.startswith((*EMBEDDINGS, *READOUT)):
                 parameter.grad = None
 
     def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer([self.model], fresh=("readout",), **self.optimizer_arguments)
+        optimizer = make_optimizer([self.model], fresh=READOUT, **self.optimizer_arguments)
         total = int(self.trainer.estimated_stepping_batches)
         return schedule_config(optimizer, make_schedule(optimizer, total_steps=total, **self.schedule_arguments))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["hyper_parameters"] = self.record
 
-    def _score(self, logits: torch.Tensor, batch: dict[str, Any], part: str) -> torch.Tensor:
-        target = asked(batch["target"], batch["inputs"]["output_task_index"])
+    def _score(self, output: Any, batch: dict[str, Any], part: str) -> torch.Tensor:
+        logits, target = answered(self.adapter, output, batch, self.task.name)
         loss = F.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
         metric = self.accuracy[f"{part}_accuracy"]
         metric(logits, target)

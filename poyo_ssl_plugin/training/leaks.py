@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.models import read_checkpoint
 from poyo_ssl_plugin.recordings import intersect_intervals
-from poyo_ssl_plugin.training.checkpoint import read_checkpoint
 from poyo_ssl_plugin.training.data import DietData
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,8 @@ from poyo_ssl_plugin.errors import RecipeError
 # Parameters that belong to single neurons or sessions. A batch says little about each of them, so they
 # learn at a rate of their own.
 EMBEDDINGS = ("unit_emb", "session_emb")
+# What belongs to a task: the readout and, in POYOPlus, the embedding of its queries.
+READOUT = ("readout", "task_emb")
 OPTIMIZERS = ("adamw", "lamb")
 
 

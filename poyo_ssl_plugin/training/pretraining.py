@@ -11,13 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from poyo_ssl_plugin.data.tasks import IGNORED
+from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.objectives import MaskedLatentReconstruction
 from poyo_ssl_plugin.training.health import HealthMeter
 from poyo_ssl_plugin.training.optim import checked, make_optimizer, make_schedule, schedule_config
-from poyo_ssl_plugin.training.tokens import asked
+from poyo_ssl_plugin.training.tokens import answered
 
 # Parts of a POYO that only decoding uses.
-_DECODER = ("dec_atn", "dec_ffn", "readout", "session_emb")
+_DECODER = ("dec_atn", "dec_ffn", "readout", "session_emb", "task_emb")
+_OBJECTIVE = "objective."
 
 
 class Pretraining(L.LightningModule):
@@ -49,6 +51,7 @@ class Pretraining(L.LightningModule):
     ) -> None:
         super().__init__()
         self.model = model
+        self.adapter = adapt(model)
         self.objective = objective
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
@@ -58,7 +61,7 @@ class Pretraining(L.LightningModule):
         self.health = HealthMeter()
         if auxiliary is None:
             # Nothing trains the decoder; without this DDP would wait for its gradients.
-            for name in _DECODER:
+            for name in set(_DECODER) & set(dict(model.named_children())):
                 getattr(model, name).requires_grad_(False)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
@@ -76,15 +79,20 @@ class Pretraining(L.LightningModule):
         return schedule_config(optimizer, make_schedule(optimizer, total_steps=total, **self.schedule_arguments))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the model alone under ``state_dict``, as torch_brain's ``load_pretrained`` wants it."""
         checkpoint["hyper_parameters"] = self.record
+        state = checkpoint["state_dict"]
+        checkpoint["objective"] = {key: state.pop(key) for key in list(state) if key.startswith(_OBJECTIVE)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] |= checkpoint["objective"]
 
     def _step(self, batch: dict[str, Any], part: str) -> torch.Tensor:
         reconstruction = self.objective(self.model, batch["inputs"])
         terms = dict(reconstruction.terms)
         loss = reconstruction.loss
         if self.auxiliary is not None:
-            logits = reconstruction.latent_pass.output[self.auxiliary]
-            target = asked(batch["target"], batch["inputs"]["output_task_index"])
+            logits, target = answered(self.adapter, reconstruction.latent_pass.output, batch, self.auxiliary)
             if (target != IGNORED).any():
                 cross_entropy = F.cross_entropy(logits, target, ignore_index=IGNORED)
                 loss = loss + self.auxiliary_weight * cross_entropy

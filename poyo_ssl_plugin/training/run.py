@@ -21,12 +21,21 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
+from poyo_ssl_plugin.compat import GENERATION
 from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
-from poyo_ssl_plugin.models import check_family, replace_vocabulary
+from poyo_ssl_plugin.models import (
+    adapt,
+    adapter_class,
+    check_family,
+    model_state,
+    read_checkpoint,
+    replace_vocabulary,
+)
+from poyo_ssl_plugin.models.checkpoint import first_line
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
-from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights, model_state, read_checkpoint
+from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.finetuning import Finetuning
 from poyo_ssl_plugin.training.leaks import check_leaks
@@ -113,7 +122,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         seed=config.seed,
         **_data_options(config),
     )
-    model = _build_model(config, data, {task.name: task.n_classes} if task else 1)
+    model = _build_model(config, data, {task.name: task.n_classes} if task else {})
     objective = _instantiate(config.ssl, "ssl")
     loaded = _initialise(model, config, data, keep_words=True)
     module = Pretraining(
@@ -223,7 +232,12 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
 _ABSENT = object()
 _QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 # The only classes that a checkpoint may ask for; its recipe is data, not code.
-_KNOWN_MODELS = ("poyo_ssl_plugin.CalciumPOYO",)
+_KNOWN_MODELS = (
+    "poyo_ssl_plugin.CalciumPOYO",
+    "torch_brain.models.POYO",
+    "torch_brain.models.POYOPlus",
+    "torch_brain.models.CalciumPOYOPlus",
+)
 
 
 def _resolved(config: DictConfig) -> DictConfig:
@@ -255,7 +269,7 @@ def _plain(config: DictConfig, *names: str) -> dict[str, Any]:
 def _diet(config: DictConfig, table: PredictabilityTable) -> Diet:
     options = {key: value for key, value in config.diet.items() if key not in ("rule", "table")}
     diet = make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
-    logger.info("diet %s: %s", diet.name, diet.summary())
+    logger.info("diet %s (%s)", diet.summary(), diet.name)
     return diet
 
 
@@ -285,8 +299,17 @@ def _auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
     return task
 
 
-def _build_model(config: DictConfig, data: DietData, dim_out: Any) -> nn.Module:
-    model = _instantiate(config.model, "model", dim_out=dim_out)
+def _build_model(config: DictConfig, data: DietData, tasks: Mapping[str, int]) -> nn.Module:
+    try:
+        readout = adapter_class(hydra.utils.get_class(config.model["_target_"])).readout(tasks)
+    except (ImportError, ValueError, KeyError, hydra.errors.HydraException) as error:
+        if isinstance(error, RecipeError):
+            raise
+        hint = ""
+        if str(config.model.get("_target_")).startswith("torch_brain.") and GENERATION == "0.2":
+            hint = "; POYOPlus and CalciumPOYOPlus are only in torch_brain 0.1"
+        raise RecipeError(f"model: {first_line(error)}{hint}") from error
+    model = _instantiate(config.model, "model", **readout)
     check_family(model)
     data.attach(model)
     return model
@@ -294,9 +317,10 @@ def _build_model(config: DictConfig, data: DietData, dim_out: Any) -> nn.Module:
 
 def _instantiate(config: DictConfig, group: str, **further: Any) -> Any:
     try:
-        return hydra.utils.instantiate(config, **further, _convert_="all")
-    except hydra.errors.InstantiationException as error:
-        raise RecipeError(f"{group}: {str(error.__cause__ or error).splitlines()[0]}") from error
+        # Hydra would turn dataclasses among the arguments into dictionaries, so these are given afterwards.
+        return hydra.utils.instantiate(config, _partial_=True, _convert_="all")(**further)
+    except (hydra.errors.InstantiationException, TypeError, ValueError) as error:
+        raise RecipeError(f"{group}: {first_line(error.__cause__ or error)}") from error
 
 
 def _initialise(model: nn.Module, config: DictConfig, data: DietData, *, keep_words: bool) -> LoadReport | None:
@@ -327,11 +351,7 @@ def _record(config: DictConfig, model: nn.Module, data: DietData, times: Mapping
     recipe = OmegaConf.to_container(config)
     assert isinstance(recipe, dict)
     arguments = {key: value for key, value in recipe["model"].items() if key != "_target_"}
-    readout: Any = getattr(model, "readout", None)
-    if hasattr(readout, "projections"):
-        arguments["dim_out"] = {name: layer.out_features for name, layer in readout.projections.items()}
-    else:
-        arguments["dim_out"] = getattr(readout, "out_features", None)
+    arguments |= adapt(model).recorded()
     return {
         "model": arguments,
         "recipe": recipe,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from poyo_ssl_plugin.compat import Data, collate, pad, track_mask
 from poyo_ssl_plugin.data import Task, find_targets
 from poyo_ssl_plugin.data.tasks import IGNORED
+from poyo_ssl_plugin.models import Adapter
 from poyo_ssl_plugin.recordings import recording_id
 
 
@@ -20,41 +20,38 @@ class TaskTokenizer:
     A window without a labelled moment is asked once, in its middle, with a target that losses ignore.
 
     Args:
-        tokenize: ``model.tokenize`` of a POYO-family model.
+        adapter: How to ask the model.
         task: The task, or ``None`` for windows without labels.
-        task_index: Number of the task's readout in a model with several.
     """
 
-    def __init__(self, tokenize: Callable[[Data], dict[str, Any]], task: Task | None, task_index: int = 0) -> None:
-        self.tokenize = tokenize
+    def __init__(self, adapter: Adapter, task: Task | None) -> None:
+        self.adapter = adapter
         self.task = task
-        self.task_index = task_index
 
     def __call__(self, data: Data) -> dict[str, Any]:
-        inputs = self.tokenize(data)
+        start, middle = float(data.absolute_start), data.domain.end[-1] / 2
         times, labels = (np.empty(0), np.empty(0)) if self.task is None else find_targets(data, self.task)
         if len(times) == 0:
-            times, labels = np.array([data.domain.end[-1] / 2]), np.array([IGNORED])
-        inputs["output_timestamps"] = pad(np.asarray(times, dtype=np.float32))
-        inputs["output_task_index"] = pad(np.full(len(times), self.task_index, dtype=np.int64))
+            times, labels = np.array([middle]), np.array([IGNORED])
         return {
-            "inputs": inputs,
+            "inputs": self.adapter.inputs(data, np.asarray(times), self.task.name if self.task else None),
             "target": pad(np.asarray(labels, dtype=np.int64)),
-            "target_mask": track_mask(times),
+            "asked": track_mask(times),
             "recording_id": recording_id(data),
-            "start": float(data.absolute_start),
+            "start": start,
         }
 
 
 def collate_windows(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch of samples: padded by torch_brain's ``collate``, padding marked as not to be asked."""
     batch = collate(samples)
-    padding = ~batch.pop("target_mask")
+    padding = ~batch["asked"]
     batch["target"] = batch["target"].masked_fill(padding, IGNORED)
-    batch["inputs"]["output_task_index"] = batch["inputs"]["output_task_index"].masked_fill(padding, -1)
+    if "output_task_index" in batch["inputs"]:
+        batch["inputs"]["output_task_index"] = batch["inputs"]["output_task_index"].masked_fill(padding, -1)
     return batch
 
 
-def asked(target: torch.Tensor, task_index: torch.Tensor) -> torch.Tensor:
-    """Targets of the real queries of a batch, in the order in which a readout returns them, (K,)."""
-    return target[task_index >= 0]
+def answered(adapter: Adapter, output: Any, batch: dict[str, Any], task: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Answers (K, D_out) and targets (K,) of the real queries of a batch."""
+    return adapter.answers(output, batch["asked"], task), batch["target"][batch["asked"]]
