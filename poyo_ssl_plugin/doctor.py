@@ -25,11 +25,11 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at versions, generation, device, attention kernels, recipes and Hydra."""
+    """Look at versions, generation, device, attention kernels, recipes, Hydra and the pipeline."""
     from poyo_ssl_plugin.experiments.provenance import versions
 
     found = [Finding(name, version) for name, version in versions().items()]
-    return [*found, _generation(), *_device(), _recipes(), _hydra()]
+    return [*found, _generation(), *_device(), _recipes(), _hydra(), _pipeline()]
 
 
 def _generation() -> Finding:
@@ -71,3 +71,10 @@ def _hydra() -> Finding:
     if "PoyoSSLSearchPath" in names:
         return Finding("Hydra", "sees this package's recipe groups")
     return Finding("Hydra", "does not see this package's recipe groups", "reinstall the package with pip")
+
+
+def _pipeline() -> Finding:
+    from poyo_ssl_plugin.register import registration
+
+    state = registration()
+    return Finding("brainsets pipeline", state.found, state.remedy)

@@ -27,3 +27,7 @@ class RecipeError(PoyoSSLError):
 
 class CheckpointError(PoyoSSLError):
     """A checkpoint is damaged, unsafe, or of another architecture."""
+
+
+class RegistrationError(PoyoSSLError):
+    """The pipeline cannot be made known to the ``brainsets`` command, or its place is taken."""
