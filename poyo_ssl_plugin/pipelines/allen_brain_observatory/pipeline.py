@@ -83,6 +83,7 @@ class Pipeline(stock_pipeline.Pipeline):
             return manifest
         manifest = manifest.join(_session_table(cache, path))
         manifest.drop(columns="session_id").to_csv(raw_dir / SESSIONS_FILE)
+        print(f"Cre line, depth and half of every session: {raw_dir / SESSIONS_FILE}")
         return _filtered(manifest, args) if filters else manifest
 
     def download(self, manifest_item):
@@ -152,7 +153,9 @@ def _session_table(cache, path):
     table["half"] = [paper.half_of(line) if line else None for line in table["cre_line"]]
     table["depth_class"] = table["imaging_depth"].map(paper.depth_class)
     columns = ["cre_line", "half", "imaging_depth", "depth_class", "targeted_structure", "session_type"]
-    return table[[*columns, "experiment_container_id"]].rename_axis("id")
+    # Numbers that may be missing, and are whole where they are not.
+    whole = {"imaging_depth": "Int64", "experiment_container_id": "Int64"}
+    return table[[*columns, "experiment_container_id"]].astype(whole).rename_axis("id")
 
 
 def _filtered(manifest, args):

@@ -24,10 +24,12 @@ def pipelines_dir() -> Path:
         >>> (pipelines_dir() / STOCK / "pipeline.py").is_file()
         True
     """
-    if importlib.util.find_spec("torch_brain") and (spec := importlib.util.find_spec("torch_brain.pipeline")):
-        return Path(next(iter(spec.submodule_search_locations or ()))) / "brainsets-pipelines"
-    if spec := importlib.util.find_spec("brainsets_pipelines"):
-        return Path(next(iter(spec.submodule_search_locations or ())))
+    # Looking for a submodule would import torch_brain, and that of the earlier generation imports torch.
+    for package, inside in (("torch_brain", "pipeline/brainsets-pipelines"), ("brainsets_pipelines", ".")):
+        spec = importlib.util.find_spec(package)
+        for location in (spec.submodule_search_locations if spec else None) or ():
+            if (folder := Path(location, inside)).is_dir():
+                return folder
     raise ModuleNotFoundError("neither torch_brain 0.2 nor brainsets is installed, so there is no 'brainsets prepare'")
 
 
