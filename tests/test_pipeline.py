@@ -51,9 +51,12 @@ class TestSplit:
         assert (np.diff(edges) >= 1).all()
         assert np.abs(np.diff(edges) - np.array(paper.GRATINGS_SHARES) * n).max() <= 2
 
-    def test_too_few_presentations_are_refused(self):
-        with pytest.raises(ValueError, match="2 presentations"):
-            paper.cuts(2, paper.MOVIE_SHARES)
+    def test_an_epoch_that_broke_off_is_for_training(self):
+        epoch = np.array([0, 0, 0, 0, 1])
+        start = 3.0 * np.arange(5)
+        parts = paper.split_items(start, start + 2, epoch, paper.GRATINGS_SHARES, per_epoch=True)
+        assert parts["train"].tolist() == [[0, 5], [12, 14]]
+        assert [len(parts[part]) for part in ("valid", "test")] == [1, 1]
 
     @given(st.lists(st.integers(3, 60), min_size=1, max_size=4), st.booleans())
     def test_every_presentation_is_in_one_part_and_none_is_cut(self, sizes: list[int], per_epoch: bool):

@@ -56,7 +56,7 @@ class Workplace:
         path = [str(BIN), os.environ["PATH"]]
         self.options: list[str] = []
         if ALLEN_ENV:
-            path.insert(0, str(Path(ALLEN_ENV) / "bin"))
+            path.insert(0, str(Path(ALLEN_ENV).resolve() / "bin"))
             self.options = ["--use-active-env"]
         self.env = os.environ | {"PYTHONPATH": str(packages), "PATH": os.pathsep.join(path), "UV_OFFLINE": "1"}
 

@@ -41,21 +41,20 @@ def depth_class(imaging_depth: float) -> str:
 
 
 def cuts(n: int, shares: tuple[float, float, float]) -> tuple[int, int, int, int]:
-    """Where to cut ``n`` items in order into train, valid and test, each of at least one.
+    """Where to cut ``n`` items in order into train, valid and test.
+
+    Each gets at least one; fewer than three items, of an epoch that broke off, are all for training.
 
     Args:
         n: Number of items.
         shares: Shares of train, valid and test.
 
-    Raises:
-        ValueError: If there are fewer than three items.
-
     Example:
-        >>> cuts(200, GRATINGS_SHARES), cuts(10, MOVIE_SHARES), cuts(3, MOVIE_SHARES)
-        ((0, 140, 160, 200), (0, 8, 9, 10), (0, 1, 2, 3))
+        >>> cuts(200, GRATINGS_SHARES), cuts(10, MOVIE_SHARES), cuts(3, MOVIE_SHARES), cuts(2, MOVIE_SHARES)
+        ((0, 140, 160, 200), (0, 8, 9, 10), (0, 1, 2, 3), (0, 2, 2, 2))
     """
     if n < len(PARTS):
-        raise ValueError(f"{n} presentations cannot be split into {', '.join(PARTS)}; at least 3 are needed")
+        return 0, n, n, n
     valid, test = (max(1, round(share * n)) for share in shares[1:])
     return 0, n - valid - test, n - test, n
 
@@ -84,9 +83,6 @@ def split_items(
 
     Returns:
         Times in seconds by part, each (R, 2).
-
-    Raises:
-        ValueError: If there are fewer than three presentations to split.
 
     Example:
         >>> time = np.arange(10.0)

@@ -13,12 +13,15 @@ Run by ``brainsets prepare allen_brain_observatory``. What torch_brain's own All
 extracts; ``docs/pipeline.md`` lists what this one adds.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import shutil
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -46,7 +49,7 @@ SESSIONS_FILE = "paper_sessions.csv"
 SPLITS = (("drifting_gratings", paper.GRATINGS_SHARES, True), ("natural_movie_one", paper.MOVIE_SHARES, False))
 
 
-def _parse_size(text):
+def _parse_size(text: str) -> tuple[int, int]:
     try:
         return movie.parse_size(text)
     except ValueError as error:
@@ -64,12 +67,15 @@ parser.add_argument(
 parser.add_argument("--session-type", action="append", default=[], help="such as three_session_A; repeatable")
 
 
-class Pipeline(stock_pipeline.Pipeline):
+class Pipeline(stock_pipeline.Pipeline):  # type: ignore[misc, name-defined]
+    """torch_brain's Allen pipeline, and more; see the top of this file."""
+
+    processed_dir: Path
     brainset_id = "allen_brain_observatory"
     parser = parser
 
     @classmethod
-    def get_manifest(cls, raw_dir, args):
+    def get_manifest(cls, raw_dir: Path, args: argparse.Namespace) -> pd.DataFrame:
         """torch_brain's list of good sessions, with Cre line, depth and half where these are known.
 
         They come from the Allen Institute's table of experiments, which is downloaded the first time a
@@ -86,7 +92,7 @@ class Pipeline(stock_pipeline.Pipeline):
         print(f"Cre line, depth and half of every session: {raw_dir / SESSIONS_FILE}")
         return _filtered(manifest, args) if filters else manifest
 
-    def download(self, manifest_item):
+    def download(self, manifest_item: Any) -> tuple[Any, str]:
         """The NWB file of a session, from where torch_brain's Allen pipeline has put it if it has."""
         session_id = manifest_item.session_id
         name = Path("ophys_experiment_data") / f"{session_id}.nwb"
@@ -96,7 +102,7 @@ class Pipeline(stock_pipeline.Pipeline):
             return stock_pipeline.BrainObservatoryNwbDataSet(shared), session_id
         return super().download(manifest_item)
 
-    def process(self, download_output):
+    def process(self, download_output: tuple[Any, str]) -> None:
         """Let the stock pipeline write the recording out of sight, extend it, and move it to its place."""
         nwb, session_id = download_output
         path = self.processed_dir / f"{session_id}.h5"
@@ -111,7 +117,7 @@ class Pipeline(stock_pipeline.Pipeline):
                 self.update_status("Extending")
                 os.replace(_extended(written), path)
 
-    def _process_stock(self, download_output, folder):
+    def _process_stock(self, download_output: tuple[Any, str], folder: Path) -> Path:
         processed_dir, self.processed_dir = self.processed_dir, folder
         try:
             super().process(download_output)
@@ -119,7 +125,7 @@ class Pipeline(stock_pipeline.Pipeline):
             self.processed_dir = processed_dir
         return folder / f"{download_output[1]}.h5"
 
-    def _store_movie(self, nwb):
+    def _store_movie(self, nwb: Any) -> None:
         if self.args.skip_stimuli:
             return
         self.update_status("Storing movie frames")
@@ -129,7 +135,7 @@ class Pipeline(stock_pipeline.Pipeline):
         except KeyError:
             print(f"{nwb.nwb_file}: has no template of natural_movie_one; its frames are left to the next session")
 
-    def _copy_sessions(self):
+    def _copy_sessions(self) -> None:
         source, target = self.raw_dir / SESSIONS_FILE, self.processed_dir / SESSIONS_FILE
         if source.exists():
             partial = target.with_name(f".{target.name}.{os.getpid()}")
@@ -137,7 +143,7 @@ class Pipeline(stock_pipeline.Pipeline):
             os.replace(partial, target)
 
 
-def _session_table(cache, path):
+def _session_table(cache: Any, path: Path) -> pd.DataFrame:
     """Cre line, depth, area, session type and half of every session, by session id."""
     # BrainObservatoryCache.get_ophys_experiments asks the server about eye tracking each time, so it never
     # works offline; this is the cached half of it.
@@ -158,7 +164,7 @@ def _session_table(cache, path):
     return table[[*columns, "experiment_container_id"]].astype(whole).rename_axis("id")
 
 
-def _filtered(manifest, args):
+def _filtered(manifest: pd.DataFrame, args: argparse.Namespace) -> pd.DataFrame:
     keep = manifest["cre_line"].notna()
     if args.half:
         keep &= manifest["half"] == args.half
@@ -172,7 +178,7 @@ def _filtered(manifest, args):
     return manifest[keep]
 
 
-def _extended(path):
+def _extended(path: Path) -> Path:
     """Write the recording at ``path`` with what this pipeline adds; returns the new file."""
     with h5py.File(path, "r") as file:
         data = stock_pipeline.Data.from_hdf5(file, lazy=False)
@@ -196,7 +202,7 @@ def _extended(path):
     return extended
 
 
-def _paper_split(data):
+def _paper_split(data: Any) -> dict[str, np.ndarray]:
     """Train, valid and test times of the stimuli of the paper that the session has, by part."""
     parts = {part: [np.empty((0, 2))] for part in paper.PARTS}
     for name, shares, per_epoch in SPLITS:
