@@ -303,6 +303,27 @@ def compare(overrides: tuple[str, ...]) -> None:
 
 
 @main.command()
+@click.option("--undo", is_flag=True, help="Remove what this command wrote.")
+def register(undo: bool) -> None:
+    """Make 'brainsets prepare allen_brain_observatory' and 'brainsets list' find this package's pipeline.
+
+    Writes one link into the folder of torch_brain's (or brainsets') own pipelines. Without it,
+    brainsets prepare "$(poyo-ssl pipeline-dir)" --local does the same.
+    """
+    from poyo_ssl_plugin.register import register_pipeline, unregister_pipeline
+
+    console.print(unregister_pipeline() if undo else register_pipeline(), highlight=False, markup=False, soft_wrap=True)
+
+
+@main.command("pipeline-dir")
+def pipeline_dir() -> None:
+    """Print the folder of the pipeline, for 'brainsets prepare "$(poyo-ssl pipeline-dir)" --local'."""
+    from poyo_ssl_plugin.register import PIPELINE_DIR
+
+    click.echo(PIPELINE_DIR)
+
+
+@main.command()
 def doctor() -> None:
     """Say what is installed, what will be used, and what to do about what is missing."""
     from poyo_ssl_plugin.doctor import diagnose

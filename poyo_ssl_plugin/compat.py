@@ -57,6 +57,9 @@ from torch_brain.nn import (  # noqa: E402  the same in both generations
 )
 from torch_brain.transforms.unit_dropout import TriangleDistribution  # noqa: E402
 
+# A pipeline runs without this package, so where the others are is known beside it.
+from poyo_ssl_plugin.pipelines.allen_brain_observatory.stock import pipelines_dir  # noqa: E402
+
 __all__ = [
     "GENERATION",
     "POYO",
@@ -84,6 +87,7 @@ __all__ = [
     "modality",
     "pad",
     "pad2d",
+    "pipelines_dir",
     "regular_series",
     "track_mask",
     "track_mask2d",

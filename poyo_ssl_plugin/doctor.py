@@ -27,11 +27,11 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at versions, generation, device, attention kernels, recipes, Hydra and extensions."""
+    """Look at versions, generation, device, attention kernels, recipes, Hydra, extensions and the pipeline."""
     from poyo_ssl_plugin.experiments.provenance import versions
 
     found = [Finding(name, version) for name, version in versions().items()]
-    return [*found, _generation(), *_device(), _recipes(), _hydra(), *_extensions()]
+    return [*found, _generation(), *_device(), _recipes(), _hydra(), *_extensions(), _pipeline()]
 
 
 def _generation() -> Finding:
@@ -118,3 +118,10 @@ def _extensions() -> list[Finding]:
         if works:
             found.append(Finding(f"further {kind}", ", ".join(works)))
     return found
+
+
+def _pipeline() -> Finding:
+    from poyo_ssl_plugin.register import registration
+
+    state = registration()
+    return Finding("brainsets pipeline", state.found, state.remedy)

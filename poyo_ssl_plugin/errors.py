@@ -31,3 +31,7 @@ class CheckpointError(PoyoSSLError):
 
 class ExtensionError(PoyoSSLError):
     """What another distribution adds to this package cannot be loaded."""
+
+
+class RegistrationError(PoyoSSLError):
+    """The pipeline cannot be made known to the ``brainsets`` command, or its place is taken."""

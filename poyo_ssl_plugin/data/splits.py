@@ -17,10 +17,23 @@ Split = dict[str, dict[str, np.ndarray]]
 PARTS = ("train", "valid", "test")
 
 
-def recorded_split(dataset: Any) -> Split:
-    """The split that each recording brings (``train_domain``, ``valid_domain``, ``test_domain``)."""
+def recorded_split(dataset: Any, name: str = "recorded") -> Split:
+    """A split that each recording brings.
+
+    Args:
+        dataset: The recordings.
+        name: ``"recorded"`` for ``train_domain``, ``valid_domain`` and ``test_domain``; another name is
+            put before these, so ``"paper"`` is ``paper_train_domain`` and so on.
+
+    Raises:
+        RecordingError: If a recording has no such split.
+    """
+    prefix = "" if name == "recorded" else f"{name}_"
     return {
-        part: {name: split_intervals(dataset.get_recording(name), part) for name in dataset.recording_ids}
+        part: {
+            recording: split_intervals(dataset.get_recording(recording), prefix + part)
+            for recording in dataset.recording_ids
+        }
         for part in PARTS
     }
 

@@ -71,7 +71,7 @@ class Inputs:
         dataset = Recordings(data.root, recordings, uniquify_unit_ids=data.uniquify_unit_ids)
         _require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
         table = PredictabilityTable.load(config.diet.table)
-        return cls(dataset, table, recorded_split(dataset))
+        return cls(dataset, table, recorded_split(dataset, data.split))
 
 
 @dataclass
