@@ -260,7 +260,7 @@ class CalciumPOYO(nn.Module):
         patches[:, :n_rows] = values[:n_rows].T
         first = float(traces.domain.start[0])
         centre = first + (np.arange(n_patches) + 0.5) * (self.patch_size / traces.sampling_rate)
-        units = self._index(self.unit_emb, unit_ids(data, TRACES), data)
+        units = self._index(self.unit_emb, unit_ids(data, TRACES).tolist(), data)
         return {
             "input_values": pad2d(patches.reshape(n_units, n_patches, self.patch_size)),
             "input_unit_index": pad(units),
