@@ -64,12 +64,11 @@ def _cut_series(data: Data, name: str, keep: np.ndarray, reset_index: bool) -> N
             series.unit_index = (np.cumsum(keep) - 1)[series.unit_index]
         setattr(data, name, series)
         return
-    columns = np.flatnonzero(keep)
     for key in keys:
         samples = getattr(series, key)
         if samples.ndim >= 2 and samples.shape[1] == len(keep):
             # The number of rows, which torch_brain would check, stays.
-            series.__dict__[key] = samples.take(columns, axis=1)
+            series.__dict__[key] = samples[:, keep]
 
 
 class SelectUnits:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from poyo_ssl_plugin.compat import Data, collate, pad, track_mask
+from poyo_ssl_plugin.compat import Data, collate, pad
 from poyo_ssl_plugin.data import Task, find_targets
 from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.recordings import recording_id
@@ -35,15 +35,19 @@ class TaskTokenizer:
         times, labels = (np.empty(0), np.empty(0)) if self.task is None else find_targets(data, self.task)
         if len(times) == 0:
             times, labels = np.array([data.domain.end[-1] / 2]), np.array([IGNORED])
-        inputs["output_timestamps"] = pad(np.asarray(times, dtype=np.float32))
-        inputs["output_task_index"] = pad(np.full(len(times), self.task_index, dtype=np.int64))
+        inputs["output_timestamps"] = _padded(times, np.float32)
+        inputs["output_task_index"] = _padded(np.full(len(times), self.task_index), np.int64)
         return {
             "inputs": inputs,
-            "target": pad(np.asarray(labels, dtype=np.int64)),
-            "target_mask": track_mask(times),
+            "target": _padded(labels, np.int64),
+            "target_mask": _padded(np.ones(len(times)), bool),
             "recording_id": recording_id(data),
             "start": float(data.absolute_start),
         }
+
+
+def _padded(values: np.ndarray, dtype: Any) -> Any:
+    return pad(torch.from_numpy(np.array(values, dtype=dtype)))
 
 
 def collate_windows(samples: list[dict[str, Any]]) -> dict[str, Any]:
