@@ -31,13 +31,15 @@ def keep_units(data: Data, keep: np.ndarray, field: str = TRACES, *, reset_index
         ``data``.
     """
     ids = unit_ids(data, field)
-    described = [name for name in neuron_groups(data, field) if _describes(getattr(data, name), ids)]
-    for series in {TRACES.partition(".")[0], SPIKES, field.partition(".")[0]} & data.__dict__.keys():
+    groups = neuron_groups(data, field)
+    described = [name for name in groups if _describes(getattr(data, name), ids)]
+    for series in {"calcium_traces", SPIKES, field.partition(".")[0]} & data.__dict__.keys():
         if neuron_groups(data, series)[0] in described:
             _cut_series(data, series, keep, reset_index)
     if reset_index:
+        kept_ids = ids[keep]
         for name in described:
-            _cut_table(data, name, keep)
+            _cut_table(data, name, keep, kept_ids)
     return data
 
 
@@ -46,13 +48,13 @@ def _describes(table: Any, ids: np.ndarray) -> bool:
     return own is ids or (len(own) == len(ids) and bool((np.asarray(own).astype(str) == ids).all()))
 
 
-def _cut_table(data: Data, name: str, keep: np.ndarray) -> None:
+def _cut_table(data: Data, name: str, keep: np.ndarray, kept_ids: np.ndarray) -> None:
     table = getattr(data, name)
-    if type(table) is ArrayDict:
-        columns = {key: getattr(table, key)[keep] for key in table.keys()}
-        data.__dict__[name] = clone(table, **columns)
-    else:
+    if type(table) is not ArrayDict:
         setattr(data, name, table.select_by_mask(keep))
+        return
+    columns = {key: getattr(table, key)[keep] for key in table.keys() if key != "id"}
+    data.__dict__[name] = clone(table, id=kept_ids, **columns)
 
 
 def _cut_series(data: Data, name: str, keep: np.ndarray, reset_index: bool) -> None:
@@ -206,7 +208,7 @@ class StandardizeTraces:
             raise TableError(f"recording {recording!r} is not in the table; score the dataset again")
         row_of, mean, std = self._by_recording[recording]
         try:
-            rows = [row_of[unit] for unit in unit_ids(data, self.field).tolist()]
+            rows = np.fromiter(map(row_of.__getitem__, unit_ids(data, self.field).tolist()), dtype=np.intp)
         except KeyError as error:
             unknown = str(error.args[0])
             raise TableError(f"unit {unknown!r} of recording {recording!r} is not in the table; score again") from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -257,12 +258,11 @@ class CalciumPOYO(nn.Module):
         n_rows = min(n_rows, n_patches * self.patch_size)
         patches = np.zeros((n_units, n_patches * self.patch_size), dtype=np.float32)
         patches[:, :n_rows] = values[:n_rows].T
-        first = float(traces.domain.start[0])
-        centre = first + (np.arange(n_patches) + 0.5) * (self.patch_size / traces.sampling_rate)
+        centre = _half_steps(n_patches) * (self.patch_size / traces.sampling_rate) + float(traces.domain.start[0])
         units = self._index(self.unit_emb, unit_ids(data, TRACES).tolist(), data)
         return {
             # Tensors: collate would make them of arrays at five times the cost.
-            "input_values": pad2d(torch.from_numpy(patches).view(n_units, n_patches, self.patch_size)),
+            "input_values": pad2d(torch.from_numpy(patches.reshape(n_units, n_patches, self.patch_size))),
             "input_unit_index": pad(torch.from_numpy(units)),
             "input_timestamps": pad(torch.from_numpy(centre.astype(np.float32))),
             "input_mask": pad2d(torch.from_numpy(np.ones((n_units, n_patches), dtype=bool))),
@@ -339,9 +339,15 @@ class CalciumPOYO(nn.Module):
         if vocabulary is None:
             raise RecordingError("the model has no vocabulary yet: call model.init_vocabs(dataset) first")
         try:
-            return np.array([vocabulary[word] for word in words], dtype=np.int64)
+            return np.fromiter(map(vocabulary.__getitem__, words), dtype=np.int64)
         except KeyError as error:
             raise RecordingError(
                 f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
                 "initialise it with a dataset that holds this recording"
             ) from None
+
+
+@lru_cache
+def _half_steps(n: int) -> np.ndarray:
+    """0.5, 1.5, ..., of shape (n,)."""
+    return np.arange(n) + 0.5
