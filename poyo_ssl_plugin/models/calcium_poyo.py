@@ -199,13 +199,19 @@ class CalciumPOYO(nn.Module):
         **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents :math:`Z_1` after the encoder, :math:`(B, L, D)`, and their rotary embedding."""
-        tokens, token_rotary = self._tokens(input_values, input_unit_index, input_timestamps)
-        n_windows = len(tokens)
-        index, timestamps = self._latent_grid(tokens.device)
+        n_windows = len(input_values)
+        index, timestamps = self._latent_grid(input_values.device)
         rotary = self.rotary_emb(timestamps).expand(n_windows, -1, -1)
         latents = self.latent_emb(index).expand(n_windows, -1, -1)
+        counts = None if input_mask is None else _units_without_padding(input_mask)
+        if counts is not None:
+            real = input_mask[:, :, 0]  # type: ignore[index]
+            input_values, input_unit_index, input_mask = input_values[real], input_unit_index[real], None
+        tokens = self._tokens(input_values, input_unit_index)
+        if counts is None:
+            tokens = tokens.flatten(1, 2)
         mask = None if input_mask is None else input_mask.flatten(1)
-        latents = latents + self.enc_atn(latents, tokens, rotary, token_rotary, mask)
+        latents = latents + self.enc_atn(latents, tokens, rotary, self.rotary_emb(input_timestamps), mask, counts)
         return latents + self.enc_ffn(latents), rotary
 
     def process(self, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
@@ -316,16 +322,14 @@ class CalciumPOYO(nn.Module):
             ) from error
         return model
 
-    def _tokens(
-        self, values: torch.Tensor, unit_index: torch.Tensor, timestamps: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (B, N * P, D), neuron by neuron, and the rotary embedding of their times (B, P, 2 * head)."""
+    def _tokens(self, values: torch.Tensor, unit_index: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., P, D) of patches (..., P, S) of neurons (...)."""
         projected = self.value_map(values)
-        units = self.unit_emb(unit_index)[:, :, None]
+        units = self.unit_emb(unit_index).unsqueeze(-2)
         if self.token == "gated":
             gate, units = units.chunk(2, dim=-1)
             projected = projected * gate
-        return (projected + units).flatten(1, 2), self.rotary_emb(timestamps)
+        return projected + units
 
     def _latent_grid(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         index, timestamps = create_linspace_latent_tokens(
@@ -345,6 +349,18 @@ class CalciumPOYO(nn.Module):
                 f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
                 "initialise it with a dataset that holds this recording"
             ) from None
+
+
+def _units_without_padding(mask: torch.Tensor) -> torch.Tensor | None:
+    """How many neurons each window has, (B,), if padding (B, N, P) is whole neurons.
+
+    ``None`` where windows differ in patches too, and away from the CPU: a GPU would have to wait for
+    the answer.
+    """
+    if mask.device.type != "cpu":
+        return None
+    real = mask[:, :, :1]
+    return real.sum(dim=(1, 2)) if bool((mask == real).all()) else None
 
 
 @lru_cache
