@@ -21,8 +21,8 @@ from poyo_ssl_plugin.errors import RecordingError
 TRACES = "calcium_traces.df_over_f"
 SPIKES = "spikes"
 
-# Rows read at a time; 16 MB of float32 for 250 neurons.
-_ROWS_PER_READ = 16_384
+# Samples read at a time, in bytes: small enough to be summed from the cache of a large processor.
+_BYTES_PER_READ = 4 << 20
 
 
 class Signal(Protocol):
@@ -61,9 +61,9 @@ def neurons(data: Any, field: str = TRACES) -> Any:
 
 def neuron_groups(data: Any, field: str = TRACES) -> list[str]:
     """Names of the tables (``rois``, ``units``) that describe the neurons of ``field``, best first."""
-    order = ("units", "rois") if field.split(".")[0] == SPIKES else ("rois", "units")
-    keys = set(data.keys())
-    return [name for name in order if name in keys]
+    order = ("units", "rois") if field.partition(".")[0] == SPIKES else ("rois", "units")
+    attributes = data.__dict__  # keys() makes a list of all of them, for every window anew
+    return [name for name in order if name in attributes]
 
 
 def unit_ids(data: Any, field: str = TRACES) -> np.ndarray:
@@ -80,6 +80,17 @@ def unit_ids(data: Any, field: str = TRACES) -> np.ndarray:
             f"recording {recording_id(data)}: its neurons have no 'id'; prepare it again with brainsets"
         ) from None
     return ids if ids.dtype.kind == "U" else ids.astype(str)
+
+
+def clone(thing: Any, **changes: Any) -> Any:
+    """A shallow copy of a torch_brain object with some attributes replaced, unchecked.
+
+    Constructors and attributes of torch_brain check what they are given; for a window that is cut from
+    a checked recording this would be most of the time it takes.
+    """
+    made = object.__new__(type(thing))
+    made.__dict__.update(thing.__dict__, **changes)
+    return made
 
 
 def refuse_duplicates(ids: np.ndarray, recording: str) -> None:
@@ -165,13 +176,22 @@ class SampleClock:
     rate: float
     n_rows: int
 
-    def row(self, time: float | np.ndarray) -> np.ndarray:
+    def row(self, time: float | np.ndarray) -> Any:
         """The first row at or after ``time`` (as torch_brain's slicing), clipped to the series."""
+        if np.ndim(time) == 0:
+            return self._row_at(float(time))
         position = (np.asarray(time, float) - self.start) * self.rate
         nearest = np.round(position)
         # A time that is a row's own time up to rounding means that row, not the next one.
         row = np.where(np.abs(position - nearest) < 1e-6, nearest, np.ceil(position))
         return np.clip(row, 0, self.n_rows).astype(np.int64)
+
+    def _row_at(self, time: float) -> int:
+        """:meth:`row` of one time, without numpy."""
+        position = (time - self.start) * self.rate
+        nearest = round(position)
+        row = nearest if abs(position - nearest) < 1e-6 else math.ceil(position)
+        return min(max(row, 0), self.n_rows)
 
     def rows(self, intervals: np.ndarray) -> np.ndarray:
         """Half-open row ranges (R, 2) of the samples in ``intervals``, each row in one range only."""
@@ -194,9 +214,10 @@ class TraceSignal:
     clock: SampleClock
 
     def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
+        height = _rows_per_read(self.samples.shape[1], self.samples.dtype.itemsize)
         for first, last in self.clock.rows(intervals):
-            for row in range(first, last, _ROWS_PER_READ):
-                yield self.samples[row : min(row + _ROWS_PER_READ, last)]
+            for row in range(first, last, height):
+                yield self.samples[row : min(row + height, last)]
 
 
 @dataclass(frozen=True)
@@ -220,8 +241,9 @@ class SpikeSignal:
     def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
         for start, end in merge_intervals(intervals):
             n_bins = math.floor((end - start) / self.bin_width + 1e-9)
-            for first in range(0, n_bins, _ROWS_PER_READ):
-                last = min(first + _ROWS_PER_READ, n_bins)
+            height = _rows_per_read(len(self.unit_ids), 8)
+            for first in range(0, n_bins, height):
+                last = min(first + height, n_bins)
                 yield self._count(start + first * self.bin_width, last - first)
 
     def _count(self, start: float, n_bins: int) -> np.ndarray:
@@ -231,6 +253,10 @@ class SpikeSignal:
         bins = ((self.timestamps[low:high] - start) / self.bin_width).astype(np.int64)
         flat = np.minimum(bins, n_bins - 1) * n_units + self.unit_index[low:high]
         return np.bincount(flat, minlength=n_bins * n_units).reshape(n_bins, n_units).astype(float)
+
+
+def _rows_per_read(n_units: int, itemsize: int) -> int:
+    return max(1, _BYTES_PER_READ // max(1, n_units * itemsize))
 
 
 def open_signal(data: Any, field: str = TRACES, *, bin_width: float = 0.1) -> Signal:

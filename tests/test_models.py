@@ -103,7 +103,7 @@ class TestCalciumPOYO:
 
     def test_a_gated_token_is_gate_times_value_plus_embedding(self):
         made, plain = model(), inputs()
-        tokens, _ = made._tokens(plain["input_values"], plain["input_unit_index"], plain["input_timestamps"])
+        tokens = made._tokens(plain["input_values"], plain["input_unit_index"])
         weight = made.unit_emb.weight[plain["input_unit_index"][1, 2]]
         value = plain["input_values"][1, 2, 5] @ made.value_map.weight.T
         torch.testing.assert_close(tokens.view(3, 4, 6, 32)[1, 2, 5], value * weight[:32] + weight[32:])

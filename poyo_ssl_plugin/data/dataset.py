@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import copy
+import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
 from poyo_ssl_plugin.compat import ArrayDict, Data, Dataset, DatasetIndex, Interval, interval, regular_series
 from poyo_ssl_plugin.errors import RecordingError
-from poyo_ssl_plugin.recordings import SampleClock, neuron_groups, split_intervals, unit_ids
+from poyo_ssl_plugin.recordings import SampleClock, clone, neuron_groups, split_intervals, unit_ids
 
 
 class Recordings(Dataset):
@@ -124,41 +124,92 @@ class Recordings(Dataset):
 
 
 class _Template:
-    """What all windows of a recording share, loaded once; a window adds the samples between two times."""
+    """What all windows of a recording share, loaded once; a window adds the samples between two times.
+
+    A window is put together from clones of objects that torch_brain made once for the recording.
+    """
 
     def __init__(self, data: Data, fields: Iterable[str]) -> None:
-        self._shared: dict[str, Any] = {
-            "session": data.session,
-            **{name: ArrayDict(id=np.asarray(getattr(data, name).id)) for name in neuron_groups(data)},
-        }
+        ids = unit_ids(data)
+        self._shared: dict[str, Any] = {"session": data.session}
+        for name in neuron_groups(data):
+            own = np.asarray(getattr(data, name).id)
+            # One array for both tables, so that transforms see at a glance that they agree.
+            same = len(own) == len(ids) and bool((own.astype(str) == ids).all())
+            self._shared[name] = ArrayDict(id=ids if same else own)
         if "subject" in data.keys():
             self._shared["subject"] = data.subject
-        self._regular: dict[str, tuple[SampleClock, dict[str, Any]]] = {}
+        self._interval = Interval(0.0, 1.0)
+        self._window = Data(domain=self._interval)
+        self._regular: dict[str, tuple[SampleClock, dict[str, Any], Any]] = {}
         self._sliced: dict[str, Any] = {}
         for name in fields:
             if name not in data.keys():
                 continue
             child = getattr(data, name)
             if hasattr(child, "sampling_rate"):
-                arrays = {key: child.__dict__[key] for key in child.keys()}
+                arrays = {key: _Rows(child.__dict__[key]) for key in child.keys()}
                 n_rows = len(next(iter(arrays.values())))
                 clock = SampleClock(float(child.domain.start[0]), float(child.sampling_rate), n_rows)
-                self._regular[name] = (clock, arrays)
+                first_row = {key: samples[0:1] for key, samples in arrays.items()}
+                series = regular_series(sampling_rate=clock.rate, start=0.0, **first_row)
+                self._regular[name] = (clock, arrays, series)
             else:
                 self._sliced[name] = child.materialize()
 
     def window(self, start: float, end: float) -> Data:
-        data = Data(domain=Interval(0.0, float(end - start)))
-        data.__dict__.update({name: copy.copy(value) for name, value in self._shared.items()})
-        for name, (clock, arrays) in self._regular.items():
+        parts = {name: clone(value) for name, value in self._shared.items()}
+        for name, (clock, arrays, series) in self._regular.items():
             first, last = clock.row(start), clock.row(end)
+            origin = clock.start + first / clock.rate - start
+            domain = self._span(origin, origin + (last - first) / clock.rate)
             rows = {key: samples[first:last] for key, samples in arrays.items()}
-            origin = clock.start + float(first) / clock.rate - start
-            data.__dict__[name] = regular_series(sampling_rate=clock.rate, start=origin, **rows)
+            parts[name] = clone(series, _domain=domain, **rows)
         for name, child in self._sliced.items():
-            data.__dict__[name] = child.slice(start, end)
-        data._absolute_start = start
-        return data
+            parts[name] = child.slice(start, end)
+        return clone(self._window, _domain=self._span(0.0, end - start), _absolute_start=start, **parts)
+
+    def _span(self, start: float, end: float) -> Interval:
+        return clone(self._interval, start=np.array([start]), end=np.array([end]))
+
+
+class _Rows:
+    """Rows of an array, in memory or in an HDF5 file.
+
+    HDF5 takes longer to find out where the rows of a window are than it takes to read them. Where an
+    array is one piece of the file, as brainsets writes it, they are read from there instead.
+    """
+
+    def __init__(self, samples: Any) -> None:
+        self._samples = samples
+        self.shape, self.dtype = samples.shape, samples.dtype
+        self._row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
+        self._file: BinaryIO | None = None
+        if isinstance(samples, h5py.Dataset) and _in_one_piece(samples):
+            self._offset = samples.id.get_offset()
+            self._file = open(samples.file.filename, "rb", buffering=0)  # noqa: SIM115  open as long as the template
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        if self._file is None:
+            return self._samples[rows]
+        values = np.empty((max(rows.stop - rows.start, 0), *self.shape[1:]), dtype=self.dtype)
+        n_read = os.preadv(self._file.fileno(), [values], self._offset + rows.start * self._row_bytes)
+        return values if n_read == values.nbytes else self._samples[rows]
+
+
+def _in_one_piece(samples: h5py.Dataset) -> bool:
+    plain = samples.chunks is None and samples.external is None and not samples.is_virtual
+    return (
+        plain
+        and samples.dtype.kind in "biuf"
+        and samples.dtype.isnative
+        and samples.id.get_offset() is not None
+        and samples.file.driver == "sec2"
+        and hasattr(os, "preadv")
+    )
 
 
 class _Files:

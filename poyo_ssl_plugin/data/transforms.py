@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.compat import Data, TriangleDistribution
+from poyo_ssl_plugin.compat import ArrayDict, Data, TriangleDistribution
 from poyo_ssl_plugin.data.windows import window_generator
 from poyo_ssl_plugin.errors import DietError, TableError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
-from poyo_ssl_plugin.recordings import SPIKES, TRACES, neuron_groups, recording_id, unit_ids
+from poyo_ssl_plugin.recordings import SPIKES, TRACES, clone, neuron_groups, recording_id, unit_ids
 
 logger = logging.getLogger(__name__)
 
@@ -31,23 +31,36 @@ def keep_units(data: Data, keep: np.ndarray, field: str = TRACES, *, reset_index
         ``data``.
     """
     ids = unit_ids(data, field)
-    described = [name for name in neuron_groups(data, field) if _describes(getattr(data, name), ids)]
-    for series in {TRACES.split(".")[0], SPIKES, field.split(".")[0]} & set(data.keys()):
+    groups = neuron_groups(data, field)
+    described = [name for name in groups if _describes(getattr(data, name), ids)]
+    for series in {"calcium_traces", SPIKES, field.partition(".")[0]} & data.__dict__.keys():
         if neuron_groups(data, series)[0] in described:
             _cut_series(data, series, keep, reset_index)
     if reset_index:
+        kept_ids = ids[keep]
         for name in described:
-            setattr(data, name, getattr(data, name).select_by_mask(keep))
+            _cut_table(data, name, keep, kept_ids)
     return data
 
 
 def _describes(table: Any, ids: np.ndarray) -> bool:
-    return len(table.id) == len(ids) and bool((np.asarray(table.id).astype(str) == ids).all())
+    own = table.id
+    return own is ids or (len(own) == len(ids) and bool((np.asarray(own).astype(str) == ids).all()))
+
+
+def _cut_table(data: Data, name: str, keep: np.ndarray, kept_ids: np.ndarray) -> None:
+    table = getattr(data, name)
+    if type(table) is not ArrayDict:
+        setattr(data, name, table.select_by_mask(keep))
+        return
+    columns = {key: getattr(table, key)[keep] for key in table.keys() if key != "id"}
+    data.__dict__[name] = clone(table, id=kept_ids, **columns)
 
 
 def _cut_series(data: Data, name: str, keep: np.ndarray, reset_index: bool) -> None:
     series = getattr(data, name)
-    if "unit_index" in series.keys():
+    keys = series.keys()
+    if "unit_index" in keys:
         # A lazy series stops being lazy once its last array is read, so this comes before the method is looked up.
         unit_index = np.asarray(series.unit_index)
         series = series.select_by_mask(keep[unit_index])
@@ -55,10 +68,11 @@ def _cut_series(data: Data, name: str, keep: np.ndarray, reset_index: bool) -> N
             series.unit_index = (np.cumsum(keep) - 1)[series.unit_index]
         setattr(data, name, series)
         return
-    for key in series.keys():
+    for key in keys:
         samples = getattr(series, key)
         if samples.ndim >= 2 and samples.shape[1] == len(keep):
-            setattr(series, key, samples[:, keep])
+            # The number of rows, which torch_brain would check, stays.
+            series.__dict__[key] = samples[:, keep]
 
 
 class SelectUnits:
@@ -93,6 +107,7 @@ class SelectUnits:
     def __init__(self, diet: Diet, field: str | None = None) -> None:
         self.diet = diet
         self.field = field
+        self._known: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}
 
     def __call__(self, data: Data) -> Data:
         field = self.field or activity_field(data)
@@ -100,13 +115,22 @@ class SelectUnits:
 
     def _members(self, data: Data, field: str) -> np.ndarray:
         fraction = getattr(data, "window_diet_fraction", 1.0)
-        members = self.diet.mask(recording_id(data), unit_ids(data, field), fraction=fraction)
+        recording, ids = recording_id(data), unit_ids(data, field)
+        # Windows of a recording share one array of ids; looking all of them up takes as long as reading.
+        known = self._known.get(recording)
+        if known is not None and known[0] is ids and known[1] == fraction:
+            return known[2]
+        members = self.diet.mask(recording, ids, fraction=fraction)
         if not members.any():
             raise DietError(
-                f"recording {recording_id(data)}: diet {self.diet.name!r} has none of its neurons; sample only "
+                f"recording {recording}: diet {self.diet.name!r} has none of its neurons; sample only "
                 "recordings that the diet feeds (PredictabilitySampler does, or give the dataset recording_ids)"
             )
+        self._known[recording] = ids, fraction, members
         return members
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_known": {}}
 
 
 class DietUnitDropout(SelectUnits):
@@ -129,8 +153,7 @@ class DietUnitDropout(SelectUnits):
     def __init__(
         self, diet: Diet | None = None, field: str | None = None, reset_index: bool = True, **distribution: Any
     ) -> None:
-        self.diet = diet  # type: ignore[assignment]
-        self.field = field
+        super().__init__(diet, field)  # type: ignore[arg-type]
         self.reset_index = reset_index
         try:
             self.distribution = TriangleDistribution(**distribution)
@@ -185,25 +208,25 @@ class StandardizeTraces:
         self._by_recording = {}
         for recording in table.recordings:
             rows = table["recording_id"] == recording
-            order = np.argsort(table["unit_id"][rows])
-            scale = np.where(table["std"] > 0, table["std"], 1.0)
-            columns = table["unit_id"], np.nan_to_num(table["mean"]), np.nan_to_num(scale, nan=1.0)
-            self._by_recording[recording] = tuple(column[rows][order] for column in columns)
+            mean = np.nan_to_num(table["mean"][rows])
+            std = np.nan_to_num(np.where(table["std"] > 0, table["std"], 1.0)[rows], nan=1.0)
+            row_of = {unit: row for row, unit in enumerate(table["unit_id"][rows].tolist())}
+            self._by_recording[recording] = row_of, mean.astype(np.float32), std.astype(np.float32)
 
     def __call__(self, data: Data) -> Data:
         recording = recording_id(data)
         if recording not in self._by_recording:
             raise TableError(f"recording {recording!r} is not in the table; score the dataset again")
-        ids, mean, std = self._by_recording[recording]
-        wanted = unit_ids(data, self.field)
-        rows = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-        if (ids[rows] != wanted).any():
-            unknown = str(wanted[ids[rows] != wanted][0])
-            raise TableError(f"unit {unknown!r} of recording {recording!r} is not in the table; score again")
+        row_of, mean, std = self._by_recording[recording]
+        try:
+            rows = np.fromiter(map(row_of.__getitem__, unit_ids(data, self.field).tolist()), dtype=np.intp)
+        except KeyError as error:
+            unknown = str(error.args[0])
+            raise TableError(f"unit {unknown!r} of recording {recording!r} is not in the table; score again") from None
         series = getattr(data, self._group)
         samples = getattr(series, self._array)
-        scaled = (samples - mean[rows].astype(np.float32)) / std[rows].astype(np.float32)
-        setattr(series, self._array, scaled.astype(np.float32))
+        scaled = (samples - mean[rows]) / std[rows]
+        series.__dict__[self._array] = scaled.astype(np.float32, copy=False)
         return data
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +31,37 @@ class WindowIndex(DatasetIndex):
 
 
 def window_generator(data: Any) -> np.random.Generator | np.random.RandomState:
-    """The random generator of a sample: its own where its index had a seed, else numpy's global one."""
+    """The random generator of a sample: its own where its index had a seed, else numpy's global one.
+
+    Its own is one generator per thread, set to a state that follows from the seed, which takes a tenth
+    of the time of making one; it is the sample's until the next sample asks.
+    """
     seed = getattr(data, "window_seed", None)
     if seed is None:
         return np.random.mtrand._rand
-    return np.random.Generator(np.random.PCG64(seed))
+    generator: np.random.Generator = _local.generator
+    generator.bit_generator.state = {
+        "bit_generator": "PCG64",
+        "state": {"state": _scramble(seed) << 64 | _scramble(seed ^ _OTHER), "inc": 1},
+        "has_uint32": 0,
+        "uinteger": 0,
+    }
+    return generator
+
+
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.generator = np.random.Generator(np.random.PCG64())
+
+
+_local = _Local()
+_WORD = (1 << 64) - 1
+_OTHER = 0x5851F42D4C957F2D
+
+
+def _scramble(z: int) -> int:
+    """A 64-bit number without resemblance to ``z``: a step of SplitMix64 (Steele et al. 2014)."""
+    z = (z + 0x9E3779B97F4A7C15) & _WORD
+    z = ((z ^ z >> 30) * 0xBF58476D1CE4E5B9) & _WORD
+    z = ((z ^ z >> 27) * 0x94D049BB133111EB) & _WORD
+    return z ^ z >> 31

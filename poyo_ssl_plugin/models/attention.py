@@ -14,7 +14,7 @@ from poyo_ssl_plugin.compat import RotaryCrossAttention, RotarySelfAttention
 
 
 class CrossAttention(RotaryCrossAttention):
-    """``torch_brain.nn.RotaryCrossAttention`` whose context may repeat the same times.
+    """``torch_brain.nn.RotaryCrossAttention`` whose context may repeat the same times, and be packed.
 
     ``context_pos_emb`` may be shorter than the context by a whole factor: the context is then that many
     sequences one after another, all at these times.
@@ -27,22 +27,33 @@ class CrossAttention(RotaryCrossAttention):
         query_pos_emb: torch.Tensor,
         context_pos_emb: torch.Tensor,
         context_mask: torch.Tensor | None = None,
+        packed: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Attend; shapes as in torch_brain: (B, N_q, D), (B, N_c, D), (B, N_q, 2H), (B, N_t, 2H), (B, N_c)."""
+        """Attend; shapes as in torch_brain: (B, N_q, D), (B, N_c, D), (B, N_q, 2H), (B, N_t, 2H), (B, N_c).
+
+        Args:
+            x_query: Queries.
+            x_context: What they attend to.
+            query_pos_emb: Rotary embedding of the queries' times.
+            context_pos_emb: Rotary embedding of the context's times.
+            context_mask: Which of the context is real.
+            packed: How many sequences each of the batch has, int64 (B,). ``x_context`` is then
+                (sum of them, N_t, D): those of all the batch and no padding, which costs nothing so.
+        """
         query = self.to_q(self.norm(x_query))
-        key, value = self.to_kv(self.norm_context(x_context)).chunk(2, dim=-1)
-        out = _attend(
-            query,
-            key,
-            value,
-            as_complex(query_pos_emb),
-            as_complex(context_pos_emb),
-            heads=self.heads,
-            dropout=self.dropout if self.training else 0.0,
-            rotate_value=self.rotate_value,
-            mask=context_mask,
-        )
-        return self.to_out(out)
+        key_value = self.to_kv(self.norm_context(x_context))
+        query_phase, key_phase = as_complex(query_pos_emb), as_complex(context_pos_emb)
+        if packed is not None:
+            assert context_mask is None, "a packed context has no padding to mask"
+            key_phase = key_phase.repeat_interleave(packed, dim=0)
+        query = _rotate(query, query_phase, self.heads)
+        key, value = _rotate_keys(key_value, key_phase, 2, self.heads, rotate_value=self.rotate_value)
+        dropout = self.dropout if self.training else 0.0
+        if packed is None:
+            out = _attend(query, key, value, dropout, context_mask)
+        else:
+            out = _attend_packed(query, key, value, dropout, (packed * x_context.shape[1]).tolist())
+        return self.to_out(_turn_back(out, query_phase) if self.rotate_value else out.flatten(2))
 
 
 class SelfAttention(RotarySelfAttention):
@@ -52,20 +63,10 @@ class SelfAttention(RotarySelfAttention):
         self, x: torch.Tensor, rotary_time_emb: torch.Tensor, x_mask: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Attend; shapes as in torch_brain: (B, N, D), (B, N, 2H), (B, N)."""
-        query, key, value = self.to_qkv(self.norm(x)).chunk(3, dim=-1)
-        rotation = as_complex(rotary_time_emb)
-        out = _attend(
-            query,
-            key,
-            value,
-            rotation,
-            rotation,
-            heads=self.heads,
-            dropout=self.dropout if self.training else 0.0,
-            rotate_value=self.rotate_value,
-            mask=x_mask,
-        )
-        return self.to_out(out)
+        phase = as_complex(rotary_time_emb)
+        parts = _rotate_keys(self.to_qkv(self.norm(x)), phase, 3, self.heads, rotate_value=self.rotate_value)
+        out = _attend(*parts, self.dropout if self.training else 0.0, x_mask)
+        return self.to_out(_turn_back(out, phase) if self.rotate_value else out.flatten(2))
 
 
 def as_complex(rotary: torch.Tensor) -> torch.Tensor:
@@ -75,30 +76,41 @@ def as_complex(rotary: torch.Tensor) -> torch.Tensor:
 
 
 def _attend(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    query_phase: torch.Tensor,
-    key_phase: torch.Tensor,
-    *,
-    heads: int,
-    dropout: float,
-    rotate_value: bool,
-    mask: torch.Tensor | None,
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, mask: torch.Tensor | None
 ) -> torch.Tensor:
-    query = _rotate(query, query_phase, heads)
-    key = _rotate(key, key_phase, heads)
-    value = _rotate(value, key_phase, heads) if rotate_value else value.unflatten(-1, (heads, -1))
-    out = F.scaled_dot_product_attention(
+    """Attention of (B, N, heads, H)."""
+    return F.scaled_dot_product_attention(
         query.transpose(1, 2),
         key.transpose(1, 2),
         value.transpose(1, 2),
         attn_mask=None if mask is None else mask[:, None, None, :],
         dropout_p=dropout,
     ).transpose(1, 2)
+
+
+def _attend_packed(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, lengths: list[int]
+) -> torch.Tensor:
+    """Attention of each (B, N, heads, H) to so many of the keys and values, which follow one another."""
+    keys, values = (x.flatten(0, 1).split(lengths) for x in (key, value))
+    return torch.cat(
+        [_attend(q[None], k[None], v[None], dropout, None) for q, k, v in zip(query, keys, values, strict=True)]
+    )
+
+
+def _rotate_keys(
+    x: torch.Tensor, phase: torch.Tensor, n_parts: int, heads: int, *, rotate_value: bool
+) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values side by side in x, apart and rotated, each (B, N, heads, H)."""
     if rotate_value:
-        out = _rotate(out.flatten(2), query_phase.conj(), heads)
-    return out.flatten(2)
+        return _rotate(x, phase, n_parts * heads).chunk(n_parts, dim=2)
+    *others, value = x.chunk(n_parts, dim=-1)
+    return *(_rotate(other, phase, heads) for other in others), value.unflatten(-1, (heads, -1))
+
+
+def _turn_back(out: torch.Tensor, query_phase: torch.Tensor) -> torch.Tensor:
+    """Values were rotated by their own times; make that relative to the time of the query."""
+    return _rotate(out.flatten(2), query_phase.conj(), out.shape[2]).flatten(2)
 
 
 def _rotate(x: torch.Tensor, phase: torch.Tensor, heads: int) -> torch.Tensor:

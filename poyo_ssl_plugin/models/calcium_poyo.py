@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,6 @@ from poyo_ssl_plugin.compat import (
     create_linspace_latent_tokens,
     pad,
     pad2d,
-    track_mask2d,
 )
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
@@ -200,13 +200,19 @@ class CalciumPOYO(nn.Module):
         **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents :math:`Z_1` after the encoder, :math:`(B, L, D)`, and their rotary embedding."""
-        tokens, token_rotary = self._tokens(input_values, input_unit_index, input_timestamps)
-        n_windows = len(tokens)
-        index, timestamps = self._latent_grid(tokens.device)
+        n_windows = len(input_values)
+        index, timestamps = self._latent_grid(input_values.device)
         rotary = self.rotary_emb(timestamps).expand(n_windows, -1, -1)
         latents = self.latent_emb(index).expand(n_windows, -1, -1)
+        counts = None if input_mask is None else _units_without_padding(input_mask)
+        if counts is not None:
+            real = input_mask[:, :, 0]  # type: ignore[index]
+            input_values, input_unit_index, input_mask = input_values[real], input_unit_index[real], None
+        tokens = self._tokens(input_values, input_unit_index)
+        if counts is None:
+            tokens = tokens.flatten(1, 2)
         mask = None if input_mask is None else input_mask.flatten(1)
-        latents = latents + self.enc_atn(latents, tokens, rotary, token_rotary, mask)
+        latents = latents + self.enc_atn(latents, tokens, rotary, self.rotary_emb(input_timestamps), mask, counts)
         return latents + self.enc_ffn(latents), rotary
 
     def process(self, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
@@ -259,14 +265,14 @@ class CalciumPOYO(nn.Module):
         n_rows = min(n_rows, n_patches * self.patch_size)
         patches = np.zeros((n_units, n_patches * self.patch_size), dtype=np.float32)
         patches[:, :n_rows] = values[:n_rows].T
-        first = float(traces.domain.start[0])
-        centre = first + (np.arange(n_patches) + 0.5) * (self.patch_size / traces.sampling_rate)
-        units = self._index(self.unit_emb, unit_ids(data, TRACES), data)
+        centre = _half_steps(n_patches) * (self.patch_size / traces.sampling_rate) + float(traces.domain.start[0])
+        units = self._index(self.unit_emb, unit_ids(data, TRACES).tolist(), data)
         return {
-            "input_values": pad2d(patches.reshape(n_units, n_patches, self.patch_size)),
-            "input_unit_index": pad(units),
-            "input_timestamps": pad(centre.astype(np.float32)),
-            "input_mask": track_mask2d(np.ones((n_units, n_patches), dtype=bool)),
+            # Tensors: collate would make them of arrays at five times the cost.
+            "input_values": pad2d(torch.from_numpy(patches.reshape(n_units, n_patches, self.patch_size))),
+            "input_unit_index": pad(torch.from_numpy(units)),
+            "input_timestamps": pad(torch.from_numpy(centre.astype(np.float32))),
+            "input_mask": pad2d(torch.from_numpy(np.ones((n_units, n_patches), dtype=bool))),
             "session_index": self._index(self.session_emb, [str(data.session.id)], data)[0],
         }
 
@@ -305,16 +311,14 @@ class CalciumPOYO(nn.Module):
             ) from error
         return model
 
-    def _tokens(
-        self, values: torch.Tensor, unit_index: torch.Tensor, timestamps: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Tokens (B, N * P, D), neuron by neuron, and the rotary embedding of their times (B, P, 2 * head)."""
+    def _tokens(self, values: torch.Tensor, unit_index: torch.Tensor) -> torch.Tensor:
+        """Tokens (..., P, D) of patches (..., P, S) of neurons (...)."""
         projected = self.value_map(values)
-        units = self.unit_emb(unit_index)[:, :, None]
+        units = self.unit_emb(unit_index).unsqueeze(-2)
         if self.token == "gated":
             gate, units = units.chunk(2, dim=-1)
             projected = projected * gate
-        return (projected + units).flatten(1, 2), self.rotary_emb(timestamps)
+        return projected + units
 
     def _latent_grid(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         index, timestamps = create_linspace_latent_tokens(
@@ -328,7 +332,7 @@ class CalciumPOYO(nn.Module):
         if vocabulary is None:
             raise RecordingError("the model has no vocabulary yet: call model.init_vocabs(dataset) first")
         try:
-            return np.array([vocabulary[word] for word in words], dtype=np.int64)
+            return np.fromiter(map(vocabulary.__getitem__, words), dtype=np.int64)
         except KeyError as error:
             raise RecordingError(
                 f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
@@ -346,3 +350,21 @@ def _outputs(state: Mapping[str, Any]) -> int | dict[str, int]:
         for name, weight in state.items()
         if name.startswith(head) and name.endswith(tail)
     }
+
+
+def _units_without_padding(mask: torch.Tensor) -> torch.Tensor | None:
+    """How many neurons each window has, (B,), if padding (B, N, P) is whole neurons.
+
+    ``None`` where windows differ in patches too, and away from the CPU: a GPU would have to wait for
+    the answer.
+    """
+    if mask.device.type != "cpu":
+        return None
+    real = mask[:, :, :1]
+    return real.sum(dim=(1, 2)) if bool((mask == real).all()) else None
+
+
+@lru_cache
+def _half_steps(n: int) -> np.ndarray:
+    """0.5, 1.5, ..., of shape (n,)."""
+    return np.arange(n) + 0.5

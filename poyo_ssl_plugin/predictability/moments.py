@@ -2,16 +2,19 @@
 
 The paper (arXiv 2510.18516, section 3.1) ranks neurons by the skewness and kurtosis of their dF/F.
 A recording has some 10^5 frames of some 10^2 neurons, and a release hundreds of recordings, so the
-moments are accumulated block by block: memory does not grow with the length of the recording.
+moments are accumulated panel by panel: memory does not grow with the length of the recording.
 
-Sums of powers are taken about a running mean, in float64, and merged with the update formulas of
-Pebay (2008, Sandia report SAND2008-6212), so a large common offset costs no precision.
+In a panel, sums of powers are taken about a mean of that panel's own and turned into central moments,
+which are merged with the update formulas of Pebay (2008, Sandia report SAND2008-6212), so a large
+common offset costs no precision.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from typing import Literal
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,10 +22,18 @@ from poyo_ssl_plugin.errors import PoyoSSLError
 
 NanPolicy = Literal["propagate", "omit", "raise"]
 
-# One block is about 256 kB of float64: it stays in the cache while its four powers are summed.
+# One block is at most 256 kB: it stays in the cache while its four powers are summed.
 _BLOCK_ELEMENTS = 32_768
-# Central moments are merged once per panel; merging costs ~30 small vector operations.
+# Central moments are made and merged once per panel; that costs ~40 small vector operations.
 _BLOCKS_PER_PANEL = 64
+# How many rows of a panel tell where to take the powers about.
+_GUESS_ROWS = 64
+# Powers are taken about zero where no mean is further from it than twice the standard deviation.
+_NEAR_ZERO = 0.8
+# Powers in float32 are trusted only where the guess was this close to the mean, in standard deviations.
+_CLOSE = 3.0
+# Memory is what limits; more threads than this wait for it.
+_MAX_THREADS = 4
 
 
 class Moments:
@@ -53,21 +64,27 @@ class Moments:
         self._m2 = np.zeros(n_units)
         self._m3 = np.zeros(n_units)
         self._m4 = np.zeros(n_units)
-        rows = max(1, _BLOCK_ELEMENTS // max(1, n_units))
-        self._rows = min(rows, 4096)
-        self._deviation = np.empty((self._rows, n_units))
-        self._power = np.empty((self._rows, n_units))
-        self._ones = np.ones(self._rows)
 
-    def update(self, rows: np.ndarray) -> None:
+    @classmethod
+    def of(cls, rows: np.ndarray, *, nan_policy: NanPolicy = "omit", dtype: Any = np.float64) -> Moments:
+        """Moments of samples of shape (T, N); see :meth:`update`."""
+        moments = cls(rows.shape[1], nan_policy=nan_policy)
+        moments.update(rows, dtype=dtype)
+        return moments
+
+    def update(self, rows: np.ndarray, *, dtype: Any = np.float64) -> None:
         """Add samples.
 
         Args:
             rows: Real samples of shape :math:`(T, N)`, any real dtype, any :math:`T`.
+            dtype: What powers are computed in; sums are float64 from one block to the next. For
+                float32 samples ``np.float32`` is twice as fast and agrees to some 1e-7 relative: where
+                it would not (an outlying guess of the mean, overflow, NaN), float64 is used after all.
         """
-        panel = self._rows * _BLOCKS_PER_PANEL
-        for start in range(0, len(rows), panel):
-            self._add_panel(rows[start : start + panel])
+        for panel in row_blocks(rows, panel_rows(rows.shape[1])):
+            if dtype == np.float32 and self._add_float32(panel):
+                continue
+            self._add_panel(panel)
 
     def merge(self, other: Moments) -> None:
         """Add the samples that another accumulator has seen."""
@@ -98,40 +115,30 @@ class Moments:
     def _varying_m2(self) -> np.ndarray:
         return np.where(self.constant(), np.nan, self._m2 / self.count)
 
-    def _add_panel(self, rows: np.ndarray) -> None:
-        shift = self._shift(rows)
-        sums = np.zeros((4, len(shift)))
-        count = np.zeros(len(shift))
-        for start in range(0, len(rows), self._rows):
-            block = rows[start : start + self._rows]
-            deviation, power = self._deviation[: len(block)], self._power[: len(block)]
-            ones = self._ones[: len(block)]
-            np.subtract(block, shift, out=deviation)
-            first = ones @ deviation
-            count += len(block)
-            if np.isnan(first).any():
-                missing = self._handle_nan(deviation)
-                count -= missing
-                first = ones @ deviation
-            sums[0] += first
-            np.multiply(deviation, deviation, out=power)
-            sums[1] += ones @ power
-            np.multiply(deviation, power, out=deviation)
-            sums[2] += ones @ deviation
-            np.multiply(power, power, out=power)
-            sums[3] += ones @ power
-        self._merge(count, *_central(shift, sums, count))
+    def _add_float32(self, rows: np.ndarray) -> bool:
+        """Add a panel by powers in float32; refuse (false) where that could cost precision."""
+        shift = _guess(rows).astype(np.float32)
+        with np.errstate(over="ignore", invalid="ignore"):
+            sums = _power_sums(rows, shift)
+            if not np.isfinite(sums).all():
+                return False
+            count = np.full(len(shift), float(len(rows)))
+            mean, m2, m3, m4 = _central(shift.astype(np.float64), sums, count)
+            if (count * (mean - shift) ** 2 > _CLOSE**2 * m2).any():
+                return False
+        self._merge(count, mean, m2, m3, m4)
+        return True
 
-    def _shift(self, rows: np.ndarray) -> np.ndarray:
-        """Where to take the powers about: the running mean, or a first guess where there is none."""
-        unseen = self.count == 0
-        if not unseen.any():
-            return self.mean
-        head = np.asarray(rows[: min(len(rows), 256)], dtype=np.float64)
-        seen = np.isfinite(head)
-        total = np.where(seen, head, 0.0).sum(axis=0)
-        guess = total / np.maximum(seen.sum(axis=0), 1)
-        return np.where(unseen, guess, self.mean)
+    def _add_panel(self, rows: np.ndarray) -> None:
+        shift = _guess(rows)
+        count = np.full(len(shift), float(len(rows)))
+        sums = _power_sums(rows, shift)
+        if np.isnan(sums[0]).any():
+            deviation = rows - shift
+            count -= self._handle_nan(deviation)
+            sums = _power_sums(deviation, np.zeros_like(shift))
+        with np.errstate(invalid="ignore", over="ignore"):  # infinite samples
+            self._merge(count, *_central(shift, sums, count))
 
     def _handle_nan(self, deviation: np.ndarray) -> np.ndarray:
         """Apply the NaN policy in place; return how many samples per neuron were left out."""
@@ -163,6 +170,47 @@ class Moments:
         self.count = n
 
 
+def _guess(rows: np.ndarray) -> np.ndarray:
+    """Where to take the powers about, float64 (N,): zero, or a mean of rows from all over the panel.
+
+    Zero wherever that is close enough to the mean of every trace, as it is for dF/F: a subtraction less.
+    """
+    some = rows[:: max(1, len(rows) // _GUESS_ROWS)].astype(np.float64)
+    seen = np.isfinite(some)
+    if not seen.all():
+        some = np.where(seen, some, 0.0)
+    n = np.maximum(seen.sum(axis=0), 1)
+    mean = some.sum(axis=0) / n
+    square = np.einsum("tn,tn->n", some, some) / n
+    return np.zeros_like(mean) if (mean**2 <= _NEAR_ZERO * square).all() else mean
+
+
+def _power_sums(rows: np.ndarray, shift: np.ndarray) -> np.ndarray:
+    """Sums of the first four powers of ``rows - shift``, float64 (4, N), powers in the dtype of ``shift``.
+
+    Two buffers that stay in the cache are read by BLAS as one pair: eight passes, six calls.
+    """
+    n_rows, n_units = rows.shape
+    height = min(block_rows(n_units), max(n_rows, 1))
+    n_blocks = -(-n_rows // height)
+    pair = np.empty((2, height, n_units), dtype=shift.dtype)
+    ones = np.ones((1, height), dtype=shift.dtype)
+    sums = np.empty((n_blocks, 4, 1, n_units), dtype=shift.dtype)
+    as_they_are = rows.dtype == shift.dtype and not shift.any()
+    for i, block in enumerate(row_blocks(rows, height)):
+        odd, even = used = pair[:, : len(block)]
+        one = ones[:, : len(block)]
+        if not as_they_are:
+            block = np.subtract(block, shift, out=odd, casting="same_kind")
+        np.square(block, out=even)
+        np.matmul(one, block, out=sums[i, 0])
+        np.matmul(one, even, out=sums[i, 1])
+        np.multiply(block, even, out=odd)
+        np.square(even, out=even)
+        np.matmul(one, used, out=sums[i, 2:])
+    return sums[:, :, 0].sum(axis=0, dtype=np.float64)
+
+
 def _central(
     shift: np.ndarray, sums: np.ndarray, count: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -175,7 +223,17 @@ def _central(
     return shift + d, m2, m3, m4
 
 
-def row_blocks(x: np.ndarray, n_rows: int = 65_536) -> Iterator[np.ndarray]:
+def block_rows(n_units: int) -> int:
+    """Rows of a block of ``n_units`` traces."""
+    return min(max(1, _BLOCK_ELEMENTS // max(1, n_units)), 4096)
+
+
+def panel_rows(n_units: int) -> int:
+    """Rows of a panel of ``n_units`` traces."""
+    return _BLOCKS_PER_PANEL * block_rows(n_units)
+
+
+def row_blocks(x: np.ndarray, n_rows: int) -> Iterator[np.ndarray]:
     """Yield consecutive views of at most ``n_rows`` rows of ``x``."""
     for start in range(0, len(x), n_rows):
         yield x[start : start + n_rows]
@@ -217,8 +275,16 @@ def skewness_kurtosis(
         raise PoyoSSLError(f"x must be a real array with at least one axis, got shape {x.shape} and dtype {x.dtype}")
     x = np.moveaxis(x, axis, 0)
     shape = x.shape[1:]
-    moments = Moments(int(np.prod(shape)), nan_policy=nan_policy)
-    for rows in row_blocks(x):
-        rows = rows.reshape(len(rows), -1)
-        moments.update(rows.astype(np.float64) if rows.dtype.kind == "b" else rows)
+    n_units = int(np.prod(shape))
+    moments = Moments(n_units, nan_policy=nan_policy)
+
+    def measure(rows: np.ndarray) -> Moments:
+        rows = rows.reshape(len(rows), n_units)
+        return Moments.of(rows.astype(np.float64) if rows.dtype.kind == "b" else rows, nan_policy=nan_policy)
+
+    panels = list(row_blocks(x, panel_rows(n_units)))
+    with ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1)) as pool:
+        # One panel is not worth a thread.
+        for panel in pool.map(measure, panels) if len(panels) > 1 else map(measure, panels):
+            moments.merge(panel)
     return moments.skewness().reshape(shape), moments.kurtosis(fisher=fisher).reshape(shape)

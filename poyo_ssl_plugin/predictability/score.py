@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from poyo_ssl_plugin.recordings import TRACES, cre_line, open_signal, split_inte
 logger = logging.getLogger(__name__)
 
 DEFAULT_MIN_SAMPLES = 100
+# Blocks of a recording that are read but not yet summed; more would only cost memory.
+_BLOCKS_AHEAD = 2
 
 
 def score_dataset(
@@ -39,6 +43,10 @@ def score_dataset(
 
     Only samples inside the intervals of the split are read, each once, in bounded memory. NaN
     samples are left out neuron by neuron. The table records the split and the intervals it saw.
+
+    Powers of float32 traces are taken in float32 and added up in float64, so columns agree with a
+    computation in float64 to some 1e-7 relative (never worse than 1e-6 in our tests, on traces with
+    offsets, outliers and drift); float64 traces to 1e-9.
 
     Args:
         dataset: A torch_brain ``Dataset`` of either generation (``recording_ids``,
@@ -77,7 +85,7 @@ def score_dataset(
             data = dataset.get_recording(recording)
             times = split_intervals(data, split) if intervals is None else intervals[recording]
             signal = open_signal(data, field, bin_width=bin_width)
-            rows = _measure(signal, times, statistics, fisher, min_samples)
+            rows = _measure(signal, times, statistics, fisher, min_samples, summing)
         except (OSError, RecordingError) as error:
             message = str(error) if isinstance(error, RecordingError) else f"recording {recording}: {error}"
             if on_error == "raise":
@@ -90,8 +98,9 @@ def score_dataset(
         return {"recording": recording, "columns": rows, "intervals": np.asarray(times, float).tolist()}
 
     recordings = list(dataset.recording_ids)
-    with ThreadPoolExecutor(workers or min(4, os.cpu_count() or 1)) as pool:
-        finished = pool.map(score, recordings)
+    n_workers = workers or min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(n_workers) as reading, ThreadPoolExecutor(n_workers) as summing:
+        finished = reading.map(score, recordings)
         results = list(progress(finished, len(recordings)) if progress else finished)
 
     scored = [result for result in results if "columns" in result]
@@ -114,21 +123,33 @@ def score_dataset(
 
 
 def _measure(
-    signal: Any, intervals: np.ndarray, statistics: Sequence[str], fisher: bool, min_samples: int
+    signal: Any,
+    intervals: np.ndarray,
+    statistics: Sequence[str],
+    fisher: bool,
+    min_samples: int,
+    executor: Executor,
 ) -> dict[str, np.ndarray]:
-    """All columns that come from the samples of one recording."""
+    """All columns that come from the samples of one recording; the next block is read while one is summed."""
     n_units = len(signal.unit_ids)
     moments = Moments(n_units, nan_policy="omit")
     further = {name: make_statistic(name, n_units) for name in statistics}
     infinite = np.zeros(n_units, dtype=bool)
-    for block in signal.blocks(intervals):
-        # A sum is the cheapest way to learn that a block has a value that is not finite.
-        if not np.isfinite(block.sum(dtype=np.float64)):
-            infinite |= np.isinf(block).any(axis=0)
-            block = np.where(np.isinf(block), np.nan, block)
-        moments.update(block)
+    pending: deque[Future[_Block]] = deque()
+
+    def add(block: _Block) -> None:
+        nonlocal infinite
+        moments.merge(block.moments)
+        infinite |= block.infinite
         for statistic in further.values():
-            statistic.update(block)
+            statistic.update(block.rows)
+
+    for rows in signal.blocks(intervals):
+        pending.append(executor.submit(_sum_block, rows))
+        if len(pending) > _BLOCKS_AHEAD:
+            add(pending.popleft().result())
+    for future in pending:
+        add(future.result())
     return {
         "unit_id": signal.unit_ids,
         "n_samples": moments.count.astype(np.int64),
@@ -139,6 +160,25 @@ def _measure(
         "status": _status(moments, infinite, min_samples),
         **{name: np.asarray(statistic.result(), float) for name, statistic in further.items()},
     }
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Consecutive samples (T, N) with NaN for infinity, their moments, and which traces had infinity (N,)."""
+
+    rows: np.ndarray
+    moments: Moments
+    infinite: np.ndarray
+
+
+def _sum_block(rows: np.ndarray) -> _Block:
+    moments = Moments.of(rows, dtype=np.float32 if rows.dtype == np.float32 else np.float64)
+    infinite = ~np.isfinite(moments.mean)
+    if infinite.any():
+        infinite &= np.isinf(rows).any(axis=0)
+        rows = np.where(np.isinf(rows), np.nan, rows)
+        moments = Moments.of(rows)
+    return _Block(rows, moments, infinite)
 
 
 def _status(moments: Moments, infinite: np.ndarray, min_samples: int) -> np.ndarray:
