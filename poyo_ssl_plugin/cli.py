@@ -281,23 +281,42 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
 
 @main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def compare(overrides: tuple[str, ...]) -> None:
-    """Pretrained against from scratch on your recordings, with a report.
+@click.option("--preset", help="Settings to start from: small (seconds), report (hours), session (one recording).")
+@click.option("--list-arms", is_flag=True, help="Print the arms and stop.")
+def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> None:
+    """Ways of pretraining against training from scratch on your recordings, with a report.
+
+    Every arm decodes the same neurons with the same budget, seeds and test trials. By default the arms are
+    'pretrained' (POYO-SSL) and 'scratch'; 'poyo-ssl compare --list-arms' prints all. Finished runs are kept:
+    start it again with one more arm or seed and only that is run.
 
     \b
-    Keys: root=DIR task=drifting_gratings|natural_movie out_dir=DIR recordings=[ID,...] held_out=[ID,...]
-          folds=N (hold out repeats of the stimulus) seeds=[0,1,2] processes=N
-          pretrain=[KEY=VALUE,...] finetune=[KEY=VALUE,...] (overrides of those recipes)
+    Keys:
+      root=DIR               recordings (a preset simulates them if it is not given)
+      out_dir=DIR            where to write                      task=drifting_gratings|natural_movie
+      arms=[pretrained,reverse,scratch]                          seeds=[0,1,2]
+      held_out=[ID,...]      decode these recordings, pretrain on the others
+      decode_share=0.5       without held_out: decode half of the unpredictable neurons, leave the rest to the arms
+      folds=N                hold out repeats of the stimulus    recordings=[ID,...]
+      pretrain_each_seed=true    one pretraining per seed        processes=N
+      pretrain=[KEY=VALUE,...]   finetune=[KEY=VALUE,...]        overrides of those recipes, for all arms
 
     \b
-    Example:
+    Examples:
+      poyo-ssl compare --preset small
       poyo-ssl compare root=recordings task=natural_movie folds=5 'pretrain=[trainer.max_steps=2000]'
+      poyo-ssl compare root=recordings held_out=[501574836] 'arms=[pretrained,reverse,mixed,supervised,scratch]'
+      poyo-ssl compare --preset report root=recordings held_out=[501574836,501836392]
     """
+    if list_arms:
+        return _print_arms()
     from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
+    from poyo_ssl_plugin.experiments.settings import prepare_recordings
 
-    comparison = comparison_from_overrides(overrides)
+    comparison, recordings = comparison_from_overrides(overrides, preset)
     with _Stages() as stage:
-        summary = report_comparison(comparison, title="Pretrained against from scratch", stage=stage)
+        prepare_recordings(comparison.root, recordings, stage("simulating", 0))
+        summary = report_comparison(comparison, title="Pretraining against training from scratch", stage=stage)
     _print_results(summary)
     console.print(f"report: {comparison.out_dir}/report.html", highlight=False)
 
@@ -320,7 +339,7 @@ def _show(config: Any) -> None:
 
 
 def _print_results(summary: dict[str, Any]) -> None:
-    from poyo_ssl_plugin.experiments.report import result_rows, verdict
+    from poyo_ssl_plugin.experiments.report import arm_verdicts, result_rows, verdict
 
     rows = Table("arm", "accuracy", "95 % interval", "runs", title=summary["task"])
     for row in result_rows(summary):
@@ -328,6 +347,19 @@ def _print_results(summary: dict[str, Any]) -> None:
     console.print(rows)
     if "pretrained_minus_scratch" in summary:
         console.print(verdict(summary), highlight=False)
+    others = [text for text in arm_verdicts(summary) if not text.startswith("pretrained (")]
+    for text in others:
+        console.print(_plain(text), highlight=False)
+
+
+def _print_arms() -> None:
+    from poyo_ssl_plugin.experiments.arms import ARMS
+
+    rows = Table("arm", "what it is", "pretraining", "fine-tuning")
+    for arm in ARMS.values():
+        pretrain = "none" if arm.pretrain is None else "\n".join(arm.pretrain) or "the recipe 'pretrain'"
+        rows.add_row(arm.name, arm.title, _plain(pretrain), _plain("\n".join(arm.finetune)))
+    console.print(rows)
 
 
 class _Bar:

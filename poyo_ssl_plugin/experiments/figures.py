@@ -135,7 +135,7 @@ def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: S
             axis.set_xlabel("step")
             axis.set_title(metric, fontsize=10)
         if len(folders) > 1:
-            axes[0][0].legend()
+            axes[0][0].legend(fontsize=8)
         return _save(figure, path)
 
 
@@ -146,7 +146,12 @@ def accuracy_bars(
     *,
     title: str,
 ) -> Path:
-    """Accuracy of each arm with its 95 % interval and its runs, over lines for chance and baselines."""
+    """Accuracy of each arm with its 95 % interval and its runs, over lines for chance and baselines.
+
+    Many arms lie one above the other, so that their names have room.
+    """
+    if len(arms) > 4:
+        return _lying_bars(arms, lines, path, title=title)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(1.6 * len(arms) + 2.6, 4.0))
         for i, (name, (value, runs)) in enumerate(arms.items()):
@@ -162,6 +167,28 @@ def accuracy_bars(
         axes.set_ylabel("test accuracy")
         axes.set_title(title, fontsize=10)
         axes.grid(axis="x", visible=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        return _save(figure, path)
+
+
+def _lying_bars(
+    arms: Mapping[str, tuple[Estimate, Sequence[float]]], lines: Mapping[str, float], path: str | Path, *, title: str
+) -> Path:
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.4, 0.42 * len(arms) + 1.6))
+        for i, (name, (value, runs)) in enumerate(arms.items()):
+            error = [[value.mean - max(value.low, 0.0)], [min(value.high, 1.0) - value.mean]]
+            axes.barh(i, value.mean, height=0.62, color=ARM_COLOURS.get(name, GREY), alpha=0.75)
+            axes.errorbar(value.mean, i, xerr=error, color="black", capsize=4, lw=1.2)
+            axes.scatter(runs, i + np.linspace(-0.15, 0.15, len(runs)), s=12, color="black", alpha=0.5, zorder=3)
+        for (name, place), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
+            axes.axvline(place, color="black", lw=1, ls=style, label=f"{name} {place:.2f}")
+        axes.set_yticks(range(len(arms)), [f"{name}  {value.mean:.3f}" for name, (value, _) in arms.items()])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("test accuracy")
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="y", visible=False)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         return _save(figure, path)
 

@@ -4,7 +4,16 @@ from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights, model_
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.finetuning import Finetuning
 from poyo_ssl_plugin.training.pretraining import Pretraining
-from poyo_ssl_plugin.training.run import Inputs, RunResult, evaluate, finetune, pretrain
+from poyo_ssl_plugin.training.run import (
+    Inputs,
+    Prepared,
+    RunResult,
+    evaluate,
+    finetune,
+    open_finetuned,
+    prepare_finetuning,
+    pretrain,
+)
 
 __all__ = [
     "DietData",
@@ -12,6 +21,7 @@ __all__ = [
     "FinetuningData",
     "Inputs",
     "LoadReport",
+    "Prepared",
     "Pretraining",
     "PretrainingData",
     "RunResult",
@@ -19,6 +29,8 @@ __all__ = [
     "finetune",
     "load_weights",
     "model_state",
+    "open_finetuned",
+    "prepare_finetuning",
     "pretrain",
     "read_checkpoint",
 ]
