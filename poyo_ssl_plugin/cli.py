@@ -322,6 +322,45 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
 
 
 @main.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--preset", help="Settings to start from: small (seconds), report (hours).")
+def scale(overrides: tuple[str, ...], preset: str | None) -> None:
+    """Does it scale? The comparison of 'poyo-ssl compare' over sizes of the model, the diet or the recordings.
+
+    Writes a curve per arm with 95 % intervals, a test for a rise at every step, and what each model costs
+    (parameters, floating-point operations). Finished runs are kept: start it again to go on.
+
+    \b
+    Keys, besides those of 'poyo-ssl compare':
+      axis=model             values=[tiny,small,medium,large,xlarge], or values=['model=tiny model.dim=48',...]
+      axis=diet              values=[0.1,0.25,0.5,0.75,1.0]: shares of each arm's neurons
+      axis=recordings        values=[1,2,4,8]: how many to pretrain on; needs held_out
+
+    \b
+    Examples:
+      poyo-ssl scale --preset small
+      poyo-ssl scale axis=model root=recordings held_out=[501574836,501836392]
+      poyo-ssl scale axis=diet root=recordings task=natural_movie folds=5 'arms=[pretrained,scratch]'
+      poyo-ssl scale --preset report axis=recordings
+    """
+    from poyo_ssl_plugin.experiments.scale import Scaling
+    from poyo_ssl_plugin.experiments.scale_report import HEADER, report_scaling, scaling_rows, scaling_verdicts
+    from poyo_ssl_plugin.experiments.settings import prepare_recordings, read_settings
+
+    scaling, recordings = read_settings(Scaling, "scale", preset, overrides)
+    with _Stages() as stage:
+        prepare_recordings(scaling.root, recordings, stage("simulating", 0))
+        summary = report_scaling(scaling, stage=stage)
+    rows = Table(*HEADER, title=f"{summary['task']} over {summary['axis']}")
+    for row in scaling_rows(summary):
+        rows.add_row(*row)
+    console.print(rows)
+    for text in scaling_verdicts(summary):
+        console.print(_plain(text), highlight=False)
+    console.print(f"report: {scaling.out_dir}/report.html", highlight=False)
+
+
+@main.command()
 def doctor() -> None:
     """Say what is installed, what will be used, and what to do about what is missing."""
     from poyo_ssl_plugin.doctor import diagnose

@@ -199,7 +199,9 @@ class TestProtocol:
             for name, units in decoded.items():
                 assert units and not set(units) & set(seen.get(name, []))
         assert result.summary["neurons"]["decoded_from"] == sum(map(len, decoded.values()))
-        n = {name: sum(map(len, trained_on(result.pretraining[f"{name}/fold0"])["units"].values())) for name in arms[:1]}
+        n = {
+            name: sum(map(len, trained_on(result.pretraining[f"{name}/fold0"])["units"].values())) for name in arms[:1]
+        }
         assert result.summary["neurons"]["pretrained_on"] == n
 
     def test_a_pretraining_for_each_seed(self, sim_dir, tmp_path):

@@ -132,7 +132,8 @@ def join_overrides(shared: Sequence[str], own: Sequence[str]) -> list[str]:
     if "diet" in values:
         path = recipes_dir() / "diet" / f"{values['diet']}.yaml"
         known = path.read_text(encoding="utf-8") if path.is_file() else ""
-        foreign = {key for key in map(_key, shared) if key.startswith("diet.") and f"{key[5:]}:" not in known}
+        options = {key for key in map(_key, shared) if key.startswith("diet.") and key != "diet.share"}
+        foreign = {key for key in options if f"{key[5:]}:" not in known}
     kept = [text for text in shared if _key(text) not in values and _key(text) not in foreign]
     return [*kept, *own]
 

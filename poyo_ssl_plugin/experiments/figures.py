@@ -193,6 +193,43 @@ def _lying_bars(
         return _save(figure, path)
 
 
+def scaling_curves(
+    curves: Mapping[str, Sequence[Estimate]],
+    places: Sequence[float],
+    lines: Mapping[str, float],
+    path: str | Path,
+    *,
+    label: str,
+    names: Sequence[str],
+) -> Path:
+    """Accuracy of each arm over an axis, its 95 % interval shaded, with lines for chance and baselines.
+
+    Args:
+        curves: Arm to its estimates, in the order of ``places``.
+        places: Where on the axis, positive numbers; the axis is logarithmic.
+        lines: Name to height of a line.
+        path: Where to write.
+        label: What the axis is.
+        names: Names of the places, written over it.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.6, 4.2))
+        for i, (arm, values) in enumerate(curves.items()):
+            colour = ARM_COLOURS.get(arm, f"C{i}")
+            axes.plot(places, [value.mean for value in values], "o-", color=colour, label=arm, ms=5)
+            low, high = [max(v.low, 0.0) for v in values], [min(v.high, 1.0) for v in values]
+            axes.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
+        for (name, height), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
+            axes.axhline(height, color="black", lw=1, ls=style, label=f"{name} {height:.2f}")
+        axes.set_xscale("log")
+        axes.set_xticks(list(places), [str(name) for name in names])
+        axes.minorticks_off()
+        axes.set_xlabel(label)
+        axes.set_ylabel("test accuracy")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        return _save(figure, path)
+
+
 def read_metric(folder: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of a metric in the CSV logs of a run, one log per start of it."""
     values_at: dict[int, float] = {}

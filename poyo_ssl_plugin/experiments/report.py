@@ -13,13 +13,7 @@ from markupsafe import Markup
 
 from poyo_ssl_plugin.files import atomic_path
 
-_TEMPLATE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ title }}</title>
-<style>
+STYLE_SHEET = """
   body { font: 16px/1.5 system-ui, sans-serif; color: #1d2126; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
   h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
   table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .3rem .9rem .3rem 0; text-align: left; }
@@ -27,7 +21,15 @@ _TEMPLATE = """\
   img { max-width: 100%; } figure { margin: 1rem 0; } figcaption, .quiet { color: #5a616b; font-size: .9rem; }
   .verdict { background: #eef6f5; border-left: 4px solid #1b7f79; padding: .8rem 1rem; }
   details pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
-</style>
+"""
+
+_TEMPLATE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{{ title }}</title>
+<style>{{ style }}</style>
 </head>
 <body>
 <h1>{{ title }}</h1>
@@ -111,7 +113,7 @@ def write_report(summary: Mapping[str, Any], figures: Mapping[str, Path], path: 
         html = '<figure><img alt="{}" src="data:image/png;base64,{}"><figcaption>{}</figcaption></figure>'
         return Markup(html).format(name, data, caption)  # noqa: S704 -- format() escapes what it fills in
 
-    page = environment.from_string(_TEMPLATE).render(title=title, figure=figure, **_texts(summary))
+    page = environment.from_string(_TEMPLATE).render(title=title, style=STYLE_SHEET, figure=figure, **_texts(summary))
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)

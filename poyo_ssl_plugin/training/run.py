@@ -405,9 +405,7 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
         place["dirpath"] = out_dir / "trajectory"
         every = options.trajectory_every_n_steps
         checkpoints.append(
-            _Trajectory(
-                filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place
-            )
+            _Trajectory(filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place)
         )
     bars = [RichProgressBar()] if options.progress else []
     trainer = L.Trainer(
