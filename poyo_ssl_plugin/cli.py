@@ -104,6 +104,13 @@ def simulate(out_dir: Path, recordings: int, units: int, minutes: float, cre_lin
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="On a damaged recording."
 )
 @click.option("--workers", type=int, help="Recordings at once; by default up to 4.")
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Also say how sure each neuron's side is: a bootstrap over time, and what flips with shorter recordings and "
+    "added noise, by Cre line (OUT_stability.json and .png).",
+)
+@click.option("--block", default=30.0, show_default=True, help="Blocks of time that --report resamples, s.")
 def score(
     dataset_dir: Path,
     out: Path,
@@ -117,6 +124,8 @@ def score(
     pearson: bool,
     on_error: str,
     workers: int | None,
+    report: bool,
+    block: float,
 ) -> None:
     """Measure how predictable every neuron of the recordings in DATASET_DIR is.
 
@@ -146,6 +155,8 @@ def score(
     written = [out, figure]
     if "." in field:
         written.append(example_traces(dataset, table, out.with_name(f"{out.stem}_traces.png")))
+    if report:
+        written += _report_stability(dataset, table, out, skewness, kurtosis, block)
     rows = Table("recording", "Cre line", "neurons", "predictable", "not scored")
     for name in table.recordings:
         of_recording = table["recording_id"] == name
@@ -159,6 +170,27 @@ def score(
         f"{len(diet)} of {len(table)} neurons are predictable (skewness <= {skewness:g} and kurtosis <= {kurtosis:g})"
     )
     console.print("wrote " + ", ".join(str(path) for path in written), highlight=False)
+
+
+def _report_stability(
+    dataset: Any, table: Any, out: Path, skewness: float, kurtosis: float, block: float
+) -> list[Path]:
+    """Measure, print and write how stable the diet is; returns the files written."""
+    from poyo_ssl_plugin.experiments.stability import Thresholds, measure_stability, write_stability
+
+    fisher = table.provenance.get("kurtosis", "fisher") == "fisher"
+    stability = measure_stability(
+        dataset, table, thresholds=Thresholds(skewness, kurtosis, fisher), block_seconds=block
+    )
+    summary = stability.summary()
+    half, noise = "flips on half the data", "flips with twice the noise power"
+    rows = Table("Cre line", "neurons", "predictable", "uncertain", half, noise)
+    for line, found in {**summary["by_cre_line"], "all": summary["all"]}.items():
+        flips = f"{found['flips_by_length']['0.5']:.1%}", f"{found['flips_by_noise']['1.0']:.1%}"
+        rows.add_row(line, *(str(found[key]) for key in ("neurons", "predictable", "uncertain")), *flips)
+    console.print(rows)
+    settings = {"skewness": skewness, "kurtosis": kurtosis, "block_seconds": block}
+    return write_stability(stability, out.with_name(f"{out.stem}_stability.json"), settings=settings)
 
 
 def _recipe_command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -358,6 +390,31 @@ def scale(overrides: tuple[str, ...], preset: str | None) -> None:
     for text in scaling_verdicts(summary):
         console.print(_plain(text), highlight=False)
     console.print(f"report: {scaling.out_dir}/report.html", highlight=False)
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--points", default=11, show_default=True, help="Points along each direction.")
+@click.option("--windows", default=128, show_default=True, help="Training windows that the loss is measured on.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON to write; by default RUN_DIR/landscape.json.")
+def landscape(run_dir: Path, points: int, windows: int, out: Path | None) -> None:
+    """How rough is the loss around a fine-tuned model? A section in the plane in which training moved most.
+
+    RUN_DIR is one seed of 'poyo-ssl finetune', or a fine-tuning run of 'poyo-ssl compare', that kept its weights:
+    trainer.trajectory_every_n_steps=20.
+
+    \b
+    Example:
+      poyo-ssl compare root=recordings 'finetune=[trainer.trajectory_every_n_steps=20]'
+      poyo-ssl landscape runs/compare/runs/finetune/pretrained/recorded/seed0
+      poyo-ssl landscape runs/compare/runs/finetune/scratch/recorded/seed0
+    """
+    from poyo_ssl_plugin.experiments.landscape import landscape_of_run, write_landscape
+
+    found = landscape_of_run(run_dir, n_points=points, n_windows=windows)
+    written = write_landscape(found, out or run_dir / "landscape.json")
+    console.print(f"roughness {found.roughness:.4f} (0: a bowl), not convex {found.not_convex:.1%} of the section")
+    console.print("wrote " + ", ".join(str(path) for path in written), highlight=False)
 
 
 @main.command()

@@ -230,6 +230,56 @@ def scaling_curves(
         return _save(figure, path)
 
 
+def stability_panels(stability: Any, path: str | Path) -> Path:
+    """Confidence of membership of all neurons, and shares of neurons that flip, by Cre line."""
+    summary = stability.summary()
+    lines = {"all": summary["all"], **(summary["by_cre_line"] if len(summary["by_cre_line"]) > 1 else {})}
+    with plt.rc_context(STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6))
+        bins = np.linspace(0, 1, 21)
+        for mask, colour, label in (
+            (stability.member, PREDICTABLE, "predictable"),
+            (~stability.member, UNPREDICTABLE, "unpredictable"),
+        ):
+            left.hist(stability.confidence[mask], bins=bins, color=colour, alpha=0.7, label=label)
+        left.set_yscale("symlog")
+        left.set_xlabel("share of bootstrap samples in the diet")
+        left.set_ylabel("neurons")
+        left.set_title(f"{summary['all']['uncertain']} of {summary['all']['neurons']} uncertain", fontsize=10)
+        left.legend(fontsize=8)
+        panels = (
+            (middle, "flips_by_length", "share of the recording", "with less data"),
+            (right, "flips_by_noise", "added noise (sd of the neuron's noise)", "with more noise"),
+        )
+        for axes, key, label, title in panels:
+            for i, (line, found) in enumerate(lines.items()):
+                places = [float(place) for place in found[key]]
+                colour = "black" if line == "all" else f"C{i}"
+                axes.plot(places, list(found[key].values()), "o-", ms=4, color=colour, label=line)
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(label)
+            axes.set_ylabel("share of neurons that flip")
+            axes.set_title(title, fontsize=10)
+        right.legend(fontsize=7)
+        return _save(figure, path)
+
+
+def landscape_map(landscape: Any, path: str | Path) -> Path:
+    """A section of the loss, as contours, with the way that training took."""
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(figsize=(5.4, 4.4))
+        # Walls are many times higher than the floor.
+        height = np.log10(np.maximum(landscape.loss - landscape.loss.min(), 0) + 1e-3)
+        drawn = axes.contourf(landscape.first, landscape.second, height.T, levels=20, cmap="viridis")
+        axes.plot(*landscape.path.T, "o-", color="white", ms=3, lw=1)
+        axes.plot(0, 0, "*", color="white", ms=11)
+        figure.colorbar(drawn, label="log10 (loss above the lowest + 0.001)")
+        axes.set_xlabel(f"first direction ({100 * landscape.explained[0]:.0f} % of the way)")
+        axes.set_ylabel(f"second direction ({100 * landscape.explained[1]:.0f} %)")
+        axes.set_title(f"roughness {landscape.roughness:.3f}, not convex {landscape.not_convex:.2f}", fontsize=10)
+        return _save(figure, path)
+
+
 def read_metric(folder: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
     """Steps and values of a metric in the CSV logs of a run, one log per start of it."""
     values_at: dict[int, float] = {}
