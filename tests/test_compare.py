@@ -236,11 +236,11 @@ class TestProtocol:
 
 
 class TestSmallPreset:
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="module")
     def place(self, tmp_path_factory) -> Path:
         return tmp_path_factory.mktemp("small")
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture(scope="module")
     def summary(self, place) -> dict:
         settings, recordings = comparison_from_overrides([f"out_dir={place / 'a'}"], "small")
         prepare_recordings(settings.root, recordings)

@@ -181,7 +181,6 @@ def _first(loader: Iterable[Any], n: int) -> Iterable[Any]:
 
 
 def _gradient(value: torch.Tensor, parameters: Sequence[nn.Parameter], *, keep: bool = False) -> list[torch.Tensor]:
-    # Always keep the graph for the label's own gradient, which comes last.
     gradient = torch.autograd.grad(value, parameters, retain_graph=keep, allow_unused=True)
     return [torch.zeros_like(p) if g is None else g for g, p in zip(gradient, parameters, strict=True)]
 
