@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
@@ -173,12 +175,26 @@ class TestShuffledLabels:
             assert ours["target"].tolist() == theirs["target"].tolist()
 
 
+@pytest.fixture
+def no_movie(sim_dir, tmp_path_factory) -> Path:
+    """A recording without the movie."""
+    folder = tmp_path_factory.mktemp("no_movie")
+    shutil.copy(sim_dir / "sim_000.h5", folder)
+    with h5py.File(folder / "sim_000.h5", "r+") as file:
+        del file["natural_movie_one"]
+    return folder
+
+
 class TestProtocol:
-    def test_without_held_out_recordings_arms_that_see_decoded_neurons_are_refused(self, sim_dir, tmp_path):
+    def test_what_cannot_be_compared_is_refused_before_anything_runs(self, sim_dir, tmp_path, no_movie):
         with pytest.raises(RecipeError, match=r"arm reverse would pretrain on \d+ of the neurons.*decode_share=0.5"):
             run_comparison(comparison(sim_dir, tmp_path, arms=("pretrained", "reverse", "scratch")))
         with pytest.raises(DietError, match="arm inhibitory: .*no neuron is of Cre line"):
             run_comparison(comparison(sim_dir, tmp_path, arms=("inhibitory",), recordings=("sim_000", "sim_002")))
+        with pytest.raises(RecipeError, match="arm aux_only learns from labels of 'natural_movie' alone"):
+            run_comparison(
+                comparison(no_movie, tmp_path / "x", arms=("aux_only",), pretrain=(*QUICK, "aux.task=natural_movie"))
+            )
         for options, message in (
             ({"decode_share": 0.0}, "decode_share must be"),
             ({"decode_share": 0.5, "held_out": ("sim_002",)}, "without held_out"),

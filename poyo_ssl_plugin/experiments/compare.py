@@ -6,7 +6,7 @@ import copy
 import functools
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -365,6 +365,7 @@ def _check(
             rows = member_rows(diet_of(config, seen), seen)
         except PoyoSSLError as error:
             raise type(error)(f"arm {arm.name}: {error}") from None
+        _check_labels(arm, config, dataset, set(_pretraining_recordings(comparison) or dataset.recording_ids))
         counts[arm.name] = int(rows.sum())
         both = 0 if comparison.held_out else int((rows & decoded).sum())
         if both:
@@ -373,6 +374,18 @@ def _check(
                 "(held_out=[ID,...]), or decode only part of the neurons (decode_share=0.5)"
             )
     return counts
+
+
+def _check_labels(arm: Arm, config: DictConfig, dataset: Recordings, used: Collection[str]) -> None:
+    """An arm that learns from labels alone needs some."""
+    if not config.ssl._target_.endswith(".NoReconstruction"):
+        return
+    source = get_task(config.aux.task).source
+    if not any(source in dataset.get_recording(name).keys() for name in used):
+        raise RecipeError(
+            f"arm {arm.name} learns from labels of {config.aux.task!r} alone, and no recording to pretrain on has any; "
+            "leave it out of arms=[...]"
+        )
 
 
 def _neuron_tables(
