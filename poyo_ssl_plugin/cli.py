@@ -104,6 +104,13 @@ def simulate(out_dir: Path, recordings: int, units: int, minutes: float, cre_lin
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="On a damaged recording."
 )
 @click.option("--workers", type=int, help="Recordings at once; by default up to 4.")
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Also say how sure each neuron's side is: a bootstrap over time, and what flips with shorter recordings and "
+    "added noise, by Cre line (OUT_stability.json and .png).",
+)
+@click.option("--block", default=30.0, show_default=True, help="Blocks of time that --report resamples, s.")
 def score(
     dataset_dir: Path,
     out: Path,
@@ -117,6 +124,8 @@ def score(
     pearson: bool,
     on_error: str,
     workers: int | None,
+    report: bool,
+    block: float,
 ) -> None:
     """Measure how predictable every neuron of the recordings in DATASET_DIR is.
 
@@ -146,6 +155,8 @@ def score(
     written = [out, figure]
     if "." in field:
         written.append(example_traces(dataset, table, out.with_name(f"{out.stem}_traces.png")))
+    if report:
+        written += _report_stability(dataset, table, out, skewness, kurtosis, block)
     rows = Table("recording", "Cre line", "neurons", "predictable", "not scored")
     for name in table.recordings:
         of_recording = table["recording_id"] == name
@@ -159,6 +170,27 @@ def score(
         f"{len(diet)} of {len(table)} neurons are predictable (skewness <= {skewness:g} and kurtosis <= {kurtosis:g})"
     )
     console.print("wrote " + ", ".join(str(path) for path in written), highlight=False)
+
+
+def _report_stability(
+    dataset: Any, table: Any, out: Path, skewness: float, kurtosis: float, block: float
+) -> list[Path]:
+    """Measure, print and write how stable the diet is; returns the files written."""
+    from poyo_ssl_plugin.experiments.stability import Thresholds, measure_stability, write_stability
+
+    fisher = table.provenance.get("kurtosis", "fisher") == "fisher"
+    stability = measure_stability(
+        dataset, table, thresholds=Thresholds(skewness, kurtosis, fisher), block_seconds=block
+    )
+    summary = stability.summary()
+    half, noise = "flips on half the data", "flips with twice the noise power"
+    rows = Table("Cre line", "neurons", "predictable", "uncertain", half, noise)
+    for line, found in {**summary["by_cre_line"], "all": summary["all"]}.items():
+        flips = f"{found['flips_by_length']['0.5']:.1%}", f"{found['flips_by_noise']['1.0']:.1%}"
+        rows.add_row(line, *(str(found[key]) for key in ("neurons", "predictable", "uncertain")), *flips)
+    console.print(rows)
+    settings = {"skewness": skewness, "kurtosis": kurtosis, "block_seconds": block}
+    return write_stability(stability, out.with_name(f"{out.stem}_stability.json"), settings=settings)
 
 
 def _recipe_command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -281,25 +313,108 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
 
 @main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-def compare(overrides: tuple[str, ...]) -> None:
-    """Pretrained against from scratch on your recordings, with a report.
+@click.option("--preset", help="Settings to start from: small (seconds), report (hours), session (one recording).")
+@click.option("--list-arms", is_flag=True, help="Print the arms and stop.")
+def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> None:
+    """Ways of pretraining against training from scratch on your recordings, with a report.
+
+    Every arm decodes the same neurons with the same budget, seeds and test trials. By default the arms are
+    'pretrained' (POYO-SSL) and 'scratch'; 'poyo-ssl compare --list-arms' prints all. Finished runs are kept:
+    start it again with one more arm or seed and only that is run.
 
     \b
-    Keys: root=DIR task=drifting_gratings|natural_movie out_dir=DIR recordings=[ID,...] held_out=[ID,...]
-          folds=N (hold out repeats of the stimulus) seeds=[0,1,2] processes=N
-          pretrain=[KEY=VALUE,...] finetune=[KEY=VALUE,...] (overrides of those recipes)
+    Keys:
+      root=DIR               recordings (a preset simulates them if it is not given)
+      out_dir=DIR            where to write                      task=drifting_gratings|natural_movie
+      arms=[pretrained,reverse,scratch]                          seeds=[0,1,2]
+      held_out=[ID,...]      decode these recordings, pretrain on the others
+      decode_share=0.5       without held_out: decode half of the unpredictable neurons, leave the rest to the arms
+      folds=N                hold out repeats of the stimulus    recordings=[ID,...]
+      pretrain_each_seed=true    one pretraining per seed        processes=N
+      pretrain=[KEY=VALUE,...]   finetune=[KEY=VALUE,...]        overrides of those recipes, for all arms
+
+    \b
+    Examples:
+      poyo-ssl compare --preset small
+      poyo-ssl compare root=recordings task=natural_movie folds=5 'pretrain=[trainer.max_steps=2000]'
+      poyo-ssl compare root=recordings held_out=[501574836] 'arms=[pretrained,reverse,mixed,supervised,scratch]'
+      poyo-ssl compare --preset report root=recordings held_out=[501574836,501836392]
+    """
+    if list_arms:
+        return _print_arms()
+    from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
+    from poyo_ssl_plugin.experiments.settings import prepare_recordings
+
+    comparison, recordings = comparison_from_overrides(overrides, preset)
+    with _Stages() as stage:
+        prepare_recordings(comparison.root, recordings, stage("simulating", 0))
+        summary = report_comparison(comparison, title="Pretraining against training from scratch", stage=stage)
+    _print_results(summary)
+    console.print(f"report: {comparison.out_dir}/report.html", highlight=False)
+
+
+@main.command()
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--preset", help="Settings to start from: small (seconds), report (hours).")
+def scale(overrides: tuple[str, ...], preset: str | None) -> None:
+    """Does it scale? The comparison of 'poyo-ssl compare' over sizes of the model, the diet or the recordings.
+
+    Writes a curve per arm with 95 % intervals, a test for a rise at every step, and what each model costs
+    (parameters, floating-point operations). Finished runs are kept: start it again to go on.
+
+    \b
+    Keys, besides those of 'poyo-ssl compare':
+      axis=model             values=[tiny,small,medium,large,xlarge], or values=['model=tiny model.dim=48',...]
+      axis=diet              values=[0.1,0.25,0.5,0.75,1.0]: shares of each arm's neurons
+      axis=recordings        values=[1,2,4,8]: how many to pretrain on; needs held_out
+
+    \b
+    Examples:
+      poyo-ssl scale --preset small
+      poyo-ssl scale axis=model root=recordings held_out=[501574836,501836392]
+      poyo-ssl scale axis=diet root=recordings task=natural_movie folds=5 'arms=[pretrained,scratch]'
+      poyo-ssl scale --preset report axis=recordings
+    """
+    from poyo_ssl_plugin.experiments.scale import Scaling
+    from poyo_ssl_plugin.experiments.scale_report import HEADER, report_scaling, scaling_rows, scaling_verdicts
+    from poyo_ssl_plugin.experiments.settings import prepare_recordings, read_settings
+
+    scaling, recordings = read_settings(Scaling, "scale", preset, overrides)
+    with _Stages() as stage:
+        prepare_recordings(scaling.root, recordings, stage("simulating", 0))
+        summary = report_scaling(scaling, stage=stage)
+    rows = Table(*HEADER, title=f"{summary['task']} over {summary['axis']}")
+    for row in scaling_rows(summary):
+        rows.add_row(*row)
+    console.print(rows)
+    for text in scaling_verdicts(summary):
+        console.print(_plain(text), highlight=False)
+    console.print(f"report: {scaling.out_dir}/report.html", highlight=False)
+
+
+@main.command()
+@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--points", default=11, show_default=True, help="Points along each direction.")
+@click.option("--windows", default=128, show_default=True, help="Training windows that the loss is measured on.")
+@click.option("--out", type=click.Path(path_type=Path), help="JSON to write; by default RUN_DIR/landscape.json.")
+def landscape(run_dir: Path, points: int, windows: int, out: Path | None) -> None:
+    """How rough is the loss around a fine-tuned model? A section in the plane in which training moved most.
+
+    RUN_DIR is one seed of 'poyo-ssl finetune', or a fine-tuning run of 'poyo-ssl compare', that kept its weights:
+    trainer.trajectory_every_n_steps=20.
 
     \b
     Example:
-      poyo-ssl compare root=recordings task=natural_movie folds=5 'pretrain=[trainer.max_steps=2000]'
+      poyo-ssl compare root=recordings 'finetune=[trainer.trajectory_every_n_steps=20]'
+      poyo-ssl landscape runs/compare/runs/finetune/pretrained/recorded/seed0
+      poyo-ssl landscape runs/compare/runs/finetune/scratch/recorded/seed0
     """
-    from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
+    from poyo_ssl_plugin.experiments.landscape import landscape_of_run, write_landscape
 
-    comparison = comparison_from_overrides(overrides)
-    with _Stages() as stage:
-        summary = report_comparison(comparison, title="Pretrained against from scratch", stage=stage)
-    _print_results(summary)
-    console.print(f"report: {comparison.out_dir}/report.html", highlight=False)
+    found = landscape_of_run(run_dir, n_points=points, n_windows=windows)
+    written = write_landscape(found, out or run_dir / "landscape.json")
+    console.print(f"roughness {found.roughness:.4f} (0: a bowl), not convex {found.not_convex:.1%} of the section")
+    console.print("wrote " + ", ".join(str(path) for path in written), highlight=False)
 
 
 @main.command()
@@ -341,7 +456,7 @@ def _show(config: Any) -> None:
 
 
 def _print_results(summary: dict[str, Any]) -> None:
-    from poyo_ssl_plugin.experiments.report import result_rows, verdict
+    from poyo_ssl_plugin.experiments.report import arm_verdicts, result_rows, verdict
 
     rows = Table("arm", "accuracy", "95 % interval", "runs", title=summary["task"])
     for row in result_rows(summary):
@@ -349,6 +464,19 @@ def _print_results(summary: dict[str, Any]) -> None:
     console.print(rows)
     if "pretrained_minus_scratch" in summary:
         console.print(verdict(summary), highlight=False)
+    others = [text for text in arm_verdicts(summary) if not text.startswith("pretrained (")]
+    for text in others:
+        console.print(_plain(text), highlight=False)
+
+
+def _print_arms() -> None:
+    from poyo_ssl_plugin.experiments.arms import ARMS
+
+    rows = Table("arm", "what it is", "pretraining", "fine-tuning")
+    for arm in ARMS.values():
+        pretrain = "none" if arm.pretrain is None else "\n".join(arm.pretrain) or "the recipe 'pretrain'"
+        rows.add_row(arm.name, arm.title, _plain(pretrain), _plain("\n".join(arm.finetune)))
+    console.print(rows)
 
 
 class _Bar:

@@ -185,9 +185,10 @@ class TestCompare:
         assert list(tmp_path.iterdir()) == []
 
     def test_overrides(self):
-        comparison = comparison_from_overrides(
+        comparison, recordings = comparison_from_overrides(
             ["root=a", "recordings=[1,2]", "pretrain=[trainer.max_steps=5,model=tiny]", "folds=5"]
         )
+        assert recordings == {}
         assert comparison.recordings == ("1", "2") and comparison.pretrain == ("trainer.max_steps=5", "model=tiny")
         with pytest.raises(RecipeError, match="root is not set"):
             comparison_from_overrides([])

@@ -1,28 +1,33 @@
-"""Pretrained against from scratch: the same neurons, the same budget, the same seeds."""
+"""Arms of pretraining against from scratch: the same neurons, the same budget, the same seeds, the same trials."""
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
-from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError
+from poyo_ssl_plugin.experiments.arms import POYO_SSL, SCRATCH, Arm, get_arms
 from poyo_ssl_plugin.experiments.baselines import Decoded, run_baselines
 from poyo_ssl_plugin.experiments.jobs import Job, default_processes, run_jobs
+from poyo_ssl_plugin.experiments.neurons import diet_of, member_rows, split_neurons
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate, paired_difference
+from poyo_ssl_plugin.experiments.statistics import binomial_interval
+from poyo_ssl_plugin.experiments.summary import summarise
 from poyo_ssl_plugin.predictability import PredictabilityTable, make_diet, score_dataset
 
-ARMS = ("pretrained", "scratch")
-_COMMON = ("trainer.progress=false", "trainer.tensorboard=false")
+DEFAULT_ARMS = (POYO_SSL, SCRATCH)
 
 
 @dataclass(frozen=True)
@@ -33,26 +38,38 @@ class Comparison:
         root: Folder of the recordings.
         out_dir: Folder of everything that is written.
         task: What is decoded.
+        arms: Names of arms (``docs/compare.md`` lists them), or mappings with the attributes of
+            :class:`~poyo_ssl_plugin.experiments.arms.Arm`.
         recordings: Ids of the recordings to use; all if empty.
         held_out: Ids of the recordings kept from pretraining and decoded instead; if empty, pretraining
             and decoding share recordings but no neuron.
+        decode_share: Without ``held_out``, the share of the unpredictable neurons that is decoded. At 1 only arms
+            that pretrain on none of them can take part; below 1 the others are there for any arm.
         folds: Hold out repeats of the task's stimulus in so many folds; 0 takes the recorded split.
         seeds: Seeds of fine-tuning.
-        pretrain: Overrides of the recipe ``pretrain``.
-        finetune: Overrides of the fine-tuning recipe, the same for both arms.
+        pretrain_each_seed: Pretrain anew for every seed, so that intervals hold for pretraining too. By default
+            the seeds of a fold share one pretraining.
+        pretrain: Overrides of the recipe ``pretrain``, the same for all arms.
+        finetune: Overrides of the fine-tuning recipe, the same for all arms.
         processes: Runs at once; 0 for one per core.
+        scratch_dir: Folder of the runs that start from random weights, if not ``out_dir``: comparisons that
+            differ in pretraining only can share them.
     """
 
     root: str
     out_dir: str
     task: str = "drifting_gratings"
+    arms: tuple[Any, ...] = DEFAULT_ARMS
     recordings: tuple[str, ...] = ()
     held_out: tuple[str, ...] = ()
+    decode_share: float = 1.0
     folds: int = 0
     seeds: tuple[int, ...] = (0, 1, 2)
+    pretrain_each_seed: bool = False
     pretrain: tuple[str, ...] = ()
     finetune: tuple[str, ...] = ()
     processes: int = 0
+    scratch_dir: str = ""
 
 
 @dataclass
@@ -61,21 +78,23 @@ class ComparisonResult:
 
     Attributes:
         summary: The content of ``results.json``.
-        pretraining: Folders of the pretraining runs, by fold.
+        pretraining: Folders of the pretraining runs, by arm, fold and, if there are several, seed.
         finetuning: Folders of the fine-tuning runs, by arm, fold and seed.
         table: The scored neurons (of the first fold).
+        checkpoints: Checkpoints of the fine-tuning runs, by arm, fold and seed.
     """
 
     summary: dict[str, Any]
     pretraining: dict[str, Path]
     finetuning: dict[str, Path]
     table: PredictabilityTable = field(repr=False)
+    checkpoints: dict[str, Path] = field(repr=False, default_factory=dict)
 
 
 def run_comparison(comparison: Comparison, *, stage: Callable[[str, int], Any] | None = None) -> ComparisonResult:
-    """Pretrain on the predictable neurons, fine-tune both arms on the others, and compare them.
+    """Pretrain every arm as it wants, fine-tune all of them alike, and compare them with training from scratch.
 
-    Scores come from training time only, fold by fold; the neurons decoded are none that pretraining
+    Scores come from training time only, fold by fold; the neurons decoded are none that any arm's pretraining
     saw. Finished runs of an earlier start with the same settings are not repeated.
 
     Args:
@@ -83,45 +102,64 @@ def run_comparison(comparison: Comparison, *, stage: Callable[[str, int], Any] |
         stage: Given the name of a stage and its number of runs, wraps its runs to show progress.
 
     Raises:
-        PoyoSSLError: If the recordings, the task or an override are not as they must be.
+        PoyoSSLError: If the recordings, the task, an arm or an override are not as they must be.
     """
     began = time.monotonic()
+    arms = get_arms(comparison.arms)
     folds: list[int | None] = [*range(comparison.folds)] or [None]
     dataset, _split, table = load_fold(comparison, folds[0])
-    _check(comparison, dataset)
+    diets = _check(comparison, arms, dataset, table)
     processes = comparison.processes or default_processes()
 
-    pretraining = [_pretrain_job(comparison, fold) for fold in folds]
+    pretraining = [
+        _pretrain_job(comparison, arm, fold, seed)
+        for fold in folds
+        for arm in arms
+        if arm.is_pretrained
+        for seed in (comparison.seeds if comparison.pretrain_each_seed else (None,))
+    ]
     pretrained = run_jobs(
         pretrain_job, pretraining, processes=processes, progress=stage and stage("pretraining", len(pretraining))
     )
+    done = {_key(job): (job, result) for job, result in zip(pretraining, pretrained, strict=True)}
     finetuning = [
-        _finetune_job(comparison, fold, arm, seed, result["checkpoint"] if arm == "pretrained" else None)
-        for fold, result in zip(folds, pretrained, strict=True)
-        for arm in ARMS
+        _finetune_job(comparison, arm, fold, seed, _start(done, comparison, arm, fold, seed))
+        for fold in folds
+        for arm in arms
         for seed in comparison.seeds
     ]
     finetuned = run_jobs(
         finetune_job, finetuning, processes=processes, progress=stage and stage("fine-tuning", len(finetuning))
     )
-    baselines = _baselines(comparison, folds)
-    summary = _summarise(comparison, table, dataset, pretrained, finetuning, finetuned, baselines)
-    summary["seconds"] = round(time.monotonic() - began, 1)
+    summary = {
+        **summarise(comparison, arms, pretraining, pretrained, finetuning, finetuned),
+        "baselines": _baselines(comparison, folds),
+        "neurons": _neurons(comparison, dataset, table, diets),
+        "comparison": json.loads(json.dumps(asdict(comparison))),
+        "recipes": _recipes(comparison, arms),
+        "versions": versions(),
+        "git": git_revision(),
+        "seconds": round(time.monotonic() - began, 1),
+    }
     return ComparisonResult(
         summary,
-        {_fold_name(fold): Path(job["folder"]) for fold, job in zip(folds, pretraining, strict=True)},
-        {f"{job['arm']}/{job['fold']}/{job['seed']}": Path(job["folder"]) for job in finetuning},
+        {_key(job): Path(job["folder"]) for job in pretraining},
+        {_key(job): Path(job["folder"]) for job in finetuning},
         table,
+        {_key(job): Path(result["checkpoint"]) for job, result in zip(finetuning, finetuned, strict=True)},
     )
 
 
-def load_fold(comparison: Comparison, fold: int | None) -> tuple[Recordings, Split, PredictabilityTable]:
+def load_fold(
+    comparison: Comparison | Mapping[str, Any], fold: int | None
+) -> tuple[Recordings, Split, PredictabilityTable]:
     """The recordings, the split of a fold, and the neurons scored on its training time."""
-    dataset = Recordings(comparison.root, comparison.recordings or None)
+    settings = asdict(comparison) if isinstance(comparison, Comparison) else comparison
+    dataset = Recordings(settings["root"], settings["recordings"] or None)
     if fold is None:
         split = recorded_split(dataset)
     else:
-        split = repeat_fold(dataset, get_task(comparison.task).source, fold, comparison.folds)
+        split = repeat_fold(dataset, get_task(settings["task"]).source, fold, settings["folds"])
     return dataset, split, score_dataset(dataset, intervals=split["train"])
 
 
@@ -129,194 +167,290 @@ def pretrain_job(job: Job) -> dict[str, Any]:
     """Pretrain once, in a process of its own."""
     from poyo_ssl_plugin.training import Inputs, pretrain
 
-    comparison = _comparison(job)
-    dataset, split, table = load_fold(comparison, job["fold"])
-    used = [name for name in dataset.recording_ids if name not in comparison.held_out]
+    dataset, split, table = load_fold(job, job["fold"])
+    if job["decode_share"] is not None:
+        table, _ = split_neurons(table, _compose_finetune(job), share=job["decode_share"])
     began = time.monotonic()
-    config = compose_recipe("pretrain", overrides=[*_settings(comparison, job), *comparison.pretrain])
-    result = pretrain(config, Inputs(Recordings(comparison.root, used), table, split))
+    config = _of_job(_compose("pretrain", None, job["overrides"]), job)
+    if job["seed"] is not None:
+        config.seed = job["seed"]
+    result = pretrain(config, Inputs(dataset, table, split))
     return {
         "checkpoint": str(result.checkpoint),
         "metrics": _rounded(result.metrics),
         "initial": _rounded(result.initial),
-        "seconds": round(time.monotonic() - began, 1),
+        **_spent(config, result.checkpoint, began),
     }
 
 
 def finetune_job(job: Job) -> dict[str, Any]:
     """Fine-tune once, in a process of its own."""
-    from poyo_ssl_plugin.training import Inputs, finetune
+    from poyo_ssl_plugin.training import finetune
 
-    comparison = _comparison(job)
-    dataset, split, table = load_fold(comparison, job["fold"])
-    used = list(comparison.held_out or dataset.recording_ids)
-    recipe = "scratch" if job["init_from"] is None else comparison.task
-    start = [] if job["init_from"] is None else [f"init_from={job['init_from']}"]
     began = time.monotonic()
-    config = compose_recipe(
-        "finetune",
-        recipe,
-        [*_settings(comparison, job), f"task={comparison.task}", *_for_arm(comparison, job), *start],
-    )
-    result = finetune(config, Inputs(Recordings(comparison.root, used), table, split), seed=job["seed"])
+    config, inputs = finetuning_of(job)
+    result = finetune(config, inputs, seed=job["seed"])
+    correct = [int(row["label"] == row["prediction"]) for row in result.predictions]
     return {
         "accuracy": result.metrics["test/accuracy"],
-        "n_test": len(result.predictions),
-        "correct": sum(row["label"] == row["prediction"] for row in result.predictions),
+        "n_test": len(correct),
+        "correct": sum(correct),
+        "trials": correct,
         "metrics": _rounded(result.metrics),
         "checkpoint": str(result.checkpoint),
-        "seconds": round(time.monotonic() - began, 1),
+        **_spent(config, result.checkpoint, began),
     }
 
 
-def _for_arm(comparison: Comparison, job: Job) -> list[str]:
-    """Both arms get the same overrides; identifying units has no meaning where nothing was learned before."""
+def finetuning_of(job: Job) -> tuple[DictConfig, Any]:
+    """The recipe and the inputs of a fine-tuning job."""
+    from poyo_ssl_plugin.training import Inputs
+
+    dataset, split, table = load_fold(job, job["fold"])
+    if job["decode_share"] is not None:
+        _, table = split_neurons(table, _compose_finetune(job), share=job["decode_share"])
+    config = _of_job(_compose_finetune(job), job)
     if job["init_from"] is not None:
-        return list(comparison.finetune)
-    return [override for override in comparison.finetune if not override.startswith("identify_steps")]
+        config.init_from = job["init_from"]
+    return config, Inputs(dataset, table, split)
 
 
-def _comparison(job: Job) -> Comparison:
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in job["comparison"].items()}
-    return Comparison(**settings)
+def _compose_finetune(job: Mapping[str, Any]) -> DictConfig:
+    """The fine-tuning recipe of a job; identifying units has no meaning where nothing was learned before."""
+    scratch = job.get("init_from") is None
+    own = [text for text in job["finetune"] if not (scratch and text.startswith("identify_steps"))]
+    recipe = SCRATCH if scratch else job["task"]
+    return _compose("finetune", recipe, (f"task={job['task']}", *own))
 
 
-def _settings(comparison: Comparison, job: Job) -> list[str]:
-    # The table and the split are handed over in memory; the recipe still wants to know a table.
-    return [
-        f"data.root={comparison.root}",
-        "diet.table=in-memory",
-        f"out_dir={job['folder']}",
-        *_COMMON,
-        f"trainer.threads={job['threads'] or 'null'}",
-    ]
+def _compose(command: str, recipe: str | None, overrides: Sequence[str]) -> DictConfig:
+    """A recipe of one's own; composing is slow, so the same one is composed once."""
+    return copy.deepcopy(_composed(command, recipe, tuple(overrides)))
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> DictConfig:
+    return compose_recipe(command, recipe, overrides)
+
+
+def _of_job(config: DictConfig, job: Job) -> DictConfig:
+    """A recipe with what differs from run to run."""
+    settings = {
+        "data.root": job["root"],
+        # The table and the split are handed over in memory; the recipe still wants to know a table.
+        "diet.table": "in-memory",
+        "out_dir": job["folder"],
+        "trainer.progress": False,
+        "trainer.tensorboard": False,
+        "trainer.threads": job["threads"],
+    }
+    for key, value in settings.items():
+        OmegaConf.update(config, key, value)
+    return config
+
+
+def _spent(config: DictConfig, checkpoint: Path, began: float) -> dict[str, Any]:
+    """What a run cost: wall-clock seconds, steps, and windows shown."""
+    from poyo_ssl_plugin.training import read_checkpoint
+
+    steps = int(read_checkpoint(checkpoint)["global_step"])
+    devices = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
+    windows = steps * config.data.batch_size * max(devices, 1) * config.trainer.num_nodes
+    return {"seconds": round(time.monotonic() - began, 1), "steps": steps, "windows": windows}
 
 
 def _fold_name(fold: int | None) -> str:
     return "recorded" if fold is None else f"fold{fold}"
 
 
-def _job(comparison: Comparison, fold: int | None, *folder: str, **further: Any) -> Job:
-    # Which seeds run beside it, and how many at once, do not change a run; its number of threads does.
-    settings = {**asdict(comparison), "seeds": [], "processes": 0}
+def _key(job: Job) -> str:
+    """Arm, fold and seed of a job; no seed where one pretraining serves all."""
+    parts = [job["arm"], _fold_name(job["fold"])] + ([] if job["seed"] is None else [str(job["seed"])])
+    return "/".join(parts)
+
+
+def _start(
+    done: Mapping[str, tuple[Job, dict[str, Any]]], comparison: Comparison, arm: Arm, fold: int | None, seed: int
+) -> tuple[Job, dict[str, Any]] | None:
+    """The pretraining that a run starts from."""
+    if not arm.is_pretrained:
+        return None
+    return done[_key({"arm": arm.name, "fold": fold, "seed": seed if comparison.pretrain_each_seed else None})]
+
+
+def _job(comparison: Comparison, arm: Arm, fold: int | None, *, recordings: Sequence[str], **further: Any) -> Job:
+    # A job holds what changes its run and nothing else: a run is not repeated when another seed or arm joins.
     threads = 1 if (comparison.processes or default_processes()) > 1 else None
-    path = Path(comparison.out_dir).joinpath("runs", *folder)
-    return {"comparison": settings, "fold": fold, "folder": str(path), "threads": threads, **further}
+    return {
+        "root": comparison.root,
+        "task": comparison.task,
+        "recordings": list(recordings),
+        "folds": comparison.folds,
+        "fold": fold,
+        "decode_share": None if comparison.held_out or comparison.decode_share == 1 else comparison.decode_share,
+        "finetune": [*comparison.finetune, *arm.finetune],
+        "arm": arm.name,
+        "threads": threads,
+        **further,
+    }
 
 
-def _pretrain_job(comparison: Comparison, fold: int | None) -> Job:
-    return _job(comparison, fold, "pretrain", _fold_name(fold))
+def _pretrain_job(comparison: Comparison, arm: Arm, fold: int | None, seed: int | None) -> Job:
+    folder = Path(comparison.out_dir, "runs", "pretrain", arm.name, _fold_name(fold))
+    overrides = arm.pretraining(comparison.pretrain, get_task(comparison.task))
+    job = _job(
+        comparison,
+        arm,
+        fold,
+        recordings=_pretraining_recordings(comparison),
+        seed=seed,
+        overrides=overrides,
+        folder=str(folder if seed is None else folder / f"seed{seed}"),
+    )
+    if job["decode_share"] is None:
+        # Then fine-tuning does not say which neurons pretraining may see.
+        job["finetune"] = []
+    return job
 
 
-def _finetune_job(comparison: Comparison, fold: int | None, arm: str, seed: int, checkpoint: str | None) -> Job:
-    folder = (arm, _fold_name(fold), f"seed{seed}")
-    return _job(comparison, fold, *folder, arm=arm, seed=seed, init_from=checkpoint)
+def _finetune_job(
+    comparison: Comparison, arm: Arm, fold: int | None, seed: int, start: tuple[Job, dict[str, Any]] | None
+) -> Job:
+    place = comparison.out_dir if start else comparison.scratch_dir or comparison.out_dir
+    return _job(
+        comparison,
+        arm,
+        fold,
+        recordings=comparison.held_out or comparison.recordings,
+        seed=seed,
+        init_from=start and start[1]["checkpoint"],
+        pretraining=start and start[0],
+        folder=str(Path(place, "runs", "finetune", arm.name, _fold_name(fold), f"seed{seed}")),
+    )
 
 
-def _check(comparison: Comparison, dataset: Recordings) -> None:
-    get_task(comparison.task)
+def _pretraining_recordings(comparison: Comparison) -> list[str]:
+    if not comparison.held_out:
+        return list(comparison.recordings)
+    names = Recordings(comparison.root, comparison.recordings or None).recording_ids
+    return [name for name in names if name not in comparison.held_out]
+
+
+def _check(
+    comparison: Comparison, arms: Sequence[Arm], dataset: Recordings, table: PredictabilityTable
+) -> dict[str, int]:
+    """Find before the first of many runs what would stop one; returns how many neurons each arm pretrains on."""
+    task = get_task(comparison.task)
     unknown = set(comparison.held_out) - set(dataset.recording_ids)
     if unknown:
         raise RecipeError(f"held_out names {', '.join(sorted(unknown))}, which {comparison.root} does not have")
     if comparison.held_out and len(comparison.held_out) >= len(dataset.recording_ids):
         raise RecipeError("held_out leaves no recording to pretrain on")
-    # Overrides that do not fit are found here, not in the first of many runs.
-    compose_recipe("pretrain", overrides=comparison.pretrain)
-    compose_recipe("finetune", comparison.task, comparison.finetune)
+    if not 0 < comparison.decode_share <= 1:
+        raise RecipeError(f"decode_share must be in (0, 1], not {comparison.decode_share}")
+    if comparison.held_out and comparison.decode_share != 1:
+        raise RecipeError("decode_share is for comparisons without held_out: held-out recordings are decoded whole")
+    if len(set(comparison.seeds)) != len(comparison.seeds) or not comparison.seeds:
+        raise RecipeError(f"seeds must be different numbers, at least one, not {list(comparison.seeds)}")
+    finetune = _compose("finetune", comparison.task, comparison.finetune)
+    for arm in arms:
+        _compose("finetune", comparison.task, [*comparison.finetune, *arm.finetune])
+    seen, decoded = _neuron_tables(comparison, table, finetune)
+    counts = {}
+    for arm in arms:
+        if not arm.is_pretrained:
+            continue
+        try:
+            config = _compose("pretrain", None, arm.pretraining(comparison.pretrain, task))
+            rows = member_rows(diet_of(config, seen), seen)
+        except PoyoSSLError as error:
+            raise type(error)(f"arm {arm.name}: {error}") from None
+        _check_labels(arm, config, dataset, set(_pretraining_recordings(comparison) or dataset.recording_ids))
+        counts[arm.name] = int(rows.sum())
+        both = 0 if comparison.held_out else int((rows & decoded).sum())
+        if both:
+            raise RecipeError(
+                f"arm {arm.name} would pretrain on {both} of the neurons to be decoded; decode other recordings "
+                "(held_out=[ID,...]), or decode only part of the neurons (decode_share=0.5)"
+            )
+    return counts
 
 
-def _baselines(comparison: Comparison, folds: Sequence[int | None]) -> dict[str, Decoded]:
+def _check_labels(arm: Arm, config: DictConfig, dataset: Recordings, used: Collection[str]) -> None:
+    """An arm that learns from labels alone needs some."""
+    if not config.ssl._target_.endswith(".NoReconstruction"):
+        return
+    source = get_task(config.aux.task).source
+    if not any(source in dataset.get_recording(name).keys() for name in used):
+        raise RecipeError(
+            f"arm {arm.name} learns from labels of {config.aux.task!r} alone, and no recording to pretrain on has any; "
+            "leave it out of arms=[...]"
+        )
+
+
+def _neuron_tables(
+    comparison: Comparison, table: PredictabilityTable, finetune: DictConfig
+) -> tuple[PredictabilityTable, np.ndarray]:
+    """The table as pretraining gets it, and which rows of the whole table are decoded."""
+    decoded_table = table
+    if comparison.held_out:
+        decoded = np.isin(table["recording_id"], comparison.held_out)
+        return table.select(~decoded), decoded & member_rows(diet_of(finetune, decoded_table), table)
+    if comparison.decode_share < 1:
+        table, decoded_table = split_neurons(table, finetune, share=comparison.decode_share)
+    return table, member_rows(diet_of(finetune, decoded_table), table)
+
+
+def _baselines(comparison: Comparison, folds: Sequence[int | None]) -> dict[str, Any]:
     total: dict[str, Decoded] = {}
+    finetune = _compose("finetune", comparison.task, comparison.finetune)
     for fold in folds:
         dataset, split, table = load_fold(comparison, fold)
-        diet = make_diet(table, "unpredictable")
+        if not comparison.held_out and comparison.decode_share < 1:
+            _, table = split_neurons(table, finetune, share=comparison.decode_share)
+        diet = diet_of(finetune, table)
         used = Recordings(comparison.root, comparison.held_out or dataset.recording_ids)
         for name, decoded in run_baselines(used, diet, get_task(comparison.task), split).items():
             total[name] = total.get(name, Decoded(0, 0)) + decoded
-    return total
-
-
-def _summarise(
-    comparison: Comparison,
-    table: PredictabilityTable,
-    dataset: Recordings,
-    pretrained: list[dict[str, Any]],
-    jobs: list[Job],
-    finetuned: list[dict[str, Any]],
-    baselines: dict[str, Decoded],
-) -> dict[str, Any]:
-    task = get_task(comparison.task)
-    used = comparison.held_out or tuple(dataset.recording_ids)
-    diet = make_diet(table, "unpredictable")
-    values: dict[str, list[dict[str, Any]]] = {arm: [] for arm in ARMS}
-    for job, result in zip(jobs, finetuned, strict=True):
-        row = {"fold": job["fold"], "seed": job["seed"], "value": result["accuracy"], "n_test": result["n_test"]}
-        values[job["arm"]].append({**row, "seconds": result["seconds"]})
-    runs = {arm: _independent(rows) for arm, rows in values.items()}
-    means = {arm: estimate(value) for arm, value in runs.items()}
-    gain = paired_difference(runs["pretrained"], runs["scratch"])
     return {
-        "format": 1,
-        "metric": "accuracy on held-out trials",
-        "task": task.name,
-        "chance": 1 / task.n_classes,
-        "arms": {
-            arm: {
-                "metric": "accuracy",
-                "runs": values[arm],
-                "mean": means[arm].mean,
-                "ci95": [means[arm].low, means[arm].high],
-            }
-            for arm in ARMS
-        },
-        "pretrained_minus_scratch": {
-            "mean": gain.mean,
-            "ci95": [gain.low, gain.high],
-            "relative_gain": gain.mean / means["scratch"].mean if means["scratch"].mean > 0 else None,
-        },
-        "baselines": {
-            name: {
-                "accuracy": decoded.accuracy,
-                "n_test": decoded.n,
-                "ci95": list(binomial_interval(decoded.correct, decoded.n)),
-            }
-            for name, decoded in baselines.items()
-        },
-        "neurons": {
-            "scored": len(table),
-            "predictable": len(make_diet(table, "predictable")),
-            "decoded_from": sum(diet.count(name) for name in used),
-            "pretrained_on_recordings": [n for n in dataset.recording_ids if n not in comparison.held_out],
-            "decoded_recordings": list(used),
-        },
-        "pretraining": [{key: result[key] for key in ("initial", "metrics", "seconds")} for result in pretrained],
-        "seeds": list(comparison.seeds),
-        "folds": comparison.folds,
-        "comparison": json.loads(json.dumps(asdict(comparison))),
-        "recipes": _recipes(comparison),
-        "versions": versions(),
-        "git": git_revision(),
+        name: {
+            "accuracy": decoded.accuracy,
+            "n_test": decoded.n,
+            "ci95": list(binomial_interval(decoded.correct, decoded.n)),
+        }
+        for name, decoded in total.items()
     }
 
 
-def _independent(rows: list[dict[str, Any]]) -> list[float]:
-    """The values to take means and intervals over: seeds, or, with folds, the mean over seeds of each fold.
-
-    Seeds of one fold share their pretraining and their test trials, so they do not count as samples.
-    """
-    folds = dict.fromkeys(row["fold"] for row in rows)
-    if len(folds) < 2:
-        return [row["value"] for row in rows]
-    return [float(np.mean([row["value"] for row in rows if row["fold"] == fold])) for fold in folds]
-
-
-def _recipes(comparison: Comparison) -> dict[str, Any]:
-    """The full configuration of both arms."""
-    from omegaconf import OmegaConf
-
+def _neurons(
+    comparison: Comparison, dataset: Recordings, table: PredictabilityTable, diets: Mapping[str, int]
+) -> dict[str, Any]:
+    used = comparison.held_out or tuple(dataset.recording_ids)
+    finetune = _compose("finetune", comparison.task, comparison.finetune)
+    _, decoded = _neuron_tables(comparison, table, finetune)
     return {
-        "pretrain": OmegaConf.to_container(compose_recipe("pretrain", overrides=comparison.pretrain)),
-        "finetune": OmegaConf.to_container(compose_recipe("finetune", comparison.task, comparison.finetune)),
+        "scored": len(table),
+        "predictable": len(make_diet(table, "predictable")),
+        "decoded_from": int(decoded.sum()),
+        "decode_share": comparison.decode_share,
+        "pretrained_on": dict(diets),
+        "pretrained_on_recordings": [n for n in dataset.recording_ids if n not in comparison.held_out],
+        "decoded_recordings": list(used),
+    }
+
+
+def _recipes(comparison: Comparison, arms: Sequence[Arm]) -> dict[str, Any]:
+    """The full configuration that all arms share, and what each changes of it."""
+    return {
+        "pretrain": OmegaConf.to_container(_compose("pretrain", None, comparison.pretrain)),
+        "finetune": OmegaConf.to_container(_compose("finetune", comparison.task, comparison.finetune)),
+        "arms": {
+            arm.name: {
+                "pretrain": list(arm.pretrain) if arm.pretrain is not None else None,
+                "finetune": list(arm.finetune),
+            }
+            for arm in arms
+        },
     }
 
 

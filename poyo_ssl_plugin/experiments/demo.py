@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from poyo_ssl_plugin.data import Recordings, simulate
-from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError
+from poyo_ssl_plugin.errors import PoyoSSLError
 from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.compare import Comparison, ComparisonResult, run_comparison
 from poyo_ssl_plugin.experiments.report import write_report
+from poyo_ssl_plugin.experiments.settings import read_settings
 from poyo_ssl_plugin.experiments.statistics import Estimate
 from poyo_ssl_plugin.files import write_json
 
@@ -65,7 +62,7 @@ def draw_figures(comparison: Comparison, result: ComparisonResult) -> dict[str, 
     }
     watched = ["train/masked", "valid/effective_rank", "valid/latent_std"]
     drawn["pretraining"] = figures.training_curves(
-        {f"pretraining/{fold}": path for fold, path in result.pretraining.items()},
+        result.pretraining,
         folder / "pretraining.png",
         metrics=watched if not comparison.folds else watched[:1],
     )
@@ -125,28 +122,17 @@ def run_demo(
     return report_comparison(comparison, title="poyo_ssl_plugin: the demo", stage=stage)
 
 
-def comparison_from_overrides(overrides: Sequence[str]) -> Comparison:
-    """A comparison from ``key=value`` texts, as the command line gives them.
+def comparison_from_overrides(overrides: Sequence[str], preset: str | None = None) -> tuple[Comparison, dict[str, Any]]:
+    """A comparison from a preset and ``key=value`` texts, as the command line gives them.
+
+    Returns:
+        The comparison, and how to simulate its recordings, as :func:`read_settings`.
 
     Raises:
         RecipeError: If a key is unknown or ``root`` is missing.
 
     Example:
-        >>> comparison_from_overrides(["root=recordings", "seeds=[0,1]", "folds=5"]).seeds
+        >>> comparison_from_overrides(["root=recordings", "seeds=[0,1]", "folds=5"])[0].seeds
         (0, 1)
     """
-    known = {f.name: f for f in fields(Comparison)}
-    values: dict[str, Any] = {"out_dir": "runs/compare"}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
-            raise RecipeError(f"unknown key {key!r}; {hint}")
-        parsed = yaml.safe_load(value)
-        values[key] = tuple(parsed) if isinstance(parsed, list) else parsed
-    if "root" not in values:
-        raise RecipeError("root is not set: give root=..., the folder of the recordings")
-    for key in ("recordings", "held_out", "pretrain", "finetune"):
-        values[key] = tuple(str(item) for item in values.get(key, ()))
-    return Comparison(**values)
+    return read_settings(Comparison, "compare", preset, overrides)

@@ -135,7 +135,7 @@ def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: S
             axis.set_xlabel("step")
             axis.set_title(metric, fontsize=10)
         if len(folders) > 1:
-            axes[0][0].legend()
+            axes[0][0].legend(fontsize=8)
         return _save(figure, path)
 
 
@@ -146,7 +146,12 @@ def accuracy_bars(
     *,
     title: str,
 ) -> Path:
-    """Accuracy of each arm with its 95 % interval and its runs, over lines for chance and baselines."""
+    """Accuracy of each arm with its 95 % interval and its runs, over lines for chance and baselines.
+
+    Many arms lie one above the other, so that their names have room.
+    """
+    if len(arms) > 4:
+        return _lying_bars(arms, lines, path, title=title)
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(1.6 * len(arms) + 2.6, 4.0))
         for i, (name, (value, runs)) in enumerate(arms.items()):
@@ -163,6 +168,115 @@ def accuracy_bars(
         axes.set_title(title, fontsize=10)
         axes.grid(axis="x", visible=False)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        return _save(figure, path)
+
+
+def _lying_bars(
+    arms: Mapping[str, tuple[Estimate, Sequence[float]]], lines: Mapping[str, float], path: str | Path, *, title: str
+) -> Path:
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7.4, 0.42 * len(arms) + 1.6))
+        for i, (name, (value, runs)) in enumerate(arms.items()):
+            error = [[value.mean - max(value.low, 0.0)], [min(value.high, 1.0) - value.mean]]
+            axes.barh(i, value.mean, height=0.62, color=ARM_COLOURS.get(name, GREY), alpha=0.75)
+            axes.errorbar(value.mean, i, xerr=error, color="black", capsize=4, lw=1.2)
+            axes.scatter(runs, i + np.linspace(-0.15, 0.15, len(runs)), s=12, color="black", alpha=0.5, zorder=3)
+        for (name, place), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
+            axes.axvline(place, color="black", lw=1, ls=style, label=f"{name} {place:.2f}")
+        axes.set_yticks(range(len(arms)), [f"{name}  {value.mean:.3f}" for name, (value, _) in arms.items()])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1)
+        axes.set_xlabel("test accuracy")
+        axes.set_title(title, fontsize=10)
+        axes.grid(axis="y", visible=False)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        return _save(figure, path)
+
+
+def scaling_curves(
+    curves: Mapping[str, Sequence[Estimate]],
+    places: Sequence[float],
+    lines: Mapping[str, float],
+    path: str | Path,
+    *,
+    label: str,
+    names: Sequence[str],
+) -> Path:
+    """Accuracy of each arm over an axis, its 95 % interval shaded, with lines for chance and baselines.
+
+    Args:
+        curves: Arm to its estimates, in the order of ``places``.
+        places: Where on the axis, positive numbers; the axis is logarithmic.
+        lines: Name to height of a line.
+        path: Where to write.
+        label: What the axis is.
+        names: Names of the places, written over it.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(6.6, 4.2))
+        for i, (arm, values) in enumerate(curves.items()):
+            colour = ARM_COLOURS.get(arm, f"C{i}")
+            axes.plot(places, [value.mean for value in values], "o-", color=colour, label=arm, ms=5)
+            low, high = [max(v.low, 0.0) for v in values], [min(v.high, 1.0) for v in values]
+            axes.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
+        for (name, height), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
+            axes.axhline(height, color="black", lw=1, ls=style, label=f"{name} {height:.2f}")
+        axes.set_xscale("log")
+        axes.set_xticks(list(places), [str(name) for name in names])
+        axes.minorticks_off()
+        axes.set_xlabel(label)
+        axes.set_ylabel("test accuracy")
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
+        return _save(figure, path)
+
+
+def stability_panels(stability: Any, path: str | Path) -> Path:
+    """Confidence of membership of all neurons, and shares of neurons that flip, by Cre line."""
+    summary = stability.summary()
+    lines = {"all": summary["all"], **(summary["by_cre_line"] if len(summary["by_cre_line"]) > 1 else {})}
+    with plt.rc_context(STYLE):
+        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6))
+        bins = np.linspace(0, 1, 21)
+        for mask, colour, label in (
+            (stability.member, PREDICTABLE, "predictable"),
+            (~stability.member, UNPREDICTABLE, "unpredictable"),
+        ):
+            left.hist(stability.confidence[mask], bins=bins, color=colour, alpha=0.7, label=label)
+        left.set_yscale("symlog")
+        left.set_xlabel("share of bootstrap samples in the diet")
+        left.set_ylabel("neurons")
+        left.set_title(f"{summary['all']['uncertain']} of {summary['all']['neurons']} uncertain", fontsize=10)
+        left.legend(fontsize=8)
+        panels = (
+            (middle, "flips_by_length", "share of the recording", "with less data"),
+            (right, "flips_by_noise", "added noise (sd of the neuron's noise)", "with more noise"),
+        )
+        for axes, key, label, title in panels:
+            for i, (line, found) in enumerate(lines.items()):
+                places = [float(place) for place in found[key]]
+                colour = "black" if line == "all" else f"C{i}"
+                axes.plot(places, list(found[key].values()), "o-", ms=4, color=colour, label=line)
+            axes.set_ylim(bottom=0)
+            axes.set_xlabel(label)
+            axes.set_ylabel("share of neurons that flip")
+            axes.set_title(title, fontsize=10)
+        right.legend(fontsize=7)
+        return _save(figure, path)
+
+
+def landscape_map(landscape: Any, path: str | Path) -> Path:
+    """A section of the loss, as contours, with the way that training took."""
+    with plt.rc_context({**STYLE, "axes.grid": False}):
+        figure, axes = plt.subplots(figsize=(5.4, 4.4))
+        # Walls are many times higher than the floor.
+        height = np.log10(np.maximum(landscape.loss - landscape.loss.min(), 0) + 1e-3)
+        drawn = axes.contourf(landscape.first, landscape.second, height.T, levels=20, cmap="viridis")
+        axes.plot(*landscape.path.T, "o-", color="white", ms=3, lw=1)
+        axes.plot(0, 0, "*", color="white", ms=11)
+        figure.colorbar(drawn, label="log10 (loss above the lowest + 0.001)")
+        axes.set_xlabel(f"first direction ({100 * landscape.explained[0]:.0f} % of the way)")
+        axes.set_ylabel(f"second direction ({100 * landscape.explained[1]:.0f} %)")
+        axes.set_title(f"roughness {landscape.roughness:.3f}, not convex {landscape.not_convex:.2f}", fontsize=10)
         return _save(figure, path)
 
 

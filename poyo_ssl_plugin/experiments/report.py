@@ -13,13 +13,7 @@ from markupsafe import Markup
 
 from poyo_ssl_plugin.files import atomic_path
 
-_TEMPLATE = """\
-<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<title>{{ title }}</title>
-<style>
+STYLE_SHEET = """
   body { font: 16px/1.5 system-ui, sans-serif; color: #1d2126; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
   h1 { font-size: 1.6rem; margin-bottom: .2rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
   table { border-collapse: collapse; margin: .8rem 0; } th, td { padding: .3rem .9rem .3rem 0; text-align: left; }
@@ -27,7 +21,15 @@ _TEMPLATE = """\
   img { max-width: 100%; } figure { margin: 1rem 0; } figcaption, .quiet { color: #5a616b; font-size: .9rem; }
   .verdict { background: #eef6f5; border-left: 4px solid #1b7f79; padding: .8rem 1rem; }
   details pre { background: #f5f6f8; padding: .8rem; overflow-x: auto; font-size: .8rem; }
-</style>
+"""
+
+_TEMPLATE = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{{ title }}</title>
+<style>{{ style }}</style>
 </head>
 <body>
 <h1>{{ title }}</h1>
@@ -42,6 +44,21 @@ _TEMPLATE = """\
 <tr><td>{{ arm.name }}</td><td>{{ arm.mean }}</td><td>{{ arm.interval }}</td><td>{{ arm.runs }}</td></tr>
 {% endfor %}</tbody>
 </table>
+{% if against %}
+<h2>Against training from scratch</h2>
+<table>
+<thead><tr><th>arm</th><th>difference</th><th>95 % interval</th><th>relative gain</th><th>p (paired t)</th>
+<th>p (Holm)</th><th>over trials</th></tr></thead>
+<tbody>
+{% for row in against %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+<p class="quiet">Pairs share seed and fold; they are {{ independent }}. Holm's p allows for the number of arms.
+"Over trials" takes the runs as given and asks about other trials.</p>
+<ul>{% for text in verdicts %}<li>{{ text }}</li>
+{% endfor %}</ul>
+{% endif %}
 {{ figure("accuracy", "Bars: mean of the runs (dots), 95 % interval. Lines: chance and simple decoders.") }}
 
 <h2>Which neurons</h2>
@@ -52,7 +69,20 @@ _TEMPLATE = """\
 <h2>Training</h2>
 <p>{{ health }}</p>
 {{ figure("pretraining", "Pretraining. Rank and spread of held-out latents tell whether it is alive.") }}
-{{ figure("finetuning", "Fine-tuning of both arms.") }}
+{{ figure("finetuning", "Fine-tuning of all arms.") }}
+
+{% if compute %}
+<h2>Compute spent</h2>
+<table>
+<thead><tr><th>arm</th><th>neurons pretrained on</th><th>pretraining steps</th><th>windows</th><th>seconds</th>
+<th>fine-tuning steps</th><th>windows</th><th>seconds</th></tr></thead>
+<tbody>
+{% for row in compute %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</tbody>
+</table>
+<p class="quiet">Sums over all runs of an arm; seconds are wall-clock time of runs that may have shared a machine.</p>
+{% endif %}
 
 <h2>How it was made</h2>
 <table><tbody>
@@ -83,14 +113,16 @@ def write_report(summary: Mapping[str, Any], figures: Mapping[str, Path], path: 
         html = '<figure><img alt="{}" src="data:image/png;base64,{}"><figcaption>{}</figcaption></figure>'
         return Markup(html).format(name, data, caption)  # noqa: S704 -- format() escapes what it fills in
 
-    page = environment.from_string(_TEMPLATE).render(title=title, figure=figure, **_texts(summary))
+    page = environment.from_string(_TEMPLATE).render(title=title, style=STYLE_SHEET, figure=figure, **_texts(summary))
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
 
 
 def verdict(summary: Mapping[str, Any]) -> str:
-    """What the numbers support, in words."""
+    """What the numbers support, in words: of POYO-SSL if it took part, else of every arm."""
+    if "pretrained_minus_scratch" not in summary:
+        return " ".join(arm_verdicts(summary)) or "There is no run from scratch to compare with."
     gain = summary["pretrained_minus_scratch"]
     low, high = gain["ci95"]
     arms, chance = summary["arms"], summary["chance"]
@@ -111,6 +143,93 @@ def verdict(summary: Mapping[str, Any]) -> str:
         word = "above" if pretrained > value else "not above"
         text += f" The pretrained model is {word} the best simple decoder ({name}, {value:.3f})."
     return text
+
+
+def arm_verdicts(summary: Mapping[str, Any]) -> list[str]:
+    """What the numbers support of each arm against training from scratch, one sentence or two each."""
+    return [
+        _arm_verdict(name, arm, summary["chance"])
+        for name, arm in summary["arms"].items()
+        if arm.get("versus_scratch") is not None
+    ]
+
+
+def _arm_verdict(name: str, arm: Mapping[str, Any], chance: float) -> str:
+    against = arm["versus_scratch"]
+    low, high = against["ci95"]
+    text = f"{name} ({arm['title']}): {against['mean']:+.3f} against from scratch ({low:+.3f} to {high:+.3f}). "
+    if name == "shuffled":
+        reaches = arm["ci95"][0] > chance
+        return text + (
+            f"It is above chance ({arm['mean']:.3f} against {chance:.3f}): labels leak, and no other number here holds."
+            if reaches
+            else f"It is at chance ({arm['mean']:.3f} against {chance:.3f}), as a control must be."
+        )
+    if against["n"] < 2:
+        return text + "One run tells nothing about its spread."
+    certain = against["p_holm"] is not None and against["p_holm"] < 0.05
+    if low > 0 and certain:
+        return text + f"It helped{_relative(against)}."
+    if high < 0 and certain:
+        return text + f"It hurt{_relative(against)}."
+    if low > 0 or high < 0:
+        word = "help" if low > 0 else "hurt"
+        return text + f"It seems to {word}, but not beyond what so many arms give by chance (Holm)."
+    return text + "These runs do not tell whether it helped."
+
+
+def _relative(against: Mapping[str, Any]) -> str:
+    if against["relative_gain"] is None:
+        return ""
+    text = f", by {100 * against['relative_gain']:+.0f} % relative"
+    if against["relative_ci95"] is not None:
+        low, high = against["relative_ci95"]
+        text += f" (95 % interval {100 * low:+.0f} to {100 * high:+.0f} %)"
+    return text
+
+
+def comparison_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of arms against from scratch, formatted."""
+    rows = []
+    for name, arm in summary["arms"].items():
+        against = arm.get("versus_scratch")
+        if against is None:
+            continue
+        gain = against["relative_gain"]
+        trials = against["over_trials"]
+        rows.append(
+            [
+                name,
+                f"{against['mean']:+.3f}",
+                f"{against['ci95'][0]:+.3f} to {against['ci95'][1]:+.3f}",
+                "" if gain is None else f"{100 * gain:+.1f} %",
+                _p(against["p"]),
+                _p(against["p_holm"]),
+                f"{trials['mean']:+.3f} ({trials['ci95'][0]:+.3f} to {trials['ci95'][1]:+.3f})",
+            ]
+        )
+    return rows
+
+
+def compute_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of compute, formatted."""
+    rows = []
+    for name, arm in summary["arms"].items():
+        if "compute" not in arm:
+            continue
+        neurons = summary["neurons"]["pretrained_on"].get(name)
+        cells = [name, "" if neurons is None else str(neurons)]
+        for part in ("pretraining", "finetuning"):
+            spent = arm["compute"][part]
+            cells += (
+                [f"{spent['steps']}", f"{spent['windows']}", f"{spent['seconds']:.0f}"] if spent["runs"] else [""] * 3
+            )
+        rows.append(cells)
+    return rows
+
+
+def _p(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
@@ -152,23 +271,36 @@ def _texts(summary: Mapping[str, Any]) -> dict[str, Any]:
         "arms": result_rows(summary),
         "neurons": (
             f"{neurons['predictable']} of {neurons['scored']} neurons are predictable. Pretraining saw the predictable "
-            f"neurons of {len(neurons['pretrained_on_recordings'])} recordings; both arms decode from the "
+            f"neurons of {len(neurons['pretrained_on_recordings'])} recordings{_diets(summary)}; all arms decode from "
             f"{neurons['decoded_from']} others of {len(neurons['decoded_recordings'])} "
             + ("recordings, none of them seen in pretraining." if not shared else "recordings (the same ones).")
         ),
         "health": _health(summary),
+        "against": comparison_rows(summary),
+        "compute": compute_rows(summary),
+        "verdicts": arm_verdicts(summary),
+        "independent": summary["independent"],
         "made": {
             **summary["versions"],
             "git revision": summary["git"] or "not in a checkout",
-            "pretraining": ", ".join(f"{run['seconds']:.0f} s" for run in summary["pretraining"]),
+            "pretraining": f"{sum(run['seconds'] for run in summary['pretraining']):.0f} s of runs",
             "in all": f"{summary['seconds']:.0f} s",
         },
         "recipes": json.dumps(summary["recipes"], indent=2),
     }
 
 
+def _diets(summary: Mapping[str, Any]) -> str:
+    """Which arms pretrained on what else, if any did."""
+    others = [f"{name} {n}" for name, n in summary["neurons"]["pretrained_on"].items() if name != "pretrained"]
+    return f" (neurons of the other arms: {', '.join(others)})" if others else ""
+
+
 def _health(summary: Mapping[str, Any]) -> str:
-    run = summary["pretraining"][0]
+    runs = [run for run in summary["pretraining"] if run["arm"] == "pretrained"] or summary["pretraining"]
+    if not runs:
+        return "No arm was pretrained."
+    run = runs[0]
     before, after = run["initial"], run["metrics"]
     if "valid/effective_rank" not in before:
         return "No validation time: the health of the representation was not measured."

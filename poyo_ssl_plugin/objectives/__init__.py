@@ -8,11 +8,13 @@ from poyo_ssl_plugin.objectives.masked_latent import (
     variance_covariance,
 )
 from poyo_ssl_plugin.objectives.masking import MASKS, LatentLayout, get_mask
+from poyo_ssl_plugin.objectives.none import NoReconstruction
 
 __all__ = [
     "MASKS",
     "LatentLayout",
     "MaskedLatentReconstruction",
+    "NoReconstruction",
     "Reconstruction",
     "centred_latents",
     "effective_rank",

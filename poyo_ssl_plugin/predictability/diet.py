@@ -8,6 +8,7 @@ published code selects whole Cre lines instead: :meth:`Diet.from_cre_lines`.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,65 @@ class Diet:
     def everything(cls, table: PredictabilityTable) -> Diet:
         """Every neuron that could be scored."""
         return cls(table, np.ones(len(table), dtype=bool), name="everything", rule={"kind": "everything"})
+
+    @classmethod
+    def mixed(
+        cls,
+        table: PredictabilityTable,
+        skewness: float = PAPER_SKEWNESS,
+        kurtosis: float = PAPER_KURTOSIS,
+        *,
+        seed: int = 0,
+    ) -> Diet:
+        """As many neurons as are predictable, half of them predictable and half not, at random.
+
+        Where there are fewer unpredictable neurons than that, the diet has as many of each kind as there are
+        of those.
+
+        Raises:
+            DietError: If the table has neurons of one kind only.
+        """
+        inside = (table["skewness"] <= skewness) & (table["kurtosis"] <= kurtosis)
+        kinds = [np.flatnonzero(table.ok & inside), np.flatnonzero(table.ok & ~inside)]
+        n = min(len(kinds[0]) // 2, len(kinds[1]))
+        if n == 0:
+            raise DietError(
+                f"a mixed diet needs neurons of both kinds; there are {len(kinds[0])} predictable and {len(kinds[1])} "
+                "unpredictable ones"
+            )
+        rng = np.random.default_rng(seed)
+        keep = np.concatenate([rng.permutation(kind)[:n] for kind in kinds])
+        rule = {"kind": "mixed", "skewness": skewness, "kurtosis": kurtosis, "seed": seed}
+        return cls(table, _indicator(len(table), keep), name="mixed", rule=rule)
+
+    @classmethod
+    def random_matched(
+        cls,
+        table: PredictabilityTable,
+        skewness: float = PAPER_SKEWNESS,
+        kurtosis: float = PAPER_KURTOSIS,
+        *,
+        seed: int = 0,
+    ) -> Diet:
+        """As many neurons as are predictable, of any kind, at random: the control of the diet's size."""
+        return cls.random(table, n_units=len(cls.from_thresholds(table, skewness, kurtosis)), seed=seed)
+
+    def subset(self, share: float, *, seed: int = 0) -> Diet:
+        """A random share of the diet's neurons, recording by recording, at least one of each that has any.
+
+        With one seed a smaller share is part of a larger one.
+
+        Raises:
+            DietError: If ``share`` is not in (0, 1].
+        """
+        if not 0 < share <= 1:
+            raise DietError(f"share must be in (0, 1], not {share}")
+        rng = np.random.default_rng(seed)
+        members = {}
+        for key, neurons in self._recordings.items():
+            rows = rng.permutation(np.flatnonzero(neurons.member))
+            members[key] = _indicator(len(neurons.ids), rows[: math.ceil(share * len(rows) - 1e-9)])
+        return self._with_members(members, self.name, {"kind": "share", "share": share, "seed": seed, "of": self.rule})
 
     def complement(self) -> Diet:
         """The scored neurons that are not in this diet."""

@@ -21,6 +21,8 @@ RULES: dict[str, Rule] = {
     "unpredictable": lambda table, **options: Diet.from_thresholds(table, **options).complement(),
     "all": Diet.everything,
     "random": Diet.random,
+    "random_matched": Diet.random_matched,
+    "mixed": Diet.mixed,
     "quantile": Diet.from_quantile,
     "cre_lines": Diet.from_cre_lines,
     "not_cre_lines": lambda table, **options: Diet.from_cre_lines(table, **options).complement(),
@@ -32,10 +34,11 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
 
     Args:
         table: A table, or the file that ``poyo-ssl score`` wrote.
-        rule: ``predictable``, ``unpredictable``, ``all``, ``random``, ``quantile``, ``cre_lines`` or
-            ``not_cre_lines``, or one that another distribution offers
+        rule: ``predictable``, ``unpredictable``, ``all``, ``random``, ``random_matched``, ``mixed``,
+            ``quantile``, ``cre_lines`` or ``not_cre_lines``, or one that another distribution offers
             (:mod:`poyo_ssl_plugin.extensions`).
-        **options: Arguments of the rule, such as ``skewness`` and ``kurtosis``.
+        **options: Arguments of the rule, such as ``skewness`` and ``kurtosis``; and ``share``, for a random
+            part of the neurons (:meth:`Diet.subset`).
 
     Raises:
         TableError: If there is no table.
@@ -60,10 +63,13 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
         raise DietError(f"unknown diet rule {rule!r}; there are {', '.join([*RULES, *extension_names('diets')])}")
     if not isinstance(table, PredictabilityTable):
         table = PredictabilityTable.load(table)
+    share = options.pop("share", 1.0)
     try:
         diet = make(table, **options)
     except TypeError as error:
         raise DietError(f"diet {rule!r}: {error}") from None
+    if share != 1:
+        diet = diet.subset(share)
     if len(diet) == 0:
         raise DietError(f"diet {rule!r} {diet.summary()}: it keeps nothing; choose looser thresholds")
     return diet

@@ -6,7 +6,16 @@ from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingD
 from poyo_ssl_plugin.training.finetuning import Finetuning
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
-from poyo_ssl_plugin.training.run import Inputs, RunResult, evaluate, finetune, pretrain
+from poyo_ssl_plugin.training.run import (
+    Inputs,
+    Prepared,
+    RunResult,
+    evaluate,
+    finetune,
+    open_finetuned,
+    prepare_finetuning,
+    pretrain,
+)
 
 __all__ = [
     "DietData",
@@ -14,6 +23,7 @@ __all__ = [
     "FinetuningData",
     "Inputs",
     "LoadReport",
+    "Prepared",
     "Pretraining",
     "PretrainingData",
     "RunResult",
@@ -21,6 +31,8 @@ __all__ = [
     "finetune",
     "load_weights",
     "model_state",
+    "open_finetuned",
+    "prepare_finetuning",
     "pretrain",
     "pretrained_model",
     "read_checkpoint",

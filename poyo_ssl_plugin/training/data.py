@@ -14,16 +14,20 @@ from torch.utils.data import DataLoader, Sampler
 
 from poyo_ssl_plugin.compat import interval
 from poyo_ssl_plugin.data import (
+    CurriculumSampler,
     DietUnitDropout,
     PredictabilitySampler,
     Recordings,
     SelectUnits,
     StandardizeTraces,
     Task,
+    Trials,
     TrialSampler,
     WindowIndex,
     find_trials,
 )
+from poyo_ssl_plugin.data.curriculum import LossPacing
+from poyo_ssl_plugin.data.shuffle import ShuffleLabels
 from poyo_ssl_plugin.data.splits import Split, part_within
 from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.models import Adapter, adapt
@@ -121,6 +125,7 @@ class DietData(L.LightningDataModule):
             transforms.append(SelectUnits(self.diet, field))
         if self.standardize and field == TRACES:
             transforms.append(StandardizeTraces(self.table))
+        transforms += self._label_transforms(training)
         transforms.append(TaskTokenizer(self.adapter, self.task))
         windows = Recordings(
             self.dataset.dataset_dir,
@@ -140,29 +145,58 @@ class DietData(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def _label_transforms(self, training: bool) -> list[Transform]:
+        """Transforms that change what a window is asked for, before it becomes tokens."""
+        return []
+
 
 class PretrainingData(DietData):
     """Random windows of the training time, and evenly spaced windows of the validation time.
 
     Args:
         within: Only windows inside ``<within>_domain`` of a recording; all time by default.
+        curriculum: Pacing of a :class:`~poyo_ssl_plugin.CurriculumSampler` that opens the diet from its most
+            predictable neurons on, by name; ``None`` feeds all of it from the start.
+        curriculum_start: Share of the diet that is open at the start.
+        curriculum_share: Share of the training after which it is fully open.
         max_valid_windows: How many windows to validate on.
         **options: As :class:`DietData`.
+
+    Raises:
+        DietError: If the curriculum is unknown or a share is out of range.
     """
 
-    def __init__(self, *args: Any, within: str | None = None, max_valid_windows: int = 256, **options: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        within: str | None = None,
+        curriculum: str | None = None,
+        curriculum_start: float = 0.2,
+        curriculum_share: float = 0.7,
+        max_valid_windows: int = 256,
+        **options: Any,
+    ) -> None:
         super().__init__(*args, **options)
         fed = {part: {name: times[name] for name in self.recordings} for part, times in self.split.items()}
         self.train_times = part_within(fed["train"], self.dataset, within)
         self.valid_times = {}
         if any(len(times) for times in fed["valid"].values()):
             self.valid_times = part_within(fed["valid"], self.dataset, within)
-        self.sampler = PredictabilitySampler(
-            sampling_intervals={name: interval(times) for name, times in self.train_times.items()},
-            window_length=self.window_length,
-            generator=self._generator(),
-            diet=self.diet,
-        )
+        windows: dict[str, Any] = {
+            "sampling_intervals": {name: interval(times) for name, times in self.train_times.items()},
+            "window_length": self.window_length,
+            "generator": self._generator(),
+            "diet": self.diet,
+        }
+        self.sampler: PredictabilitySampler
+        if curriculum is None:
+            self.sampler = PredictabilitySampler(**windows)
+        else:
+            # How many epochs these are is known when training starts.
+            self.sampler = CurriculumSampler(
+                epochs=curriculum_share, pacing=curriculum, start_fraction=curriculum_start, **windows
+            )
+        self.curriculum_share = curriculum_share
         try:
             len(self.sampler)
         except ValueError as error:
@@ -170,7 +204,35 @@ class PretrainingData(DietData):
         self.max_valid_windows = max_valid_windows
 
     def train_dataloader(self) -> DataLoader[Any]:
+        if isinstance(self.sampler, CurriculumSampler):
+            self.sampler.epochs = self.curriculum_share * self._epochs_to_train()
         return self._loader(self.sampler, training=True)
+
+    def observe(self, loss: torch.Tensor) -> None:
+        """See the training loss of a step, for a curriculum that is paced by it."""
+        pacing = getattr(self.sampler, "pacing", None)
+        if isinstance(pacing, LossPacing):
+            # Only here: reading a loss makes an accelerator wait.
+            pacing.observe(float(loss))
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far a curriculum that is paced by loss has come."""
+        pacing = getattr(self.sampler, "pacing", None)
+        return pacing.state_dict() if isinstance(pacing, LossPacing) else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pacing = getattr(self.sampler, "pacing", None)
+        if isinstance(pacing, LossPacing):
+            pacing.load_state_dict(state_dict)
+
+    def _epochs_to_train(self) -> float:
+        """Length of the training in epochs, as the trainer was told it: by steps, by epochs, or the shorter."""
+        trainer: Any = self.trainer
+        assert trainer is not None, "a curriculum needs a trainer, which knows how long it is"
+        steps_per_epoch = max(len(self.sampler) // self.batch_size, 1) / trainer.accumulate_grad_batches
+        lengths = [float(trainer.max_epochs)] if trainer.max_epochs not in (None, -1) else []
+        lengths += [trainer.max_steps / steps_per_epoch] if trainer.max_steps > 0 else []
+        return min(lengths, default=1.0)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         windows = _tile(self.valid_times, self.window_length, self.max_valid_windows)
@@ -181,11 +243,14 @@ class FinetuningData(DietData):
     """Windows around labelled moments: jittered and repeated for training, centred for validation and test.
 
     Args:
+        shuffle_labels: Give the training trials of a recording each other's labels, a control: the test must
+            then come out at chance.
         **options: As :class:`DietData`; ``task`` is required.
     """
 
-    def __init__(self, *args: Any, **options: Any) -> None:
+    def __init__(self, *args: Any, shuffle_labels: bool = False, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.shuffle_labels = shuffle_labels
         assert self.task is not None
         self.recordings = [
             name for name in self.recordings if self.task.source in self.dataset.get_recording(name).keys()
@@ -206,15 +271,24 @@ class FinetuningData(DietData):
     def test_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.samplers["test"], training=False)
 
+    def _label_transforms(self, training: bool) -> list[Transform]:
+        if not training or not self.shuffle_labels:
+            return []
+        assert self.task is not None
+        return [ShuffleLabels(self.task, self._trials("train"), seed=self.seed)]
+
+    def _trials(self, part: str) -> dict[str, Trials]:
+        assert self.task is not None
+        return {
+            name: find_trials(self.dataset.get_recording(name), self.task, None, self.split[part][name])
+            for name in self.recordings
+        }
+
     def _has_time(self, part: str) -> bool:
         return any(len(self.split[part][name]) for name in self.recordings)
 
     def _sampler(self, part: str) -> TrialSampler:
-        assert self.task is not None
-        trials = {
-            name: find_trials(self.dataset.get_recording(name), self.task, None, self.split[part][name])
-            for name in self.recordings
-        }
+        trials = self._trials(part)
         # Enough windows that an epoch, and its overhead, is not over after a handful of batches.
         n_trials = sum(map(len, trials.values()))
         repeats = max(1, 16 * self.batch_size // max(n_trials, 1)) if part == "train" else 1

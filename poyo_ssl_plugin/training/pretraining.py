@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from poyo_ssl_plugin.data.tasks import IGNORED
+from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
-from poyo_ssl_plugin.objectives import MaskedLatentReconstruction
+from poyo_ssl_plugin.objectives import MaskedLatentReconstruction, NoReconstruction
 from poyo_ssl_plugin.training.health import HealthMeter
 from poyo_ssl_plugin.training.optim import checked, make_optimizer, make_schedule, schedule_config
 from poyo_ssl_plugin.training.tokens import answered
@@ -41,7 +42,7 @@ class Pretraining(L.LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        objective: MaskedLatentReconstruction,
+        objective: MaskedLatentReconstruction | NoReconstruction,
         *,
         auxiliary: str | None,
         auxiliary_weight: float,
@@ -50,6 +51,11 @@ class Pretraining(L.LightningModule):
         hyper_parameters: Mapping[str, Any],
     ) -> None:
         super().__init__()
+        if auxiliary is None and isinstance(objective, NoReconstruction):
+            raise RecipeError(
+                "pretraining has nothing to learn from: ssl=none leaves the auxiliary task alone, and there is none "
+                "(aux.task is not set, aux.weight is 0, or no recording has its labels)"
+            )
         self.model = model
         self.adapter = adapt(model)
         self.objective = objective
@@ -66,6 +72,12 @@ class Pretraining(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
         return self._step(batch, "train")
+
+    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_index: int) -> None:
+        """Tell the data the loss, for a curriculum that is paced by it."""
+        observe = getattr(getattr(self.trainer, "datamodule", None), "observe", None)
+        if observe is not None:
+            observe(outputs["loss"])
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         self._step(batch, "valid")

@@ -118,8 +118,8 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         diet,
         inputs.split,
         task=task,
-        within=config.data.within,
         seed=config.seed,
+        **{name: config.data[name] for name in _PRETRAINING_DATA},
         **_data_options(config),
     )
     model = _build_model(config, data, {task.name: task.n_classes} if task else {})
@@ -141,17 +141,25 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     return result
 
 
-def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
-    """Run a fine-tuning recipe with one seed, and test it.
+@dataclass
+class Prepared:
+    """A fine-tuning run before its first step, or a finished one opened again.
 
-    Args:
-        config: A composed recipe.
-        inputs: What to read, if not what the recipe says.
-        seed: Seed of the weights, the windows and the dropout.
-
-    Raises:
-        PoyoSSLError: If the recipe or what it names is not as it must be.
+    Attributes:
+        config: The resolved recipe.
+        module: The Lightning module; ``module.model`` is the model, its vocabularies initialised.
+        data: The data module, attached to the model.
+        loaded: Which weights it starts from.
     """
+
+    config: DictConfig
+    module: Finetuning
+    data: FinetuningData
+    loaded: LoadReport | None = None
+
+
+def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
+    """Everything of a fine-tuning run but the training; arguments as :func:`finetune`."""
     config = _resolved(config)
     _require(config, "init_from", "a pretrained checkpoint; the recipe 'scratch' needs none", null=True)
     inputs = inputs or Inputs.from_recipe(config)
@@ -159,7 +167,14 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
     L.seed_everything(seed, workers=True, verbose=False)
     task = get_task(config.task)
     data = FinetuningData(
-        inputs.dataset, inputs.table, diet, inputs.split, task=task, seed=seed, **_data_options(config)
+        inputs.dataset,
+        inputs.table,
+        diet,
+        inputs.split,
+        task=task,
+        seed=seed,
+        shuffle_labels=config.shuffle_labels,
+        **_data_options(config),
     )
     model = _build_model(config, data, {task.name: task.n_classes})
     loaded = _initialise(model, config, data, keep_words=False)
@@ -174,23 +189,42 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         hyper_parameters=record,
         **_plain(config.optim, "optimizer", "schedule"),
     )
+    return Prepared(config, module, data, loaded)
+
+
+def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
+    """Run a fine-tuning recipe with one seed, and test it.
+
+    Args:
+        config: A composed recipe.
+        inputs: What to read, if not what the recipe says.
+        seed: Seed of the weights, the windows and the dropout.
+
+    Raises:
+        PoyoSSLError: If the recipe or what it names is not as it must be.
+    """
+    run = prepare_finetuning(config, inputs, seed=seed)
+    config, module, data = run.config, run.module, run.data
     trainer = _trainer(config, monitor="valid/accuracy", mode="max")
     _fit(config, trainer, module, data)
     trained = dict(_numbers(trainer))
     trainer.test(module, data, verbose=False)
-    result = _result(config, trainer, loaded=loaded)
+    result = _result(config, trainer, loaded=run.loaded)
     result.metrics = {**trained, **result.metrics}
     result.predictions = module.predictions
-    result.task = task.name
+    result.task = module.task.name
     return result
 
 
-def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> RunResult:
-    """Test a fine-tuned checkpoint on the test split of its recordings.
+def open_finetuned(
+    checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, inputs: Inputs | None = None
+) -> Prepared:
+    """Open a fine-tuned checkpoint with its data.
 
     Args:
         checkpoint: A checkpoint of a fine-tuning run.
         overrides: Dotted keys of its recipe to change, such as ``{"data.root": "other/folder"}``.
+        inputs: What to read, if not what its recipe says.
 
     Raises:
         CheckpointError: If it is not such a checkpoint.
@@ -205,7 +239,7 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
             raise RecipeError(f"{checkpoint}: its recipe has no key {key!r}")
         OmegaConf.update(config, key, value)
     config = _trusted(config, checkpoint)
-    inputs = Inputs.from_recipe(config)
+    inputs = inputs or Inputs.from_recipe(config)
     task = get_task(config.task)
     data = FinetuningData(
         inputs.dataset, inputs.table, _diet(config, inputs.table), inputs.split, task=task, **_data_options(config)
@@ -216,20 +250,27 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{checkpoint}: does not fit these recordings ({str(error).splitlines()[0]})") from None
     module = Finetuning(model, task, hyper_parameters=record, **_plain(config.optim, "optimizer", "schedule"))
+    return Prepared(config, module, data)
+
+
+def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> RunResult:
+    """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`."""
+    run = open_finetuned(checkpoint, overrides)
     trainer = L.Trainer(
-        accelerator=config.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False, **_QUIET
+        accelerator=run.config.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False, **_QUIET
     )
-    trainer.test(module, data, verbose=False)
+    trainer.test(run.module, run.data, verbose=False)
     return RunResult(
         Path(checkpoint).parent,
         Path(checkpoint),
         _numbers(trainer),
-        predictions=module.predictions,
-        task=task.name,
+        predictions=run.module.predictions,
+        task=run.module.task.name,
     )
 
 
 _ABSENT = object()
+_PRETRAINING_DATA = ("within", "curriculum", "curriculum_start", "curriculum_share")
 _QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 # The only classes that a checkpoint may ask for; its recipe is data, not code.
 _KNOWN_MODELS = (
@@ -380,6 +421,12 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
         ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place),
         ModelCheckpoint(filename="last", every_n_train_steps=options.val_every_n_steps, **place),
     ]
+    if options.trajectory_every_n_steps:
+        place["dirpath"] = out_dir / "trajectory"
+        every = options.trajectory_every_n_steps
+        checkpoints.append(
+            _Trajectory(filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place)
+        )
     bars = [RichProgressBar()] if options.progress else []
     trainer = L.Trainer(
         max_steps=options.max_steps,
@@ -409,6 +456,10 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
     out_dir.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, out_dir / "recipe.yaml")
     return trainer
+
+
+class _Trajectory(ModelCheckpoint):
+    """A class of its own: Lightning tells the states of callbacks apart by class and period."""
 
 
 def _loggers(out_dir: Path, *, tensorboard: bool, wandb: bool) -> list[Logger]:

@@ -1,0 +1,62 @@
+"""Which neurons pretraining may see and which are decoded, the same for all arms of a comparison."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+
+DECODED, SET_ASIDE = "decoded", "set_aside"
+
+
+def diet_of(config: DictConfig, table: PredictabilityTable) -> Diet:
+    """The diet that a recipe asks for, of a table in memory."""
+    options = OmegaConf.to_container(config.diet)
+    assert isinstance(options, dict)
+    return make_diet(table, **{str(key): value for key, value in options.items() if key != "table"})
+
+
+def member_rows(diet: Diet, table: PredictabilityTable) -> np.ndarray:
+    """Boolean (N,): the rows of a table whose neurons are in a diet.
+
+    Example:
+        >>> rows = [dict(recording_id="a", unit_id=str(i), skewness=3 * i, kurtosis=0) for i in range(3)]
+        >>> table = PredictabilityTable.from_rows(rows)
+        >>> member_rows(Diet.from_thresholds(table), table).tolist()
+        [True, True, False]
+    """
+    rows = np.zeros(len(table), dtype=bool)
+    for name in table.recordings:
+        of_recording = table["recording_id"] == name
+        rows[of_recording] = diet.mask(name, table["unit_id"][of_recording])
+    return rows
+
+
+def withhold(table: PredictabilityTable, rows: np.ndarray, status: str) -> PredictabilityTable:
+    """A table in which some neurons have another status than "ok", so that no diet has them."""
+    columns: dict[str, Any] = {name: table[name] for name in table.columns}
+    columns["status"] = np.where(rows, status, table["status"])
+    return PredictabilityTable(columns, table.provenance)
+
+
+def split_neurons(
+    table: PredictabilityTable, config: DictConfig, *, share: float, seed: int = 0
+) -> tuple[PredictabilityTable, PredictabilityTable]:
+    """Keep a random share of the neurons that a fine-tuning recipe decodes for decoding alone.
+
+    Args:
+        table: The scored neurons.
+        config: The fine-tuning recipe; its diet names the candidates.
+        share: The share of them to decode, in (0, 1], recording by recording.
+        seed: Seed of the draw.
+
+    Returns:
+        The table for pretraining, without the decoded neurons, and the table for fine-tuning, in which the
+        diet has these alone.
+    """
+    candidates = diet_of(config, table)
+    decoded = member_rows(candidates.subset(share, seed=seed), table)
+    return withhold(table, decoded, DECODED), withhold(table, member_rows(candidates, table) & ~decoded, SET_ASIDE)

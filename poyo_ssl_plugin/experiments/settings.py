@@ -1,0 +1,117 @@
+"""Settings of an experiment: a preset, changed by ``key=value`` texts."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+
+from poyo_ssl_plugin.configuration import recipes_dir
+from poyo_ssl_plugin.data import simulate
+from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.files import write_json
+
+_Settings = TypeVar("_Settings")
+_TEXTS = ("recordings", "held_out", "pretrain", "finetune")
+
+
+def preset_names(command: str) -> list[str]:
+    """Names of the presets of ``compare`` or ``scale``."""
+    return sorted(path.stem for path in (recipes_dir() / command).glob("*.yaml"))
+
+
+def read_settings(
+    cls: type[_Settings], command: str, preset: str | None, overrides: Sequence[str]
+) -> tuple[_Settings, dict[str, Any]]:
+    """Settings of an experiment, and how to simulate its recordings if it was given none.
+
+    Args:
+        cls: The dataclass of the settings; it has ``root`` and ``out_dir``.
+        command: ``"compare"`` or ``"scale"``, whose presets are in ``recipes/<command>``.
+        preset: Name of a preset, or none.
+        overrides: Texts ``key=value``, the value in YAML; they come after the preset.
+
+    Returns:
+        The settings, and arguments of :func:`~poyo_ssl_plugin.data.simulate` if the preset has them and ``root``
+        is not given; ``root`` is then ``<out_dir>/recordings``.
+
+    Raises:
+        RecipeError: If a key or the preset is unknown, a value cannot be read, or ``root`` is missing.
+    """
+    values = {"out_dir": f"runs/{command}", **_preset(command, preset)}
+    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
+            raise RecipeError(f"unknown key {key!r}; {hint}")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"{key}: cannot read {text!r} ({' '.join(str(error).split())})") from None
+    recordings = values.pop("simulate", None) or {}
+    if values.get("root") is not None:
+        recordings = {}
+    elif recordings:
+        values["root"] = str(Path(values["out_dir"]) / "recordings")
+    else:
+        raise RecipeError("root is not set: give root=..., the folder of the recordings, or a preset that simulates")
+    fixed = {key: _fix(cls, command, key, value) for key, value in values.items()}
+    return cls(**fixed), recordings
+
+
+def prepare_recordings(
+    root: str | Path,
+    recordings: Mapping[str, Any],
+    progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
+) -> None:
+    """Simulate the recordings of a preset, once: a second start with the same arguments keeps them."""
+    marker = Path(root) / "simulation.json"
+    if not recordings or _content(marker) == json.loads(json.dumps(recordings)):
+        return
+    simulate(root, progress=progress, **recordings)
+    write_json(marker, dict(recordings))
+
+
+def _preset(command: str, preset: str | None) -> dict[str, Any]:
+    if preset is None:
+        return {}
+    path = recipes_dir() / command / f"{preset}.yaml"
+    if not path.is_file():
+        raise RecipeError(f"no preset {preset!r} for {command}; there are {', '.join(preset_names(command))}")
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    assert isinstance(content, dict)
+    return content
+
+
+def _fix(cls: type[Any], command: str, key: str, value: Any) -> Any:
+    """A value as the settings want it: tuples for lists, texts for ids and overrides, numbers for numbers."""
+    default = {field.name: field.default for field in dataclasses.fields(cls)}[key]
+    if isinstance(default, tuple):
+        items = list(value) if isinstance(value, list | tuple) else [value]
+        items = [str(item) for item in items] if key in _TEXTS else items
+        if key == "seeds" and not all(isinstance(item, int) for item in items):
+            raise RecipeError(f"seeds must be whole numbers, not {items}")
+        return tuple(items)
+    if isinstance(default, bool):
+        if not isinstance(value, bool):
+            raise RecipeError(f"{key} of {command} must be true or false, not {value!r}")
+    elif isinstance(default, int | float):
+        if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(default, int) and value % 1):
+            raise RecipeError(f"{key} of {command} must be a number, not {value!r}")
+    else:
+        value = str(value)
+    return value
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None

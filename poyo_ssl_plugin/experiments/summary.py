@@ -1,0 +1,141 @@
+"""From the results of runs to what they say of each arm."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from poyo_ssl_plugin.data import get_task
+from poyo_ssl_plugin.experiments.arms import POYO_SSL, SCRATCH, Arm
+from poyo_ssl_plugin.experiments.jobs import Job
+from poyo_ssl_plugin.experiments.statistics import compare_pairs, estimate, holm
+
+if TYPE_CHECKING:
+    from poyo_ssl_plugin.experiments.compare import Comparison
+
+
+def summarise(
+    comparison: Comparison,
+    arms: Sequence[Arm],
+    pretraining: Sequence[Job],
+    pretrained: Sequence[dict[str, Any]],
+    jobs: Sequence[Job],
+    finetuned: Sequence[dict[str, Any]],
+) -> dict[str, Any]:
+    """The measured part of ``results.json``.
+
+    Args:
+        comparison: What was compared.
+        arms: The arms, in order.
+        pretraining: The pretraining jobs.
+        pretrained: Their results.
+        jobs: The fine-tuning jobs.
+        finetuned: Their results.
+    """
+    task = get_task(comparison.task)
+    runs: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
+    trials: dict[str, list[list[int]]] = {arm.name: [] for arm in arms}
+    for job, result in zip(jobs, finetuned, strict=True):
+        row = {"fold": job["fold"], "seed": job["seed"], "value": result["accuracy"], "n_test": result["n_test"]}
+        runs[job["arm"]].append({**row, **{name: result[name] for name in ("seconds", "steps", "windows")}})
+        trials[job["arm"]].append(result["trials"])
+    per_arm: dict[str, dict[str, Any]] = {}
+    for arm in arms:
+        value = estimate(independent_values(runs[arm.name]))
+        before = [result for job, result in zip(pretraining, pretrained, strict=True) if job["arm"] == arm.name]
+        per_arm[arm.name] = {
+            "title": arm.title,
+            "metric": "accuracy",
+            "runs": runs[arm.name],
+            "mean": value.mean,
+            "ci95": [value.low, value.high],
+            "compute": {"pretraining": _total(before), "finetuning": _total(runs[arm.name])},
+        }
+    summary: dict[str, Any] = {
+        "format": 2,
+        "metric": "accuracy on held-out trials",
+        "task": task.name,
+        "chance": 1 / task.n_classes,
+        "arms": per_arm,
+        "pretraining": [
+            {"arm": job["arm"], "fold": job["fold"], "seed": job["seed"]}
+            | {key: result[key] for key in ("initial", "metrics", "seconds", "steps", "windows")}
+            for job, result in zip(pretraining, pretrained, strict=True)
+        ],
+        "seeds": list(comparison.seeds),
+        "folds": comparison.folds,
+        "independent": _independent_in_words(comparison),
+    }
+    if SCRATCH in runs:
+        _add_comparisons(summary, {name: (runs[name], trials[name]) for name in runs})
+    return summary
+
+
+def _add_comparisons(summary: dict[str, Any], measured: Mapping[str, tuple[list[dict[str, Any]], Any]]) -> None:
+    """Every arm against from scratch: over runs, with p adjusted for the number of arms, and over trials."""
+    reference, reference_trials = measured[SCRATCH]
+    others = [name for name in measured if name != SCRATCH]
+    pairs = {
+        name: compare_pairs(independent_values(measured[name][0]), independent_values(reference)) for name in others
+    }
+    adjusted = holm([pairs[name].p for name in others])
+    for name, p in zip(others, adjusted, strict=True):
+        pair = pairs[name]
+        over_trials = estimate(_per_trial(*measured[name]) - _per_trial(reference, reference_trials))
+        summary["arms"][name]["versus_scratch"] = {
+            "mean": pair.difference.mean,
+            "ci95": [pair.difference.low, pair.difference.high],
+            "n": pair.difference.n,
+            "p": pair.p,
+            "p_exact": pair.p_exact,
+            "p_holm": p,
+            "relative_gain": pair.relative,
+            "relative_ci95": None if pair.relative_ci95 is None else list(pair.relative_ci95),
+            "over_trials": {
+                "mean": over_trials.mean,
+                "ci95": [over_trials.low, over_trials.high],
+                "n": over_trials.n,
+            },
+        }
+    if POYO_SSL in pairs:
+        of_poyo_ssl = summary["arms"][POYO_SSL]["versus_scratch"]
+        summary["pretrained_minus_scratch"] = {
+            key: of_poyo_ssl[key] for key in ("mean", "ci95", "relative_gain", "relative_ci95", "p")
+        }
+
+
+def independent_values(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The values to take means and intervals over: seeds, or, with folds, the mean over seeds of each fold.
+
+    Seeds of one fold share their test trials, so they do not count as samples.
+    """
+    folds = dict.fromkeys(row["fold"] for row in rows)
+    if len(folds) < 2:
+        return [row["value"] for row in rows]
+    return [float(np.mean([row["value"] for row in rows if row["fold"] == fold])) for fold in folds]
+
+
+def _per_trial(rows: Sequence[Mapping[str, Any]], trials: Sequence[Sequence[int]]) -> np.ndarray:
+    """Share of seeds that told each test trial right, fold after fold."""
+    folds = dict.fromkeys(row["fold"] for row in rows)
+    return np.concatenate(
+        [
+            np.mean([correct for row, correct in zip(rows, trials, strict=True) if row["fold"] == fold], axis=0)
+            for fold in folds
+        ]
+    )
+
+
+def _independent_in_words(comparison: Comparison) -> str:
+    if comparison.folds > 1:
+        return "folds (the mean over the seeds of each)"
+    if comparison.pretrain_each_seed:
+        return "seeds (of pretraining and fine-tuning)"
+    return "seeds of fine-tuning; each arm was pretrained once, so its intervals do not cover pretraining"
+
+
+def _total(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    total = {name: sum(result[name] for result in results) for name in ("seconds", "steps", "windows")}
+    return {"runs": len(results), **total, "seconds": round(total["seconds"], 1)}

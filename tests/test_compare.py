@@ -1,0 +1,390 @@
+"""Arms, presets and what a comparison says of them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import Recordings, find_trials, get_task
+from poyo_ssl_plugin.errors import DietError, RecipeError
+from poyo_ssl_plugin.experiments.arms import ARMS, get_arm, get_arms, join_overrides
+from poyo_ssl_plugin.experiments.compare import Comparison, run_comparison
+from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
+from poyo_ssl_plugin.experiments.neurons import member_rows, split_neurons
+from poyo_ssl_plugin.experiments.report import arm_verdicts
+from poyo_ssl_plugin.experiments.settings import prepare_recordings, preset_names
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.training import read_checkpoint
+
+GRATINGS = get_task("drifting_gratings")
+QUICK = (
+    "model=tiny",
+    "data.batch_size=4",
+    "trainer.max_steps=2",
+    "trainer.val_every_n_steps=2",
+    "trainer.accelerator=cpu",
+)
+
+
+def comparison(root, out, **options) -> Comparison:
+    options = {"seeds": (0, 1), "pretrain": QUICK, "finetune": QUICK, "processes": 1, **options}
+    return Comparison(root=str(root), out_dir=str(out), **options)
+
+
+def trained_on(folder: Path) -> dict:
+    return read_checkpoint(folder / "checkpoints" / "last.ckpt")["hyper_parameters"]["trained_on"]
+
+
+class TestArms:
+    @pytest.mark.parametrize("name", list(ARMS))
+    def test_every_arm_composes(self, name):
+        arm = get_arm(name)
+        if arm.is_pretrained:
+            overrides = arm.pretraining(["model=tiny", "diet.skewness=3.0", "aux.weight=0.02"], GRATINGS)
+            assert compose_recipe("pretrain", overrides=overrides).model.dim == 32
+        compose_recipe("finetune", "drifting_gratings", arm.finetune)
+
+    def test_what_the_arms_are(self):
+        def recipe(name, task=GRATINGS):
+            return compose_recipe("pretrain", overrides=get_arm(name).pretraining([], task))
+
+        assert recipe("pretrained") == compose_recipe("pretrain")
+        assert recipe("reverse").diet.rule == "unpredictable" and recipe("everything").diet.rule == "all"
+        assert recipe("inhibitory").diet.cre_lines == ["Sst", "Vip", "Pvalb"]
+        assert recipe("ssl_only").aux.weight == 0 and "MaskedLatent" in recipe("ssl_only").ssl._target_
+        for name in ("aux_only", "supervised"):
+            assert recipe(name).aux.weight == 1 and "NoReconstruction" in recipe(name).ssl._target_
+        movie = recipe("supervised", get_task("natural_movie"))
+        assert (movie.aux.task, movie.data.within) == ("natural_movie", "natural_movie_one")
+        assert recipe("aux_only").aux.task == "drifting_gratings" and recipe("aux_only").data.within is None
+        assert recipe("curriculum_step").data.curriculum == "step"
+        assert get_arm("scratch").pretrain is None and get_arm("predictable") is get_arm("poyo_ssl")
+
+    def test_an_arm_of_one_s_own(self):
+        arm = get_arm({"name": "half", "title": "half of all", "pretrain": ["diet=all", "+diet.share=0.5"]})
+        assert arm.pretraining(["diet.kurtosis=20"], GRATINGS) == ["diet=all", "+diet.share=0.5"]
+
+    @pytest.mark.parametrize(
+        ("arms", "message"),
+        [
+            (["revers"], "unknown arm 'revers'; did you mean reverse"),
+            (["pretrained", "predictable"], "pretrained twice"),
+            ([], "arms is empty"),
+            ([{"name": "scratch"}], "exists already"),
+            ([{"name": "a b"}], "a name that is an identifier"),
+            ([{"name": "a", "prtrain": []}], "unknown prtrain"),
+        ],
+    )
+    def test_bad_arms(self, arms, message):
+        with pytest.raises(RecipeError, match=message):
+            get_arms(arms)
+
+    def test_an_arm_s_own_overrides_win(self):
+        assert join_overrides(["+diet.share=0.5", "aux.weight=1"], ["++aux.weight=0"]) == [
+            "+diet.share=0.5",
+            "++aux.weight=0",
+        ]
+
+
+class TestDiets:
+    def table(self, n: int = 40) -> PredictabilityTable:
+        rng = np.random.default_rng(0)
+        return PredictabilityTable.from_rows(
+            [
+                dict(recording_id="ab"[i % 2], unit_id=f"{i:02d}", skewness=float(rng.uniform(0, 7)), kurtosis=1.0)
+                for i in range(n)
+            ]
+        )
+
+    def test_mixed_and_matched_have_the_number_of_the_predictable(self):
+        table = self.table()
+        predictable = make_diet(table, "predictable")
+        mixed, matched = make_diet(table, "mixed"), make_diet(table, "random_matched")
+        assert len(mixed) == len(predictable) // 2 * 2 and len(matched) == len(predictable)
+        assert len(mixed & predictable) == len(mixed) // 2
+        assert make_diet(table, "mixed", seed=1) != mixed
+
+    def test_mixed_with_too_few_of_a_kind(self):
+        rows = [dict(recording_id="a", unit_id=str(i), skewness=1.0, kurtosis=1.0) for i in range(6)]
+        rows.append(dict(recording_id="a", unit_id="x", skewness=9.0, kurtosis=1.0))
+        assert len(make_diet(PredictabilityTable.from_rows(rows), "mixed")) == 2
+        with pytest.raises(DietError, match="both kinds"):
+            make_diet(PredictabilityTable.from_rows(rows[:6]), "mixed")
+
+    def test_shares_are_nested_and_leave_every_recording_fed(self):
+        table = self.table()
+        whole = make_diet(table, "predictable")
+        previous: set[str] = set()
+        for share in (0.01, 0.3, 0.6, 1.0):
+            diet = make_diet(table, "predictable", share=share)
+            units = {unit for name in "ab" for unit in diet.units(name)}
+            assert previous <= units and diet.count("a") > 0 and diet.count("b") > 0
+            assert len(diet) == sum(int(np.ceil(share * whole.count(name) - 1e-9)) for name in "ab")
+            previous = units
+        assert previous == {unit for name in "ab" for unit in whole.units(name)}
+        with pytest.raises(DietError, match="share must be"):
+            make_diet(table, "predictable", share=0.0)
+
+    def test_decoded_neurons_are_in_no_other_diet(self):
+        table = self.table()
+        config = compose_recipe("finetune", "scratch")
+        seen, decoded = split_neurons(table, config, share=0.5)
+        of_decoding = member_rows(make_diet(decoded, "unpredictable"), decoded)
+        candidates = member_rows(make_diet(table, "unpredictable"), table)
+        assert (of_decoding <= candidates).all() and of_decoding.sum() < candidates.sum()
+        for diet in (Diet.everything(seen), make_diet(seen, "unpredictable"), make_diet(seen, "mixed")):
+            assert not (member_rows(diet, seen) & of_decoding).any()
+        assert len(Diet.everything(seen)) == len(table) - of_decoding.sum()
+
+
+class TestShuffledLabels:
+    def test_training_trials_get_each_other_s_labels_and_test_trials_keep_theirs(self, sim_dir, table_path):
+        from poyo_ssl_plugin.training import prepare_finetuning
+
+        overrides = [*QUICK, f"data.root={sim_dir}", f"diet.table={table_path}", "diet=all"]
+        plain, shuffled = (
+            prepare_finetuning(compose_recipe("finetune", "scratch", [*overrides, f"shuffle_labels={on}"])).data
+            for on in ("false", "true")
+        )
+        of = find_trials(Recordings(sim_dir).get_recording("sim_000"), GRATINGS, "train")
+
+        def labels(loader) -> dict[float, int]:
+            found = {}
+            for batch in loader:
+                times = batch["start"] + batch["inputs"]["output_timestamps"][:, 0]
+                for name, time, label in zip(batch["recording_id"], times, batch["target"][:, 0], strict=True):
+                    if name == "sim_000":
+                        trial = int(np.argmin(np.abs(of.centre - float(time))))
+                        assert found.setdefault(trial, int(label)) == int(label)
+            return found
+
+        truth, wrong = labels(plain.train_dataloader()), labels(shuffled.train_dataloader())
+        assert [truth[i] for i in sorted(truth)] == of.label[sorted(truth)].tolist()
+        # A permutation: no label more often than it is (an epoch may leave a trial out).
+        assert sorted(wrong) == sorted(truth) and Counter(wrong.values()) <= Counter(of.label.tolist())
+        assert sum(truth[i] != wrong[i] for i in truth) > len(truth) / 2
+        for ours, theirs in zip(plain.test_dataloader(), shuffled.test_dataloader(), strict=True):
+            assert ours["target"].tolist() == theirs["target"].tolist()
+
+
+@pytest.fixture
+def no_movie(sim_dir, tmp_path_factory) -> Path:
+    """A recording without the movie."""
+    folder = tmp_path_factory.mktemp("no_movie")
+    shutil.copy(sim_dir / "sim_000.h5", folder)
+    with h5py.File(folder / "sim_000.h5", "r+") as file:
+        del file["natural_movie_one"]
+    return folder
+
+
+class TestProtocol:
+    def test_what_cannot_be_compared_is_refused_before_anything_runs(self, sim_dir, tmp_path, no_movie):
+        with pytest.raises(RecipeError, match=r"arm reverse would pretrain on \d+ of the neurons.*decode_share=0.5"):
+            run_comparison(comparison(sim_dir, tmp_path, arms=("pretrained", "reverse", "scratch")))
+        with pytest.raises(DietError, match="arm inhibitory: .*no neuron is of Cre line"):
+            run_comparison(comparison(sim_dir, tmp_path, arms=("inhibitory",), recordings=("sim_000", "sim_002")))
+        with pytest.raises(RecipeError, match="arm aux_only learns from labels of 'natural_movie' alone"):
+            run_comparison(
+                comparison(no_movie, tmp_path / "x", arms=("aux_only",), pretrain=(*QUICK, "aux.task=natural_movie"))
+            )
+        for options, message in (
+            ({"decode_share": 0.0}, "decode_share must be"),
+            ({"decode_share": 0.5, "held_out": ("sim_002",)}, "without held_out"),
+            ({"seeds": (1, 1)}, "seeds must be different"),
+        ):
+            with pytest.raises(RecipeError, match=message):
+                run_comparison(comparison(sim_dir, tmp_path, **options))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_share_of_the_neurons_is_kept_for_decoding(self, sim_dir, tmp_path):
+        arms = ("everything", "scratch")
+        settings = comparison(sim_dir, tmp_path, arms=arms, decode_share=0.5, seeds=(0,), task="natural_movie", folds=2)
+        result = run_comparison(settings)
+        decoded = trained_on(result.finetuning["scratch/fold0/0"])["units"]
+        for arm in arms[:1]:
+            assert trained_on(result.finetuning[f"{arm}/fold0/0"])["units"] == decoded
+            seen = trained_on(result.pretraining[f"{arm}/fold0"])["units"]
+            for name, units in decoded.items():
+                assert units and not set(units) & set(seen.get(name, []))
+        assert result.summary["neurons"]["decoded_from"] == sum(map(len, decoded.values()))
+        n = {
+            name: sum(map(len, trained_on(result.pretraining[f"{name}/fold0"])["units"].values())) for name in arms[:1]
+        }
+        assert result.summary["neurons"]["pretrained_on"] == n
+
+    def test_a_pretraining_for_each_seed(self, sim_dir, tmp_path):
+        settings = comparison(sim_dir, tmp_path, held_out=("sim_002",), pretrain_each_seed=True)
+        result = run_comparison(settings)
+        assert list(result.pretraining) == ["pretrained/recorded/0", "pretrained/recorded/1"]
+        recipes = [OmegaConf.load(folder / "recipe.yaml") for folder in result.pretraining.values()]
+        assert [recipe.seed for recipe in recipes] == [0, 1]
+        for seed in (0, 1):
+            recipe = OmegaConf.load(result.finetuning[f"pretrained/recorded/{seed}"] / "recipe.yaml")
+            assert f"seed{seed}" in recipe.init_from
+
+    def test_another_arm_is_all_that_is_run(self, sim_dir, tmp_path):
+        options = {"held_out": ("sim_002",), "seeds": (0,)}
+        first = run_comparison(comparison(sim_dir, tmp_path, **options))
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("job.json")}
+        more = run_comparison(comparison(sim_dir, tmp_path, arms=("pretrained", "scratch", "ssl_only"), **options))
+        after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("job.json")}
+        assert {path: after[path] for path in before} == before and len(after) == len(before) + 2
+        assert more.summary["arms"]["scratch"] == first.summary["arms"]["scratch"]
+
+    def test_a_changed_pretraining_is_fine_tuned_again(self, sim_dir, tmp_path):
+        options = {"held_out": ("sim_002",), "seeds": (0,)}
+        run_comparison(comparison(sim_dir, tmp_path, **options))
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("job.json")}
+        run_comparison(comparison(sim_dir, tmp_path, **options, pretrain=(*QUICK, "aux.weight=0.5")))
+        changed = {path for path in before if path.stat().st_mtime_ns != before[path]}
+        assert {path.relative_to(tmp_path / "runs").parts[:2] for path in changed} == {
+            ("pretrain", "pretrained"),
+            ("finetune", "pretrained"),
+        }
+
+
+class TestSmallPreset:
+    @pytest.fixture(scope="module")
+    def place(self, tmp_path_factory) -> Path:
+        return tmp_path_factory.mktemp("small")
+
+    @pytest.fixture(scope="module")
+    def summary(self, place) -> dict:
+        settings, recordings = comparison_from_overrides([f"out_dir={place / 'a'}"], "small")
+        prepare_recordings(settings.root, recordings)
+        return report_comparison(settings, title="small")
+
+    def test_every_arm_has_its_numbers(self, summary, place):
+        assert summary == json.loads((place / "a" / "results.json").read_text())
+        assert {"scratch", "shuffled", "curriculum_linear", "inhibitory"} <= set(summary["arms"])
+        for name, arm in summary["arms"].items():
+            assert arm["title"] and len(arm["runs"]) == 2
+            assert arm["compute"]["finetuning"] | {"seconds": 0} == {
+                "runs": 2,
+                "steps": 6,
+                "windows": 24,
+                "seconds": 0,
+            }
+            assert arm["compute"]["pretraining"]["steps"] == (0 if name in ("scratch", "shuffled") else 3)
+            if name != "scratch":
+                against = arm["versus_scratch"]
+                values, reference = ([r["value"] for r in summary["arms"][n]["runs"]] for n in (name, "scratch"))
+                assert against["mean"] == pytest.approx(np.mean(values) - np.mean(reference)) and against["n"] == 2
+                assert against["over_trials"]["mean"] == pytest.approx(against["mean"], abs=1e-6)
+        diets = summary["neurons"]["pretrained_on"]
+        assert diets["random"] == diets["pretrained"]
+        assert diets["mixed"] == 2 * min(diets["pretrained"] // 2, diets["reverse"])
+        assert diets["everything"] == diets["reverse"] + diets["pretrained"]
+
+    def test_the_report_says_something_of_every_arm(self, summary, place):
+        page = (place / "a" / "report.html").read_text()
+        verdicts = arm_verdicts(summary)
+        assert len(verdicts) == len(summary["arms"]) - 1
+        for name in summary["arms"]:
+            assert f"<td>{name}</td>" in page
+        assert "Compute spent" in page and page.count("data:image/png;base64,") == 5
+
+    def test_running_it_again_gives_the_same_numbers(self, summary, place):
+        """Same seed, same machine, CPU: the same numbers, to the last bit, from nothing."""
+        settings, recordings = comparison_from_overrides(
+            [f"out_dir={place / 'b'}", "arms=[pretrained,scratch,supervised]"], "small"
+        )
+        prepare_recordings(settings.root, recordings)
+        again = report_comparison(settings, title="again")
+        for name, arm in again["arms"].items():
+            first = summary["arms"][name]
+            assert [r["value"] for r in arm["runs"]] == [r["value"] for r in first["runs"]]
+        metrics = {run["arm"]: run["metrics"] for run in summary["pretraining"]}
+        assert {run["arm"]: run["metrics"] for run in again["pretraining"]} == {
+            name: metrics[name] for name in ("pretrained", "supervised")
+        }
+        assert again["baselines"] == summary["baselines"]
+
+
+class TestPresets:
+    def test_all_of_them_are_valid(self):
+        assert preset_names("compare") == ["report", "session", "small"]
+        for name in preset_names("compare"):
+            settings, recordings = comparison_from_overrides(["root=x"], name)
+            assert recordings == {} and settings.root == "x"
+            task = get_task(settings.task)
+            for arm in get_arms(settings.arms):
+                if arm.is_pretrained:
+                    compose_recipe("pretrain", overrides=arm.pretraining(settings.pretrain, task))
+            compose_recipe("finetune", settings.task, settings.finetune)
+
+    def test_recordings_are_simulated_once(self, tmp_path):
+        settings, recordings = comparison_from_overrides([f"out_dir={tmp_path}"], "small")
+        assert settings.root == str(tmp_path / "recordings")
+        arguments = {**recordings, "n_recordings": 1, "n_units": 4}
+        prepare_recordings(settings.root, arguments)
+        path = tmp_path / "recordings" / "sim_000.h5"
+        before = path.stat().st_mtime_ns
+        prepare_recordings(settings.root, arguments)
+        assert path.stat().st_mtime_ns == before
+
+    @pytest.mark.parametrize(
+        ("overrides", "preset", "message"),
+        [
+            (["root=x"], "huge", "no preset 'huge' for compare; there are report, session, small"),
+            ([], "session", "root is not set"),
+            (["root=x", "arm=[scratch]"], None, "unknown key 'arm'; did you mean arms"),
+            (["root=x", "seeds=[a]"], None, "seeds must be whole numbers"),
+            (["root=x", "folds=many"], None, "folds of compare must be a number"),
+            (["root=x", "folds=2.5"], None, "folds of compare must be a number"),
+            (["root=x", "pretrain_each_seed=3"], None, "must be true or false"),
+            (["root=x", "arms=[a"], None, "arms: cannot read"),
+        ],
+    )
+    def test_mistakes_are_explained(self, overrides, preset, message):
+        with pytest.raises(RecipeError, match=message):
+            comparison_from_overrides(overrides, preset)
+
+
+def verdict_of(**against) -> str:
+    arm = {
+        "title": "t",
+        "mean": 0.2,
+        "ci95": [0.1, 0.3],
+        "versus_scratch": {
+            "mean": 0.1,
+            "ci95": [0.05, 0.15],
+            "n": 5,
+            "p_holm": 0.01,
+            "relative_gain": 0.2,
+            "relative_ci95": [0.1, 0.3],
+            **against,
+        },
+    }
+    return arm_verdicts({"arms": {"a": arm}, "chance": 0.125})[0]
+
+
+@pytest.mark.parametrize(
+    ("against", "words"),
+    [
+        ({}, r"It helped, by \+20 % relative \(95 % interval \+10 to \+30 %\)"),
+        ({"p_holm": 0.2}, "seems to help, but not beyond what so many arms"),
+        ({"ci95": [-0.2, -0.1], "relative_gain": -0.2, "relative_ci95": None}, "It hurt, by -20 % relative"),
+        ({"ci95": [-0.1, 0.1]}, "do not tell"),
+        ({"n": 1}, "One run tells nothing"),
+    ],
+)
+def test_verdicts_say_what_the_numbers_support(against, words):
+    import re
+
+    assert re.search(words, verdict_of(**against))
+
+
+def test_a_shuffled_control_above_chance_is_an_alarm():
+    arm = {"title": "t", "mean": 0.3, "versus_scratch": {"mean": 0.0, "ci95": [-1, 1]}}
+    leak = {"arms": {"shuffled": {**arm, "ci95": [0.2, 0.4]}}, "chance": 0.125}
+    fine = {"arms": {"shuffled": {**arm, "ci95": [0.1, 0.4]}}, "chance": 0.125}
+    assert "labels leak" in arm_verdicts(leak)[0] and "as a control must be" in arm_verdicts(fine)[0]

@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from poyo_ssl_plugin import CalciumPOYO
+from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.experiments.flops import measure_cost
+from poyo_ssl_plugin.experiments.scale import Scaling, make_points
+from poyo_ssl_plugin.experiments.scale_report import report_scaling, scaling_verdicts
+from poyo_ssl_plugin.experiments.settings import prepare_recordings, preset_names, read_settings
+
+QUICK = (
+    "model=tiny",
+    "data.batch_size=4",
+    "trainer.max_steps=2",
+    "trainer.val_every_n_steps=2",
+    "trainer.accelerator=cpu",
+)
+
+
+class TestCost:
+    def test_the_operations_are_those_of_the_matrix_products(self):
+        """Counted by hand for a model of one layer."""
+        dim, heads, dim_head, n_units, n_patches, n_latents = 16, 2, 8, 3, 4, 2 * 8
+        model = CalciumPOYO(
+            sequence_length=1.0, latent_step=0.5, num_latents_per_step=8, dim_out=5, dim=dim, depth=1,
+            dim_head=dim_head, cross_heads=heads, self_heads=heads, patch_size=10,
+        )  # fmt: skip
+        model.set_vocabs(unit_ids=list("abc"), session_ids=["s"])
+        inputs = dict(
+            input_values=torch.randn(2, n_units, n_patches, 10),
+            input_unit_index=torch.tensor([[1, 2, 3]] * 2),
+            input_timestamps=torch.arange(n_patches).repeat(2, 1) / n_patches,
+            input_mask=None,
+            session_index=torch.ones(2, dtype=torch.long),
+            output_timestamps=torch.ones(2, 1),
+        )
+        inner, tokens = heads * dim_head, n_units * n_patches
+
+        def attention(n_query, n_context):
+            projections = n_query * dim * inner + 2 * n_context * dim * inner + n_query * inner * dim
+            return projections + 2 * n_query * n_context * inner
+
+        def feed_forward(n):
+            hidden = model.enc_ffn[1].net[0].out_features
+            gated = model.enc_ffn[1].net[-1].in_features if hasattr(model.enc_ffn[1].net[-1], "in_features") else hidden
+            return n * dim * hidden + n * gated * dim
+
+        products = (
+            tokens * 10 * dim
+            + attention(n_latents, tokens) + feed_forward(n_latents)
+            + attention(n_latents, n_latents) + feed_forward(n_latents)
+            + attention(1, n_latents) + feed_forward(1)
+            + dim * 5
+        )  # fmt: skip
+        cost = measure_cost(model, inputs, 2)
+        assert cost.forward_flops == pytest.approx(2 * products, rel=0.03)
+        assert cost.training_flops == 3 * cost.forward_flops
+        assert cost.parameters == sum(p.numel() for p in model.parameters())
+        assert cost.parameters - cost.backbone == model.unit_emb.weight.numel() + model.session_emb.weight.numel()
+
+    def test_dropout_and_mode_are_left_alone(self):
+        model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(0.5))
+        measure_cost(model, {"input": torch.zeros(1, 4)}, 1)
+        assert model.training and model[0].weight.grad is None
+
+
+class TestPoints:
+    def scaling(self, sim_dir, tmp_path, **options) -> Scaling:
+        return Scaling(root=str(sim_dir), out_dir=str(tmp_path), **options)
+
+    def test_models(self, sim_dir, tmp_path):
+        points = make_points(self.scaling(sim_dir, tmp_path))
+        assert [label for label, _ in points] == ["tiny", "small", "medium", "large", "xlarge"]
+        label, comparison = make_points(self.scaling(sim_dir, tmp_path, values=("tiny", "model=small model.dim=48")))[1]
+        assert label == "small dim=48" and comparison.finetune == ("model=small", "model.dim=48")
+        assert comparison.pretrain == comparison.finetune and comparison.scratch_dir == ""
+
+    def test_diets_share_the_runs_from_scratch(self, sim_dir, tmp_path):
+        points = make_points(self.scaling(sim_dir, tmp_path, axis="diet", values=(0.5, 1.0)))
+        assert [c.pretrain for _, c in points] == [("+diet.share=0.5",), ("+diet.share=1.0",)]
+        assert len({c.scratch_dir for _, c in points}) == 1 and len({c.out_dir for _, c in points}) == 2
+
+    def test_fewer_recordings_are_part_of_more(self, sim_dir, tmp_path):
+        points = make_points(self.scaling(sim_dir, tmp_path, axis="recordings", held_out=("sim_002",)))
+        assert [label for label, _ in points] == ["1", "2"]
+        few, more = (set(c.recordings) for _, c in points)
+        assert few < more == {"sim_000", "sim_001", "sim_002"} and "sim_002" in few
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"axis": "width"}, "unknown axis 'width'"),
+            ({"values": ("tiny",)}, "at least two different"),
+            ({"values": ("tiny", "tiny")}, "at least two different"),
+            ({"axis": "diet", "values": (0.5, 2)}, "shares in"),
+            ({"axis": "recordings"}, "give held_out"),
+            ({"axis": "recordings", "values": (1, 9), "held_out": ("sim_002",)}, "numbers from 1 to 2"),
+        ],
+    )
+    def test_mistakes_are_explained(self, sim_dir, tmp_path, options, message):
+        with pytest.raises(RecipeError, match=message):
+            make_points(self.scaling(sim_dir, tmp_path, **options))
+
+
+class TestSmallPreset:
+    @pytest.fixture(scope="module")
+    def done(self, tmp_path_factory) -> tuple[Path, dict]:
+        place = tmp_path_factory.mktemp("scale")
+        scaling, recordings = read_settings(Scaling, "scale", "small", [f"out_dir={place}", "seeds=[0]"])
+        prepare_recordings(scaling.root, recordings)
+        return place, report_scaling(scaling)
+
+    def test_five_sizes(self, done):
+        place, summary = done
+        assert summary == json.loads((place / "results.json").read_text())
+        assert len(summary["points"]) == 5 and set(summary["trends"]) == {"pretrained", "scratch"}
+        sizes = [point["cost"]["parameters"] for point in summary["points"]]
+        work = [point["arms"]["pretrained"]["flops_per_decoder"] for point in summary["points"]]
+        assert sizes == sorted(sizes) and work == sorted(work)
+        for point in summary["points"]:
+            # Two steps of four windows to pretrain, and as many to fine-tune.
+            assert point["arms"]["pretrained"]["flops_per_decoder"] == 16 * point["cost"]["training_flops"]
+            assert point["arms"]["scratch"]["flops_per_decoder"] == 8 * point["cost"]["training_flops"]
+        page = (place / "report.html").read_text()
+        assert page.count("data:image/png;base64,") == 1 and "dim=48" in page and "http" not in page
+
+    def test_a_second_start_finds_everything_done(self, done):
+        place, summary = done
+        before = {path: path.stat().st_mtime_ns for path in place.rglob("job.json")}
+        scaling, _ = read_settings(Scaling, "scale", "small", [f"out_dir={place}", "seeds=[0]"])
+        again = report_scaling(scaling)
+        assert {path: path.stat().st_mtime_ns for path in place.rglob("job.json")} == before
+        assert again["trends"] == summary["trends"]
+
+
+def test_the_diet_axis_runs_scratch_once(sim_dir, tmp_path):
+    scaling = Scaling(
+        root=str(sim_dir), out_dir=str(tmp_path), axis="diet", values=(0.5, 1.0), held_out=("sim_002",), seeds=(0,),
+        pretrain=QUICK, finetune=QUICK, processes=1,
+    )  # fmt: skip
+    summary = report_scaling(scaling)
+    assert len(list((tmp_path / "scratch").rglob("job.json"))) == 1
+    first, second = summary["points"]
+    assert first["arms"]["scratch"]["runs"] == second["arms"]["scratch"]["runs"]
+    assert first["pretrained_on"]["pretrained"] < second["pretrained_on"]["pretrained"]
+
+
+def test_all_presets_are_valid():
+    assert preset_names("scale") == ["report", "small"]
+    for name in preset_names("scale"):
+        scaling, recordings = read_settings(Scaling, "scale", name, [])
+        assert recordings["n_recordings"] >= 3 and set(scaling.held_out)
+
+
+@pytest.mark.parametrize(
+    ("page_p", "down", "words"),
+    [(0.001, 0, "rises at every step"), (0.001, 1, "3 of 4 steps"), (0.3, 1, "not reliably"), (None, 0, "too few")],
+)
+def test_verdicts(page_p, down, words):
+    found = dict(page_p=page_p, steps_down=down, monotone=down == 0, slope=0.1, slope_ci95=[0.0, 0.2])
+    assert words in scaling_verdicts({"points": [{}] * 5, "trends": {"pretrained": found}})[0]
