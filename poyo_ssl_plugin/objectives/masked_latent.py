@@ -135,7 +135,7 @@ class MaskedLatentReconstruction(nn.Module):
         """
         latent_pass = self._unmasked(model, inputs)
         first, last = latent_pass.first, latent_pass.last
-        hidden = self.mask(_layout(model, first), self.ratio, generator)
+        hidden = self.mask(latent_layout(model, first), self.ratio, generator)
         masked = process_latents(model, torch.where(hidden, self.mask_token.to(first.dtype), first), latent_pass.rotary)
         terms = {"masked": self._distance(masked, last, hidden)}
         loss = terms["masked"]
@@ -191,7 +191,8 @@ def latent_health(latents: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def _layout(model: Any, latents: torch.Tensor) -> LatentLayout:
+def latent_layout(model: Any, latents: torch.Tensor) -> LatentLayout:
+    """How the latents (B, L, D) of a POYO-family model are laid out, for a mask over them."""
     per_step = model.latent_emb.num_embeddings
     n_windows, n_latents, dim = latents.shape
     return LatentLayout(n_windows, n_latents // per_step, per_step, dim, latents.device)

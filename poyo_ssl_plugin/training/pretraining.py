@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from poyo_ssl_plugin.data.tasks import IGNORED
-from poyo_ssl_plugin.objectives import MaskedLatentReconstruction
 from poyo_ssl_plugin.training.health import HealthMeter
 from poyo_ssl_plugin.training.optim import checked, make_optimizer, make_schedule, schedule_config
 from poyo_ssl_plugin.training.tokens import asked
@@ -28,7 +27,8 @@ class Pretraining(L.LightningModule):
 
     Args:
         model: The model, its vocabularies initialised.
-        objective: The self-supervised objective.
+        objective: The self-supervised objective, ``objective(model, inputs) -> Reconstruction``; one with a
+            method ``attach`` is given the model first.
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
         optimizer: Arguments of :func:`make_optimizer`.
@@ -39,7 +39,7 @@ class Pretraining(L.LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        objective: MaskedLatentReconstruction,
+        objective: nn.Module,
         *,
         auxiliary: str | None,
         auxiliary_weight: float,
@@ -60,6 +60,8 @@ class Pretraining(L.LightningModule):
             # Nothing trains the decoder; without this DDP would wait for its gradients.
             for name in _DECODER:
                 getattr(model, name).requires_grad_(False)
+        if hasattr(objective, "attach"):
+            objective.attach(model)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
         return self._step(batch, "train")
