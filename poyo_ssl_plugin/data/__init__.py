@@ -2,7 +2,13 @@
 
 from poyo_ssl_plugin.data.curriculum import CurriculumSampler
 from poyo_ssl_plugin.data.dataset import Recordings
-from poyo_ssl_plugin.data.frames import MOVIE_FRAMES_TASK, MovieFrames, find_frames_file, find_presentations, split_frames
+from poyo_ssl_plugin.data.frames import (
+    MOVIE_FRAMES_TASK,
+    MovieFrames,
+    find_frames_file,
+    find_presentations,
+    split_frames,
+)
 from poyo_ssl_plugin.data.sampler import PredictabilitySampler
 from poyo_ssl_plugin.data.simulate import simulate
 from poyo_ssl_plugin.data.tasks import TASKS, Task, Trials, TrialSampler, find_targets, find_trials, get_task

@@ -47,7 +47,7 @@ class SkipConnectionDecoder(nn.Module):
         latent_dim: int,
         *,
         size: tuple[int, int] = (64, 128),
-        width: int = 16,
+        width: int = 8,
         max_width: int = 128,
         skip_channels: int = 2,
         upsample: Literal["bilinear", "nearest"] = "bilinear",

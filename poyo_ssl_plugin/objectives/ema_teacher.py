@@ -92,9 +92,7 @@ class EMATeacher(nn.Module):
         self.layers = layers
         self.variance_weight, self.covariance_weight = variance_weight, covariance_weight
         self.mask_token = nn.Parameter(torch.zeros(dim))
-        self.predictor = nn.Sequential(
-            nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
-        )
+        self.predictor = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
         self.teacher: nn.Module | None = None
         self.steps: torch.Tensor
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
@@ -148,10 +146,10 @@ class EMATeacher(nn.Module):
         assert self.teacher is not None
         ramp = min(1.0, int(self.steps) / max(self.ramp_steps, 1))
         decay = self.decay + (self.final_decay - self.decay) * ramp
-        for own, other in zip(self.teacher.parameters(), model.parameters(), strict=True):
-            own.lerp_(other, 1 - decay)
-        for own, other in zip(self.teacher.buffers(), model.buffers(), strict=True):
-            own.copy_(other)
+        for own, parameter in zip(self.teacher.parameters(), model.parameters(), strict=True):
+            own.lerp_(parameter, 1 - decay)
+        for kept, buffer in zip(self.teacher.buffers(), model.buffers(), strict=True):
+            kept.copy_(buffer)
         self.steps += 1
 
     @torch.no_grad()

@@ -194,7 +194,7 @@ def alexnet_features(layers: int = 5) -> nn.Module | None:
     Weights are looked for where torch.hub keeps them (``TORCH_HOME``), and read without unpickling.
     """
     try:
-        from torchvision.models import AlexNet_Weights, alexnet
+        from torchvision.models import AlexNet_Weights, alexnet  # type: ignore[import-not-found, unused-ignore]
     except ImportError:
         return None
     file = Path(torch.hub.get_dir()) / "checkpoints" / Path(AlexNet_Weights.IMAGENET1K_V1.url).name
@@ -206,14 +206,18 @@ def alexnet_features(layers: int = 5) -> nn.Module | None:
 
 
 def _blur(images: torch.Tensor) -> torch.Tensor:
-    """Images (B, C, H, W) seen through the Gaussian window wherever it fits: (B, C, H - 10, W - 10)."""
-    window = torch.tensor(_window(), dtype=images.dtype, device=images.device)
-    flat = images.flatten(0, 1)[:, None]
-    blurred = F.conv2d(F.conv2d(flat, window.view(1, 1, -1, 1)), window.view(1, 1, 1, -1))
-    return blurred.view(*images.shape[:2], *blurred.shape[-2:])
+    """Images (..., H, W) seen through the Gaussian window wherever it fits: (..., H - 10, W - 10)."""
+    height, width = images.shape[-2:]
+    # Two products with banded matrices: on a CPU many times faster than a convolution of one channel.
+    down, across = (_bands(n).to(images) for n in (height, width))
+    return down @ images @ across.T
 
 
 @lru_cache
-def _window() -> tuple[float, ...]:
-    weights = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
-    return tuple((weights / weights.sum()).tolist())
+def _bands(n: int) -> torch.Tensor:
+    """The window at each of its places in n pixels, (n - 10, n)."""
+    window = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
+    bands = torch.zeros(n - 10, n, dtype=torch.float64)
+    for i in range(11):
+        bands.diagonal(i).copy_((window / window.sum())[i].expand(n - 10))
+    return bands

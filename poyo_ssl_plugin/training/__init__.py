@@ -3,6 +3,7 @@
 from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights, model_state, read_checkpoint
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.frames import FrameData, FrameDecoding, FrameResult, evaluate_frames, finetune_frames
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.run import Inputs, RunResult, evaluate, finetune, pretrain
 
@@ -10,13 +11,18 @@ __all__ = [
     "DietData",
     "Finetuning",
     "FinetuningData",
+    "FrameData",
+    "FrameDecoding",
+    "FrameResult",
     "Inputs",
     "LoadReport",
     "Pretraining",
     "PretrainingData",
     "RunResult",
     "evaluate",
+    "evaluate_frames",
     "finetune",
+    "finetune_frames",
     "load_weights",
     "model_state",
     "pretrain",

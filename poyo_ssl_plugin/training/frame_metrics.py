@@ -7,6 +7,8 @@ from torchmetrics.functional import pearson_corrcoef
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 FRAME_METRICS = ("ssim", "psnr", "correlation")
+# Images of 8 bits do not tell smaller errors from none: 20 log10(255) dB.
+MAX_PSNR = 48.13
 
 
 @torch.no_grad()
@@ -19,7 +21,7 @@ def frame_metrics(predicted: torch.Tensor, true: torch.Tensor) -> dict[str, torc
 
     Returns:
         ``"ssim"``, ``"psnr"`` and ``"correlation"`` of every image, each :math:`(B,)`. The correlation with
-        a uniform image is 0.
+        a uniform image is 0; the signal-to-noise ratio of equal images, 48.13 dB, is that of one grey level.
 
     Example:
         >>> true = torch.rand(2, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -37,4 +39,4 @@ def frame_metrics(predicted: torch.Tensor, true: torch.Tensor) -> dict[str, torc
     similarity = structural_similarity_index_measure(p, t, data_range=1.0, reduction="none")
     noise = peak_signal_noise_ratio(p, t, data_range=1.0, dim=(1, 2, 3), reduction="none")
     assert isinstance(similarity, torch.Tensor)
-    return {"ssim": similarity.reshape(-1), "psnr": noise.reshape(-1), "correlation": correlation}
+    return {"ssim": similarity.reshape(-1), "psnr": noise.reshape(-1).clamp_max(MAX_PSNR), "correlation": correlation}

@@ -16,7 +16,14 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
-from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, MovieFrames, Trials, TrialSampler, find_frames_file, find_presentations
+from poyo_ssl_plugin.data import (
+    MOVIE_FRAMES_TASK,
+    MovieFrames,
+    Trials,
+    TrialSampler,
+    find_frames_file,
+    find_presentations,
+)
 from poyo_ssl_plugin.data.frames import split_frames
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import SkipConnectionDecoder, check_family, run_with_latents
@@ -134,6 +141,7 @@ class FrameDecoding(L.LightningModule):
         self.health = HealthMeter()
         self.predictions: list[dict[str, Any]] = []
         self.reconstructions: list[torch.Tensor] = []
+        self.latents: list[torch.Tensor] = []
 
     def forward(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Frames at the queried times, :math:`(K, H, W)` for the K real queries of the batch."""
@@ -157,7 +165,9 @@ class FrameDecoding(L.LightningModule):
         self._measure(predicted, batch, "valid")
 
     def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
-        predicted = self(batch["inputs"])
+        latent = self.model(**batch["inputs"])[MOVIE_FRAMES_TASK.name]
+        self.latents.append(latent.float().cpu())
+        predicted = self.to_image(latent)
         measured = self._measure(predicted, batch, "test")
         self._keep(predicted, measured, batch)
 
@@ -170,7 +180,7 @@ class FrameDecoding(L.LightningModule):
         self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
 
     def on_test_epoch_start(self) -> None:
-        self.predictions, self.reconstructions = [], []
+        self.predictions, self.reconstructions, self.latents = [], [], []
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """While units are being identified, the backbone's gradients are dropped: it does not move."""
@@ -219,11 +229,13 @@ class FrameResult(RunResult):
 
     Attributes:
         reconstructions: The reconstructed frames of the test, uint8 (R, H, W), in the order of ``predictions``.
-        latents: ``"train"`` and ``"test"`` to latent vectors (K, D) and their frames (K,).
+        test_latents: The latent vectors they were decoded from, (R, D).
+        train_latents: Latent vectors (K, D) of training windows, and their frames (K,).
     """
 
     reconstructions: np.ndarray = field(default_factory=lambda: np.empty((0, 0, 0), np.uint8))
-    latents: dict[str, tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+    test_latents: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
+    train_latents: tuple[np.ndarray, np.ndarray] | None = None
 
 
 def finetune_frames(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> FrameResult:
@@ -242,7 +254,7 @@ def finetune_frames(config: DictConfig, inputs: Inputs | None = None, *, seed: i
     movie, frames = read_movie(config)
     inputs = inputs or Inputs.from_recipe(config)
     L.seed_everything(seed, workers=True, verbose=False)
-    data = _data(config, inputs, frames, seed=seed)
+    data = frame_data(config, inputs, frames, seed=seed)
     model = runs._build_model(config, data, {MOVIE_FRAMES_TASK.name: config.decoder.latent_dim})
     loaded = runs._initialise(model, config, data, keep_words=False)
     record = runs._record(config, model, data, data.split["train"])
@@ -256,10 +268,9 @@ def finetune_frames(config: DictConfig, inputs: Inputs | None = None, *, seed: i
     plain = runs._result(config, trainer, loaded=loaded)
     result = _frame_result(plain, module)
     result.metrics = {**trained, **plain.metrics}
-    result.latents = {
-        "train": _latents(trainer, module, data.fitting_dataloader()),
-        "test": _latents(trainer, module, data.test_dataloader()),
-    }
+    fitted: Any = trainer.predict(module, data.fitting_dataloader())
+    latents, labels = zip(*fitted, strict=True)
+    result.train_latents = torch.cat(latents).float().cpu().numpy(), torch.cat(labels).cpu().numpy()
     return result
 
 
@@ -284,7 +295,7 @@ def evaluate_frames(checkpoint: str | Path, overrides: Mapping[str, Any] | None 
         OmegaConf.update(config, key, value)
     config = runs._trusted(config, checkpoint)
     movie, frames = read_movie(config)
-    data = _data(config, Inputs.from_recipe(config), frames, seed=0)
+    data = frame_data(config, Inputs.from_recipe(config), frames)
     model = runs._build_model(config, data, {MOVIE_FRAMES_TASK.name: config.decoder.latent_dim})
     module = _module(config, model, movie, frames, record)
     try:
@@ -313,8 +324,8 @@ def read_movie(config: DictConfig) -> tuple[MovieFrames, dict[str, np.ndarray]]:
     """
     if "frames" not in config or "decoder" not in config or "frame_loss" not in config:
         raise RecipeError(
-            f"the task {MOVIE_FRAMES_TASK.name!r} has keys of its own: use --recipe natural_movie_frames (from scratch: "
-            "with init_from=null)"
+            f"the task {MOVIE_FRAMES_TASK.name!r} has keys of its own: use --recipe natural_movie_frames "
+            "(from scratch: with init_from=null)"
         )
     runs._require(config, "data.root", "the folder of the recordings")
     options = config.frames
@@ -352,7 +363,8 @@ def as_bytes(images: torch.Tensor) -> torch.Tensor:
     return (images * 255).round().clamp(0, 255).to(torch.uint8)
 
 
-def _data(config: DictConfig, inputs: Inputs, frames: Mapping[str, np.ndarray], *, seed: int) -> FrameData:
+def frame_data(config: DictConfig, inputs: Inputs, frames: Mapping[str, np.ndarray], *, seed: int = 0) -> FrameData:
+    """The windows of a recipe; ``frames`` as :func:`read_movie` gives them."""
     diet = runs._diet(config, inputs.table)
     return FrameData(
         inputs.dataset,
@@ -402,13 +414,8 @@ def _frame_result(plain: RunResult, module: FrameDecoding) -> FrameResult:
         loaded=plain.loaded,
         task=MOVIE_FRAMES_TASK.name,
         reconstructions=torch.cat(module.reconstructions).numpy(),
+        test_latents=torch.cat(module.latents).numpy(),
     )
-
-
-def _latents(trainer: L.Trainer, module: FrameDecoding, loader: DataLoader[Any]) -> tuple[np.ndarray, np.ndarray]:
-    batches: Any = trainer.predict(module, loader)
-    latents, frames = zip(*batches, strict=True)
-    return torch.cat(latents).float().cpu().numpy(), torch.cat(frames).cpu().numpy()
 
 
 def _part(content: Mapping[str, Any], prefix: str) -> dict[str, Any]:

@@ -60,8 +60,9 @@ class Pretraining(L.LightningModule):
             # Nothing trains the decoder; without this DDP would wait for its gradients.
             for name in _DECODER:
                 getattr(model, name).requires_grad_(False)
-        if hasattr(objective, "attach"):
-            objective.attach(model)
+        attach = getattr(objective, "attach", None)
+        if callable(attach):
+            attach(model)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
         return self._step(batch, "train")
