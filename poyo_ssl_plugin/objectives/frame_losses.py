@@ -88,8 +88,8 @@ def gradient(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
 def ssim(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
     """Structural similarity (Wang et al. 2004) of each image, :math:`(B,)`; 1 for equal images.
 
-    Gaussian window of 11 x 11 pixels and standard deviation 1.5, data range 1, borders left out: as
-    ``torchmetrics`` computes it.
+    Gaussian window of 11 x 11 pixels and standard deviation 1.5, data range 1, images reflected at their
+    borders: as ``torchmetrics`` computes it.
 
     Raises:
         RecipeError: If the images are smaller than the window.
@@ -103,7 +103,7 @@ def ssim(predicted: torch.Tensor, true: torch.Tensor) -> torch.Tensor:
         raise RecipeError(f"SSIM needs images of at least 11 x 11 pixels, not {tuple(true.shape[-2:])}")
     stack = torch.stack([predicted, true, predicted**2, true**2, predicted * true], dim=1)
     mean_p, mean_t, square_p, square_t, product = _blur(stack).unbind(dim=1)
-    variance_p, variance_t = square_p - mean_p**2, square_t - mean_t**2
+    variance_p, variance_t = (square_p - mean_p**2).clamp_min(0), (square_t - mean_t**2).clamp_min(0)
     covariance = product - mean_p * mean_t
     c1, c2 = 0.01**2, 0.03**2
     luminance = (2 * mean_p * mean_t + c1) / (mean_p**2 + mean_t**2 + c1)
@@ -206,18 +206,17 @@ def alexnet_features(layers: int = 5) -> nn.Module | None:
 
 
 def _blur(images: torch.Tensor) -> torch.Tensor:
-    """Images (..., H, W) seen through the Gaussian window wherever it fits: (..., H - 10, W - 10)."""
-    height, width = images.shape[-2:]
+    """Images (..., H, W) seen through the Gaussian window, reflected at their borders."""
     # Two products with banded matrices: on a CPU many times faster than a convolution of one channel.
-    down, across = (_bands(n).to(images) for n in (height, width))
+    down, across = (_bands(n).to(images) for n in images.shape[-2:])
     return down @ images @ across.T
 
 
 @lru_cache
 def _bands(n: int) -> torch.Tensor:
-    """The window at each of its places in n pixels, (n - 10, n)."""
-    window = torch.exp(-(torch.arange(-5, 6, dtype=torch.float64) ** 2) / (2 * 1.5**2))
-    bands = torch.zeros(n - 10, n, dtype=torch.float64)
-    for i in range(11):
-        bands.diagonal(i).copy_((window / window.sum())[i].expand(n - 10))
-    return bands
+    """The window at each of n pixels, (n, n); what sticks out is folded back."""
+    offset = torch.arange(-5, 6)
+    window = torch.exp(-(offset.double() ** 2) / (2 * 1.5**2))
+    pixel = (torch.arange(n)[:, None] + offset).abs()
+    pixel = torch.where(pixel >= n, 2 * (n - 1) - pixel, pixel)
+    return torch.zeros(n, n, dtype=torch.float64).scatter_add_(1, pixel, (window / window.sum()).expand(n, -1))
