@@ -191,6 +191,11 @@ class TestEMATeacher:
         assert all(p.grad is None and not p.requires_grad for p in objective.teacher.parameters())
         assert all(p.requires_grad for p in made.parameters())
 
+    def test_the_noise_of_dropout_is_no_variance(self):
+        made, objective = model(lin_dropout=0.5).train(), EMATeacher(32).train()
+        one, two = (objective(made, inputs()).latent_pass.last for _ in range(2))
+        assert torch.equal(one, two) and made.training and made.dropout.training
+
     def test_all_other_parameters_get_a_gradient(self):
         made, objective = model().train(), EMATeacher(32).train()
         result = objective(made, inputs(n_windows=8))

@@ -12,7 +12,13 @@ from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import LatentPass, process_latents, run_with_latents
-from poyo_ssl_plugin.objectives.masked_latent import DISTANCES, Reconstruction, latent_layout, variance_covariance
+from poyo_ssl_plugin.objectives.masked_latent import (
+    DISTANCES,
+    Reconstruction,
+    latent_layout,
+    run_without_dropout,
+    variance_covariance,
+)
 from poyo_ssl_plugin.objectives.masking import MaskFunction, get_mask
 
 
@@ -126,7 +132,8 @@ class EMATeacher(nn.Module):
             self.attach(model)
         elif self.training and torch.is_grad_enabled():
             self._follow(model)
-        latent_pass = run_with_latents(model, inputs)
+        # Without dropout, whose noise the regulariser would take for variance.
+        latent_pass = run_without_dropout(model, inputs)
         first, last = latent_pass.first, latent_pass.last
         hidden = self.mask(latent_layout(model, first), self.ratio, generator)
         seen = torch.where(hidden, self.mask_token.to(first.dtype), first)

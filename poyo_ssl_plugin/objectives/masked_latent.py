@@ -149,12 +149,7 @@ class MaskedLatentReconstruction(nn.Module):
         """The pass that gives the target, without dropout: noise must not count as variance."""
         if self.target == "live":
             return run_with_latents(model, inputs)
-        training = model.training
-        model.eval()
-        try:
-            return run_with_latents(model, inputs)
-        finally:
-            model.train(training)
+        return run_without_dropout(model, inputs)
 
     def _distance(self, masked: torch.Tensor, last: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         if self.target == "live":
@@ -162,6 +157,16 @@ class MaskedLatentReconstruction(nn.Module):
         wanted = F.layer_norm(last.detach(), last.shape[-1:])
         hidden = hidden.expand_as(wanted)
         return self.distance(self.predictor(masked)[hidden], wanted[hidden])
+
+
+def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
+    """As :func:`~poyo_ssl_plugin.models.run_with_latents`, in evaluation mode, with gradient."""
+    training = model.training
+    model.eval()
+    try:
+        return run_with_latents(model, inputs)
+    finally:
+        model.train(training)
 
 
 def variance_covariance(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
