@@ -21,7 +21,11 @@ _HOME = {
     "DietUnitDropout": "data",
     "Recordings": "data",
     "CalciumPOYO": "models",
+    "SkipConnectionDecoder": "models",
     "MaskedLatentReconstruction": "objectives",
+    "MaskedActivity": "objectives",
+    "EMATeacher": "objectives",
+    "FrameLoss": "objectives",
 }
 
 __all__ = [*_HOME, "__version__"]
@@ -34,8 +38,8 @@ if TYPE_CHECKING:
         Recordings,
         SelectUnits,
     )
-    from poyo_ssl_plugin.models import CalciumPOYO
-    from poyo_ssl_plugin.objectives import MaskedLatentReconstruction
+    from poyo_ssl_plugin.models import CalciumPOYO, SkipConnectionDecoder
+    from poyo_ssl_plugin.objectives import EMATeacher, FrameLoss, MaskedActivity, MaskedLatentReconstruction
     from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, score_dataset
 
 

@@ -242,7 +242,10 @@ def pretrain(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
 
 @main.command()
 @click.option(
-    "--recipe", default="drifting_gratings", show_default=True, help="drifting_gratings, natural_movie, scratch, paper."
+    "--recipe",
+    default="drifting_gratings",
+    show_default=True,
+    help="drifting_gratings, natural_movie, natural_movie_frames, scratch, paper.",
 )
 @_recipe_command
 def finetune(recipe: str, recipe_dir: Path | None, show: bool, overrides: tuple[str, ...]) -> None:
@@ -258,6 +261,8 @@ def finetune(recipe: str, recipe_dir: Path | None, show: bool, overrides: tuple[
       poyo-ssl finetune --recipe natural_movie data.root=recordings diet.table=table.csv \\
           init_from=runs/pretrain/checkpoints/last.ckpt
       poyo-ssl finetune --recipe scratch task=natural_movie data.root=recordings diet.table=table.csv
+      poyo-ssl finetune --recipe natural_movie_frames frames.protocol=frames data.root=recordings \\
+          diet.table=table.csv init_from=runs/pretrain/checkpoints/last.ckpt
     """
     from poyo_ssl_plugin.configuration import compose_recipe
 
@@ -456,6 +461,8 @@ def _show(config: Any) -> None:
 
 
 def _print_results(summary: dict[str, Any]) -> None:
+    if "protocol" in summary:
+        return _print_frames(summary)
     from poyo_ssl_plugin.experiments.report import arm_verdicts, result_rows, verdict
 
     rows = Table("arm", "accuracy", "95 % interval", "runs", title=summary["task"])
@@ -476,6 +483,16 @@ def _print_arms() -> None:
     for arm in ARMS.values():
         pretrain = "none" if arm.pretrain is None else "\n".join(arm.pretrain) or "the recipe 'pretrain'"
         rows.add_row(arm.name, arm.title, _plain(pretrain), _plain("\n".join(arm.finetune)))
+    console.print(rows)
+
+
+def _print_frames(summary: dict[str, Any]) -> None:
+    """How like the true frames those of each arm and baseline are."""
+    from poyo_ssl_plugin.experiments.frames import result_rows
+
+    rows = Table("arm", "SSIM", "95 % interval", "PSNR (dB)", "correlation", title=f"{summary['metric']}")
+    for row in result_rows(summary):
+        rows.add_row(*row.values())
     console.print(rows)
 
 

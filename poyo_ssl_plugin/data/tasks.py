@@ -145,6 +145,7 @@ class TrialSampler(torch.utils.data.Sampler[DatasetIndex]):
         jitter: Draw the moment uniformly from the trial (and shuffle) instead of its centre.
         generator: Source of randomness; torch's global generator by default.
         repeats: Windows per trial and epoch.
+        delay: Seconds from the moment to the middle of its window: the latency of the response.
 
     Raises:
         RecordingError: If no recording has a trial, or a window is longer than every split interval.
@@ -163,8 +164,10 @@ class TrialSampler(torch.utils.data.Sampler[DatasetIndex]):
         jitter: bool = False,
         generator: torch.Generator | None = None,
         repeats: int = 1,
+        delay: float = 0.0,
     ) -> None:
         self.window_length = window_length
+        self.delay = delay
         self.jitter = jitter
         self.generator = generator
         self.repeats = repeats
@@ -196,7 +199,8 @@ class TrialSampler(torch.utils.data.Sampler[DatasetIndex]):
         rows = rng.permutation(rows) if self.jitter else rows
         start, end, low, high = self.times[rows].T
         moment = start + (end - start) * (rng.uniform(0.02, 0.98, len(rows)) if self.jitter else 0.5)
-        first = np.clip(moment - self.window_length / 2, low, np.maximum(low, high - self.window_length))
+        first = moment + self.delay - self.window_length / 2
+        first = np.clip(first, low, np.maximum(low, high - self.window_length))
         seeds = rng.integers(2**63, size=len(rows))
         for row, t, m, s in zip(rows.tolist(), first.tolist(), moment.tolist(), seeds.tolist(), strict=True):
             name = str(self.recording[row])

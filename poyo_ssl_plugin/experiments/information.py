@@ -163,10 +163,9 @@ def _matched(diet: Diet, all_of: Sequence[Diet], table: PredictabilityTable, nam
 
 
 def _answers(module: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    from poyo_ssl_plugin.training.tokens import asked
+    from poyo_ssl_plugin.training.tokens import answered
 
-    logits = module.model(**batch["inputs"])[module.task.name]
-    return logits, asked(batch["target"], batch["inputs"]["output_task_index"])
+    return answered(module.adapter, module.model(**batch["inputs"]), batch, module.task.name)
 
 
 def _first(loader: Iterable[Any], n: int) -> Iterable[Any]:

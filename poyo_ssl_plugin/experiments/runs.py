@@ -8,18 +8,20 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.data import get_task
+from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, get_task
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.baselines import run_baselines
+from poyo_ssl_plugin.experiments.frames import frame_evaluation, run_frame_finetuning
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
 from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.predictability import make_diet
-from poyo_ssl_plugin.training import Inputs, RunResult
+from poyo_ssl_plugin.training import Inputs, RunResult, read_checkpoint
 from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
+from poyo_ssl_plugin.training.frames import reconstructs_frames
 
 
 def run_pretraining(config: DictConfig) -> dict[str, Any]:
@@ -44,6 +46,8 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
 
 def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> dict[str, Any]:
     """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
+    if config.task == MOVIE_FRAMES_TASK.name:
+        return run_frame_finetuning(config, stage=stage)
     seeds = list(config.seeds)
     if not seeds:
         raise RecipeError("seeds is empty: give at least one, seeds=[0]")
@@ -113,6 +117,8 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
         if not equals:
             raise RecipeError(f"{override!r} is not of the form key=value")
         changes[key] = OmegaConf.create(f"value: {value}").value
+    if reconstructs_frames(read_checkpoint(checkpoint)):
+        return frame_evaluation(checkpoint, changes)
     result = evaluate_once(checkpoint, changes)
     n, correct = len(result.predictions), sum(r["label"] == r["prediction"] for r in result.predictions)
     accuracy = result.metrics["test/accuracy"]

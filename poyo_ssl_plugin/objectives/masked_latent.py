@@ -135,7 +135,7 @@ class MaskedLatentReconstruction(nn.Module):
         """
         latent_pass = self._unmasked(model, inputs)
         first, last = latent_pass.first, latent_pass.last
-        hidden = self.mask(_layout(model, first), self.ratio, generator)
+        hidden = self.mask(latent_layout(model, first), self.ratio, generator)
         masked = process_latents(model, torch.where(hidden, self.mask_token.to(first.dtype), first), latent_pass.rotary)
         terms = {"masked": self._distance(masked, last, hidden)}
         loss = terms["masked"]
@@ -149,12 +149,7 @@ class MaskedLatentReconstruction(nn.Module):
         """The pass that gives the target, without dropout: noise must not count as variance."""
         if self.target == "live":
             return run_with_latents(model, inputs)
-        training = model.training
-        model.eval()
-        try:
-            return run_with_latents(model, inputs)
-        finally:
-            model.train(training)
+        return run_without_dropout(model, inputs)
 
     def _distance(self, masked: torch.Tensor, last: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         if self.target == "live":
@@ -162,6 +157,16 @@ class MaskedLatentReconstruction(nn.Module):
         wanted = F.layer_norm(last.detach(), last.shape[-1:])
         hidden = hidden.expand_as(wanted)
         return self.distance(self.predictor(masked)[hidden], wanted[hidden])
+
+
+def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
+    """As :func:`~poyo_ssl_plugin.models.run_with_latents`, in evaluation mode, with gradient."""
+    training = model.training
+    model.eval()
+    try:
+        return run_with_latents(model, inputs)
+    finally:
+        model.train(training)
 
 
 def variance_covariance(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -191,7 +196,8 @@ def latent_health(latents: torch.Tensor) -> dict[str, torch.Tensor]:
     }
 
 
-def _layout(model: Any, latents: torch.Tensor) -> LatentLayout:
+def latent_layout(model: Any, latents: torch.Tensor) -> LatentLayout:
+    """How the latents (B, L, D) of a POYO-family model are laid out, for a mask over them."""
     per_step = model.latent_emb.num_embeddings
     n_windows, n_latents, dim = latents.shape
     return LatentLayout(n_windows, n_latents // per_step, per_step, dim, latents.device)

@@ -13,7 +13,7 @@ from torch import nn
 from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
-from poyo_ssl_plugin.objectives import MaskedLatentReconstruction, NoReconstruction
+from poyo_ssl_plugin.objectives import NoReconstruction
 from poyo_ssl_plugin.training.health import HealthMeter
 from poyo_ssl_plugin.training.optim import checked, make_optimizer, make_schedule, schedule_config
 from poyo_ssl_plugin.training.tokens import answered
@@ -31,7 +31,8 @@ class Pretraining(L.LightningModule):
 
     Args:
         model: The model, its vocabularies initialised.
-        objective: The self-supervised objective.
+        objective: The self-supervised objective, ``objective(model, inputs) -> Reconstruction``; one with a
+            method ``attach`` is given the model first.
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
         optimizer: Arguments of :func:`make_optimizer`.
@@ -42,7 +43,7 @@ class Pretraining(L.LightningModule):
     def __init__(
         self,
         model: nn.Module,
-        objective: MaskedLatentReconstruction | NoReconstruction,
+        objective: nn.Module,
         *,
         auxiliary: str | None,
         auxiliary_weight: float,
@@ -69,6 +70,9 @@ class Pretraining(L.LightningModule):
             # Nothing trains the decoder; without this DDP would wait for its gradients.
             for name in set(_DECODER) & set(dict(model.named_children())):
                 getattr(model, name).requires_grad_(False)
+        attach = getattr(objective, "attach", None)
+        if callable(attach):
+            attach(model)
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
         return self._step(batch, "train")

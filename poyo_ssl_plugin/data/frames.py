@@ -1,0 +1,221 @@
+"""The images of a movie, and which of them are trained and tested on."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import h5py
+import numpy as np
+
+from poyo_ssl_plugin.data.tasks import Task, Trials
+from poyo_ssl_plugin.errors import RecipeError, RecordingError
+from poyo_ssl_plugin.recordings import recording_id
+
+# Every presentation of a frame is a trial of its own, labelled with the number of the frame.
+MOVIE_FRAMES_TASK = Task(
+    "natural_movie_frames", source="natural_movie_one", label="frame", n_classes=900, trial=1 / 30, labels_per_class=1
+)
+FRAMES_STEM = "natural_movie_one_frames"
+
+Protocol = Literal["repeats", "frames"]
+PROTOCOLS = ("repeats", "frames")
+
+
+@dataclass(frozen=True)
+class MovieFrames:
+    """Images of some or all frames of a movie.
+
+    Attributes:
+        image: Grayscale images, uint8 (F, H, W).
+        frame: Which frames of the movie they are, increasing, int64 (F,).
+    """
+
+    image: np.ndarray
+    frame: np.ndarray
+
+    @classmethod
+    def load(cls, path: str | Path) -> MovieFrames:
+        """Read ``image`` (F, H, W) and ``frame`` (F,) from an ``.npz`` or HDF5 file; nothing is unpickled.
+
+        Raises:
+            RecordingError: If the file is missing, damaged, or its arrays are not as they must be.
+
+        Example:
+            >>> import tempfile
+            >>> file = Path(tempfile.mkdtemp()) / "natural_movie_one_frames.npz"
+            >>> np.savez(file, image=np.zeros((2, 64, 128), np.uint8), frame=np.array([7, 8]))
+            >>> MovieFrames.load(file).frame.tolist()
+            [7, 8]
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise RecordingError(f"{path}: no such file of movie frames; name one with frames.file=...")
+        try:
+            arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
+        except (OSError, KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+            raise RecordingError(
+                f"{path}: cannot be read as movie frames ({error}); it must be an .npz or HDF5 file with 'image' "
+                "(frames, height, width) and 'frame' (frames,)"
+            ) from None
+        return cls(*_checked(path, *arrays))
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width."""
+        return self.image.shape[1], self.image.shape[2]
+
+    def rows(self, frames: np.ndarray) -> np.ndarray:
+        """Rows of ``image`` that show ``frames``, int64 of the same shape.
+
+        Raises:
+            RecordingError: If a frame has no image.
+        """
+        rows = np.minimum(np.searchsorted(self.frame, frames), len(self.frame) - 1)
+        missing = self.frame[rows] != frames
+        if missing.any():
+            raise RecordingError(f"frame {int(np.asarray(frames)[missing].flat[0])} of the movie has no image")
+        return rows
+
+
+def find_frames_file(folder: str | Path, file: str | Path | None = None) -> Path:
+    """The file of movie frames: the one named, or the one beside the recordings or in the folder above.
+
+    Args:
+        folder: Folder of the recordings.
+        file: A path, if it has another place or name.
+
+    Raises:
+        RecordingError: If there is none.
+    """
+    if file is not None:
+        return Path(file)
+    folder = Path(folder)
+    places = [
+        place / f"{FRAMES_STEM}{suffix}" for place in (folder, folder.parent) for suffix in (".npz", ".h5", ".hdf5")
+    ]
+    for place in places:
+        if place.is_file():
+            return place
+    raise RecordingError(
+        f"{folder}: has no {FRAMES_STEM}.npz (or .h5) beside its recordings, so there are no images to reconstruct; "
+        "name the file with frames.file=..."
+    )
+
+
+def split_frames(
+    available: np.ndarray,
+    *,
+    protocol: Protocol = "repeats",
+    fold: int = 0,
+    n_folds: int = 5,
+    n_blocks: int = 10,
+    gap: int = 30,
+    n_frames: int = MOVIE_FRAMES_TASK.n_classes,
+) -> dict[str, np.ndarray]:
+    """Which frames are trained, validated and tested on.
+
+    Protocol ``"repeats"`` (the paper's) takes all frames everywhere: the test is on repeats of the movie
+    that training did not see, of images that it did. Protocol ``"frames"`` holds out images: the frames
+    are cut into ``n_blocks`` contiguous blocks, every ``n_folds``-th block from ``fold`` on is tested, and
+    frames closer than ``gap`` to a tested one are not used at all. The movie is shown end to end, so its
+    first and last frames are neighbours. Validation is on the frames of training (in repeats of its
+    own): held-out images are met in the test only.
+
+    Args:
+        available: Frames that have an image, (F,).
+        protocol: ``"repeats"`` or ``"frames"``.
+        fold: Which blocks to hold out, in [0, n_folds).
+        n_folds: Number of folds.
+        n_blocks: Number of blocks.
+        gap: Frames to leave out on both sides of a held-out block.
+        n_frames: Length of the movie.
+
+    Returns:
+        ``"train"``, ``"valid"`` and ``"test"`` to frames, increasing.
+
+    Raises:
+        RecipeError: If the arguments leave nothing to train or to test on.
+
+    Example:
+        >>> parts = split_frames(np.arange(12), protocol="frames", fold=1, n_folds=3, n_blocks=3, gap=2, n_frames=12)
+        >>> parts["test"].tolist(), parts["train"].tolist()
+        ([4, 5, 6, 7], [0, 1, 10, 11])
+    """
+    available = np.unique(available)
+    if protocol not in PROTOCOLS:
+        raise RecipeError(f"frames.protocol must be {' or '.join(map(repr, PROTOCOLS))}, not {protocol!r}")
+    if protocol == "repeats":
+        return {"train": available, "valid": available, "test": available}
+    if not 0 <= fold < n_folds <= n_blocks:
+        raise RecipeError(
+            f"frames.fold={fold}, n_folds={n_folds}, n_blocks={n_blocks}: it must be 0 <= fold < n_folds <= n_blocks"
+        )
+    blocks = np.array_split(available, n_blocks)
+    test = np.concatenate(blocks[fold::n_folds])
+    distance = np.abs(available[:, None] - test)
+    distance = np.minimum(distance, n_frames - distance)
+    train = available[(distance > gap).all(axis=1)]
+    if len(train) == 0 or len(test) == 0:
+        raise RecipeError(
+            f"holding out {len(test)} of {len(available)} frames with a gap of {gap} leaves {len(train)} to train on; "
+            "choose a smaller frames.gap or other frames.n_blocks"
+        )
+    return {"train": train, "valid": train, "test": test}
+
+
+def find_presentations(data: Any, frames: np.ndarray, times: np.ndarray) -> Trials:
+    """Presentations of some frames whose middle lies in some times.
+
+    :func:`~poyo_ssl_plugin.data.find_trials` allows trials to stick out by more than a frame lasts; here
+    every presentation belongs to one part of a split only.
+
+    Args:
+        data: The recording.
+        frames: The frames, (F,).
+        times: Start and end of the times in seconds, (R, 2).
+
+    Raises:
+        RecordingError: If the recording was not shown the movie.
+    """
+    task = MOVIE_FRAMES_TASK
+    if task.source not in data.keys():
+        raise RecordingError(f"recording {recording_id(data)}: has no {task.source!r}, whose frames are reconstructed")
+    presentations = getattr(data, task.source)
+    start, end = np.asarray(presentations.start, float), np.asarray(presentations.end, float)
+    label = task.labels(presentations)
+    middle = (start + end)[:, None] / 2
+    inside = (middle >= times[:, 0]) & (middle < times[:, 1])
+    keep = inside.any(axis=1) & np.isin(label, frames)
+    if not keep.any():
+        return Trials(np.empty(0), np.empty(0), np.empty(0, np.int64), np.empty((0, 2)))
+    return Trials(start[keep], end[keep], label[keep], times[inside[keep].argmax(axis=1)])
+
+
+def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(path, allow_pickle=False) as arrays:
+        return arrays["image"], arrays["frame"]
+
+
+def _read_hdf5(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    with h5py.File(path, "r") as file:
+        return file["image"][:], file["frame"][:]
+
+
+def _checked(path: Path, image: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    wrong = ""
+    if image.ndim != 3 or image.dtype != np.uint8 or 0 in image.shape:
+        wrong = f"'image' has shape {image.shape} and type {image.dtype}, not (frames, height, width) of uint8"
+    elif frame.shape != image.shape[:1] or frame.dtype.kind not in "iu":
+        wrong = f"'frame' has shape {frame.shape} and type {frame.dtype}, not ({len(image)},) of integers"
+    elif len(np.unique(frame)) < len(frame):
+        wrong = "a frame occurs twice"
+    if wrong:
+        raise RecordingError(f"{path}: {wrong}")
+    order = np.argsort(frame)
+    return image[order], frame[order].astype(np.int64)
