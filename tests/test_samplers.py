@@ -8,7 +8,7 @@ import pytest
 import torch
 from scipy import stats
 
-from poyo_ssl_plugin.compat import Dataset, Interval, RandomFixedWindowSampler
+from poyo_ssl_plugin.compat import GENERATION, Dataset, Interval, RandomFixedWindowSampler
 from poyo_ssl_plugin.data import CurriculumSampler, PredictabilitySampler
 from poyo_ssl_plugin.errors import DietError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
@@ -94,14 +94,20 @@ class TestContractOfTheStockSampler:
             (INTERVALS, {"window_length": 5.0, "drop_short": False}),
             (INTERVALS, {"window_length": 50.0}),
             (INTERVALS, {"window_length": 50.0, "drop_short": False}),
-            (INTERVALS, {"window_length": 0.0}),
-            (INTERVALS, {"window_length": -1.0}),
         ],
     )
     def test_value_errors_where_the_stock_sampler_has_them(self, intervals, options):
         for kind in (RandomFixedWindowSampler, PredictabilitySampler):
             with pytest.raises(ValueError):
                 list(kind(sampling_intervals=intervals, **options))
+
+    @pytest.mark.parametrize("length", [0.0, -1.0])
+    def test_a_window_without_length(self, length):
+        # torch_brain 0.1 does not check it.
+        stock = [RandomFixedWindowSampler] if GENERATION == "0.2" else []
+        for kind in (*stock, PredictabilitySampler):
+            with pytest.raises(ValueError, match="greater than 0"):
+                kind(sampling_intervals=INTERVALS, window_length=length)
 
     @pytest.mark.parametrize("drop_short", [True, False])
     @pytest.mark.parametrize("length", [0.5, 0.9, 5.0, 7.0, 33.3])
