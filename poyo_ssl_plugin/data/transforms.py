@@ -203,7 +203,9 @@ class StandardizeTraces:
         series = getattr(data, self._group)
         samples = getattr(series, self._array)
         scaled = (samples - mean[rows].astype(np.float32)) / std[rows].astype(np.float32)
-        setattr(series, self._array, scaled.astype(np.float32))
+        # A sample that is missing (NaN) is taken to be the neuron's mean.
+        scaled = np.nan_to_num(scaled.astype(np.float32), nan=0.0, posinf=np.inf, neginf=-np.inf)
+        setattr(series, self._array, scaled)
         return data
 
 

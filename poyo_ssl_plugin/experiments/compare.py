@@ -187,6 +187,7 @@ def _settings(comparison: Comparison, job: Job) -> list[str]:
         f"data.root={comparison.root}",
         "diet.table=in-memory",
         f"out_dir={job['folder']}",
+        "resume=true",
         *_COMMON,
         f"trainer.threads={job['threads'] or 'null'}",
     ]
