@@ -9,7 +9,7 @@ JOBS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types check figures clean
+.PHONY: help demo test test-slow lint types audit check figures clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ lint: $(INSTALLED) ## Check style
 
 types: $(INSTALLED) ## Check types
 	$(BIN)/mypy
+
+audit: $(INSTALLED) ## Look for known vulnerabilities of what is installed; passes offline
+	.ci/audit $(VENV)
 
 check: lint types test ## All that continuous integration runs
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from poyo_ssl_plugin import __version__
-from poyo_ssl_plugin.errors import PoyoSSLError
+from poyo_ssl_plugin.errors import PoyoSSLError, Terminated
 
 # What commands need of torch, Lightning or matplotlib they import themselves: --help is to be quick.
 
@@ -34,6 +35,9 @@ class _Commands(click.Group):
         except PoyoSSLError as error:
             errors.print(f"[bold red]error:[/] {_plain(str(error))}", highlight=False, soft_wrap=True)
             sys.exit(EXIT_INPUT)
+        except Terminated as stop:
+            errors.print(_plain(stop.message or "stopped on SIGTERM; start again to go on"), highlight=False)
+            raise
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
@@ -55,6 +59,8 @@ def main(verbose: bool) -> None:
     handler = RichHandler(console=errors, show_path=False, show_time=False, markup=False)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("poyo_ssl_plugin").setLevel(level)
+    # Training saves its state first and has a handler of its own; all else just cleans up after itself.
+    signal.signal(signal.SIGTERM, _terminate)
 
 
 @main.command()
@@ -452,6 +458,10 @@ def doctor() -> None:
     for finding in diagnose():
         rows.add_row(finding.what, _plain(finding.found), _plain(finding.remedy))
     console.print(rows)
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated("stopped on SIGTERM; start again, runs with resume=true, to go on")
 
 
 def _show(config: Any) -> None:

@@ -4,6 +4,8 @@ Every error that bad input can cause derives from :class:`PoyoSSLError`. The com
 message and exits with code 2; anything else is a defect of ours and keeps its traceback.
 """
 
+from __future__ import annotations
+
 
 class PoyoSSLError(ValueError):
     """Base of all errors caused by input: names the file, key or recording, and says what to do."""
@@ -35,3 +37,33 @@ class ExtensionError(PoyoSSLError):
 
 class RegistrationError(PoyoSSLError):
     """The pipeline cannot be made known to the ``brainsets`` command, or its place is taken."""
+
+
+class OutputError(PoyoSSLError):
+    """A result cannot be written: a full disk, a read-only folder, or another run in it."""
+
+
+class NumericalError(PoyoSSLError):
+    """Training met a loss or a gradient that is not finite."""
+
+
+class DeviceError(PoyoSSLError):
+    """The device that was asked for is missing, or too small."""
+
+
+class Terminated(SystemExit):
+    """The scheduler asked the process to stop (SIGTERM). Start it again: it goes on where it was.
+
+    Not an error of the input. Uncaught, it ends the process with exit code 75, "temporary failure,
+    try again" in ``sysexits.h``.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(EXIT_TERMINATED)
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[Terminated], tuple[str]]:
+        return Terminated, (self.message,)
+
+
+EXIT_TERMINATED = 75

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from poyo_ssl_plugin.errors import OutputError
+
+# What the operating system says when a place cannot take an output; all else is a defect.
+_REFUSALS = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR", "EEXIST", "ENAMETOOLONG")
+    if hasattr(errno, name)
+}
 
 
 @contextmanager
@@ -16,7 +27,10 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``path`` and rename it to ``path`` on success.
 
     Creates the folder if needed. If the body raises, the temporary file is removed and an earlier
-    file at ``path`` stays as it was.
+    file at ``path`` stays as it was. What was renamed has reached the disk.
+
+    Raises:
+        OutputError: If the disk is full or the folder cannot be written.
 
     Example:
         >>> import tempfile
@@ -27,23 +41,56 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         'hello'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=path.suffix[-20:])
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            # mkstemp makes files private; results are meant to be shared like any other file.
+            temporary.chmod(0o666 & ~_umask())
+            _to_disk(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turn what the operating system says against writing ``path`` into an :class:`OutputError`."""
     try:
-        yield temporary
-        # mkstemp makes files private; results are meant to be shared like any other file.
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        number = _error_number(error)
+        if number is None or number not in _REFUSALS:
+            raise
+        raise OutputError(
+            f"{path}: cannot be written ({os.strerror(number)}); make room or choose another place. Files that were "
+            "there before are as they were"
+        ) from error
 
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write ``content`` as indented JSON, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _error_number(error: OSError) -> int | None:
+    if error.errno is not None:
+        return error.errno
+    # HDF5 says it in words only.
+    said = re.search(r"errno = (\d+)", str(error))
+    return int(said.group(1)) if said else None
+
+
+def _to_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _umask() -> int:

@@ -11,15 +11,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
 
 TRACES = "calcium_traces.df_over_f"
 SPIKES = "spikes"
+
+_EPSILON = float(np.finfo(float).eps)
 
 # Samples read at a time, in bytes: small enough to be summed from the cache of a large processor.
 _BYTES_PER_READ = 4 << 20
@@ -36,6 +39,49 @@ class Signal(Protocol):
     def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
         """Yield float arrays (rows, N) that together hold each sample of ``intervals`` once."""
         ...
+
+
+# What h5py and torch_brain raise, somewhere inside, where a file is not what it should be.
+_DAMAGE = (
+    OSError,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def recording_errors(name: str) -> Iterator[None]:
+    """Say of which recording an error is, whatever the file made a library raise.
+
+    Raises:
+        RecordingError: Instead of any error that a damaged file can cause.
+
+    Example:
+        >>> with recording_errors("a"):
+        ...     raise KeyError("domain")
+        Traceback (most recent call last):
+        ...
+        poyo_ssl_plugin.errors.RecordingError: recording a: damaged (KeyError: 'domain'); prepare it again
+    """
+    try:
+        yield
+    except RecordingError as error:
+        if name in str(error):
+            raise
+        raise RecordingError(f"recording {name}: {error}") from error
+    except PoyoSSLError:
+        raise
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:200]
+        raise RecordingError(
+            f"recording {name}: damaged ({type(error).__name__}: {reason}); prepare it again"
+        ) from error
 
 
 def recording_id(data: Any) -> str:
@@ -128,6 +174,11 @@ def split_intervals(data: Any, split: str | None) -> np.ndarray:
     pairs = np.stack([np.asarray(domain.start, float), np.asarray(domain.end, float)], axis=1)
     if len(pairs) == 0:
         raise RecordingError(f"recording {recording_id(data)}: split {split!r} is empty")
+    if not (np.isfinite(pairs).all() and (pairs[:, 1] >= pairs[:, 0]).all()):
+        raise RecordingError(
+            f"recording {recording_id(data)}: split {split!r} has times that are not finite, or that end before they "
+            "start; prepare it again"
+        )
     return pairs
 
 
@@ -180,17 +231,21 @@ class SampleClock:
         """The first row at or after ``time`` (as torch_brain's slicing), clipped to the series."""
         if np.ndim(time) == 0:
             return self._row_at(float(time))
-        position = (np.asarray(time, float) - self.start) * self.rate
+        time = np.asarray(time, float)
+        position = (time - self.start) * self.rate
         nearest = np.round(position)
-        # A time that is a row's own time up to rounding means that row, not the next one.
-        row = np.where(np.abs(position - nearest) < 1e-6, nearest, np.ceil(position))
+        # A time that is a row's own time up to rounding means that row, not the next one; the further from
+        # zero, the coarser times are.
+        rounding = 4 * _EPSILON * np.maximum(np.abs(time), abs(self.start)) * self.rate
+        row = np.where(np.abs(position - nearest) < np.maximum(1e-6, rounding), nearest, np.ceil(position))
         return np.clip(row, 0, self.n_rows).astype(np.int64)
 
     def _row_at(self, time: float) -> int:
         """:meth:`row` of one time, without numpy."""
         position = (time - self.start) * self.rate
         nearest = round(position)
-        row = nearest if abs(position - nearest) < 1e-6 else math.ceil(position)
+        rounding = 4 * _EPSILON * max(abs(time), abs(self.start)) * self.rate
+        row = nearest if abs(position - nearest) < max(1e-6, rounding) else math.ceil(position)
         return min(max(row, 0), self.n_rows)
 
     def rows(self, intervals: np.ndarray) -> np.ndarray:
@@ -289,7 +344,14 @@ def open_signal(data: Any, field: str = TRACES, *, bin_width: float = 0.1) -> Si
             f"recording {recording_id(data)}: {field} has shape {tuple(samples.shape)} but there are "
             f"{len(ids)} neurons; it must be (frames, neurons)"
         )
+    if samples.dtype.kind not in "fiub":
+        raise RecordingError(f"recording {recording_id(data)}: {field} holds {samples.dtype}, not numbers")
     clock = SampleClock(float(series.domain.start[0]), float(series.sampling_rate), len(samples))
+    if not (math.isfinite(clock.start) and math.isfinite(clock.rate) and clock.rate > 0):
+        raise RecordingError(
+            f"recording {recording_id(data)}: {field} starts at {clock.start} s and has {clock.rate} samples a second; "
+            "prepare it again"
+        )
     return TraceSignal(ids, samples, clock)
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import shutil
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
 
 import h5py
 import numpy as np

@@ -226,7 +226,11 @@ class StandardizeTraces:
         series = getattr(data, self._group)
         samples = getattr(series, self._array)
         scaled = (samples - mean[rows]) / std[rows]
-        series.__dict__[self._array] = scaled.astype(np.float32, copy=False)
+        # A sample that is missing (NaN) is taken to be the neuron's mean.
+        scaled = np.nan_to_num(
+            scaled.astype(np.float32, copy=False), copy=False, nan=0.0, posinf=np.inf, neginf=-np.inf
+        )
+        series.__dict__[self._array] = scaled
         return data
 
 

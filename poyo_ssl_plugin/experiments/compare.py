@@ -240,6 +240,7 @@ def _of_job(config: DictConfig, job: Job) -> DictConfig:
         # The table and the split are handed over in memory; the recipe still wants to know a table.
         "diet.table": "in-memory",
         "out_dir": job["folder"],
+        "resume": True,
         "trainer.progress": False,
         "trainer.tensorboard": False,
         "trainer.threads": job["threads"],

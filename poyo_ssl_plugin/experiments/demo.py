@@ -14,6 +14,7 @@ from poyo_ssl_plugin.experiments.report import write_report
 from poyo_ssl_plugin.experiments.settings import read_settings
 from poyo_ssl_plugin.experiments.statistics import Estimate
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.locks import only_run_in
 
 DEMO_LINES = ("Pvalb_IRES_Cre", "Emx1_IRES_Cre", "Sst_IRES_Cre", "Slc17a7_IRES2_Cre")
 DEMO_PRETRAIN = ("trainer.max_steps=600", "trainer.val_every_n_steps=150")
@@ -33,11 +34,12 @@ def report_comparison(
     Returns:
         The content of ``results.json``.
     """
-    result = run_comparison(comparison, stage=stage)
     out_dir = Path(comparison.out_dir)
-    result.table.save(out_dir / "table.csv")
-    write_json(out_dir / "results.json", result.summary)
-    write_report(result.summary, draw_figures(comparison, result), out_dir / "report.html", title=title)
+    with only_run_in(out_dir):
+        result = run_comparison(comparison, stage=stage)
+        result.table.save(out_dir / "table.csv")
+        write_json(out_dir / "results.json", result.summary)
+        write_report(result.summary, draw_figures(comparison, result), out_dir / "report.html", title=title)
     return result.summary
 
 

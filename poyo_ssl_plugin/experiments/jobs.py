@@ -1,7 +1,8 @@
 """Many runs: in parallel processes, and each of them once.
 
-A job is a plain dictionary. Its result is written to its own folder when it is done, beside the job, so
-that a second start of the same experiment finds it and goes on with the rest.
+A job is a plain dictionary. It is written to its own folder when it begins and its result when it is
+done, so that a second start of the same experiment skips what is done, resumes what was begun, and does
+the rest.
 """
 
 from __future__ import annotations
@@ -10,14 +11,21 @@ import json
 import multiprocessing
 import os
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from poyo_ssl_plugin.errors import PoyoSSLError, Terminated
 from poyo_ssl_plugin.files import write_json
 
 Job = dict[str, Any]
+# Name of the file that says which job was begun in a folder.
+BEGUN = "begun.json"
 Progress = Callable[[Iterator[Any], int], Iterable[Any]]
 
 
@@ -69,29 +77,64 @@ def _parallel(
 ) -> Iterator[Any]:
     # Forked torch processes can deadlock in its thread pools; fresh ones cannot.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, max(len(waiting), 1)), mp_context=context) as pool:
+    with ProcessPoolExecutor(min(processes, max(len(waiting), 1)), mp_context=context, initializer=_worker) as pool:
         futures = {pool.submit(_do, work, jobs[i]): i for i in waiting}
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
+        except BrokenProcessPool as error:
+            raise PoyoSSLError(
+                "a worker process was killed, most often for want of memory; start again with fewer processes=..., "
+                "finished runs are kept and the others go on where they were"
+            ) from error
+        except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
+            if not isinstance(error, Exception):
+                # Told to stop: so are the workers, which save their state first.
+                for process in list((getattr(pool, "_processes", None) or {}).values()):
+                    process.terminate()
             raise
+
+
+def _worker() -> None:
+    """Make a worker process end when it is told to, and when its parent is gone."""
+    signal.signal(signal.SIGTERM, _terminate)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+
+
+def _follow(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def _terminate(*_: Any) -> None:
+    raise Terminated
 
 
 def _do(work: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
     folder = Path(job["folder"])
-    if folder.exists():
-        # What an interrupted start, or another job of this name, left behind.
+    if folder.exists() and _read(folder / BEGUN) != _as_json(job):
+        # Of another job of this name.
         shutil.rmtree(folder)
+    write_json(folder / BEGUN, _as_json(job))
     result = work(job)
     write_json(folder / "job.json", {"job": job, "result": result})
     return result
 
 
 def _finished(job: Job) -> dict[str, Any] | None:
+    content = _read(Path(job["folder"]) / "job.json")
+    return content["result"] if isinstance(content, dict) and content.get("job") == _as_json(job) else None
+
+
+def _read(path: Path) -> Any:
     try:
-        content = json.loads((Path(job["folder"]) / "job.json").read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return content["result"] if content.get("job") == json.loads(json.dumps(job)) else None
+
+
+def _as_json(job: Job) -> Any:
+    return json.loads(json.dumps(job))

@@ -38,6 +38,7 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
         "metrics": _finite(result.metrics),
         "diet": f"{diet.name}: {diet.summary()}",
         "loaded": result.loaded.summary() if result.loaded else None,
+        "leaks": result.leaks,
         **_made(config),
     }
     write_json(result.out_dir / "results.json", summary)
@@ -95,6 +96,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         "seeds": seeds,
         "metrics": {str(seed): _finite(result.metrics) for seed, result in results.items()},
         "predictions": {str(seed): result.predictions for seed, result in results.items()},
+        "leaks": {str(seed): result.leaks for seed, result in results.items()},
         "loaded": next(iter(results.values())).loaded.summary() if arm == "pretrained" else None,  # type: ignore[union-attr]
         **_made(config),
     }
@@ -137,6 +139,7 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
         },
         "baselines": {},
         "checkpoint": str(checkpoint),
+        "leaks": result.leaks,
         "predictions": result.predictions,
         "versions": versions(),
         "git": git_revision(),

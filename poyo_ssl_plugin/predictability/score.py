@@ -16,7 +16,7 @@ from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.predictability.moments import Moments
 from poyo_ssl_plugin.predictability.statistics import make_statistic
 from poyo_ssl_plugin.predictability.table import STATUS_OK, PredictabilityTable
-from poyo_ssl_plugin.recordings import TRACES, cre_line, open_signal, split_intervals
+from poyo_ssl_plugin.recordings import TRACES, cre_line, open_signal, recording_errors, split_intervals
 
 logger = logging.getLogger(__name__)
 
@@ -82,19 +82,19 @@ def score_dataset(
 
     def score(recording: str) -> dict[str, Any]:
         try:
-            data = dataset.get_recording(recording)
-            times = split_intervals(data, split) if intervals is None else intervals[recording]
-            signal = open_signal(data, field, bin_width=bin_width)
-            rows = _measure(signal, times, statistics, fisher, min_samples, summing)
-        except (OSError, RecordingError) as error:
-            message = str(error) if isinstance(error, RecordingError) else f"recording {recording}: {error}"
+            with recording_errors(recording):
+                data = dataset.get_recording(recording)
+                times = split_intervals(data, split) if intervals is None else intervals[recording]
+                signal = open_signal(data, field, bin_width=bin_width)
+                rows = _measure(signal, times, statistics, fisher, min_samples, summing)
+                n_units = len(rows["unit_id"])
+                rows["recording_id"] = np.full(n_units, recording)
+                rows["cre_line"] = np.full(n_units, cre_line(data))
+        except RecordingError as error:
             if on_error == "raise":
-                raise RecordingError(message) from error
-            logger.warning("skipped: %s", message)
-            return {"recording": recording, "skipped": message}
-        n_units = len(rows["unit_id"])
-        rows["recording_id"] = np.full(n_units, recording)
-        rows["cre_line"] = np.full(n_units, cre_line(data))
+                raise
+            logger.warning("skipped: %s", error)
+            return {"recording": recording, "skipped": str(error)}
         return {"recording": recording, "columns": rows, "intervals": np.asarray(times, float).tolist()}
 
     recordings = list(dataset.recording_ids)

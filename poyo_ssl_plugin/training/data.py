@@ -33,6 +33,7 @@ from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.models import Adapter, adapt
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
 from poyo_ssl_plugin.recordings import TRACES
+from poyo_ssl_plugin.training.resume import ResumableLoader
 from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
 
 logger = logging.getLogger(__name__)
@@ -134,12 +135,15 @@ class DietData(L.LightningDataModule):
             fields=fields,
             uniquify_unit_ids=self.dataset.uniquify_unit_ids,
         )
-        return DataLoader(
+        kind = ResumableLoader if training else DataLoader
+        return kind(
             windows,
             batch_size=self.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             collate_fn=collate_windows,
+            # A generator of its own, so that making an iterator does not advance torch's.
+            generator=self._generator(),
             drop_last=training and len(sampler) >= self.batch_size,  # type: ignore[arg-type]
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -74,6 +74,12 @@ class Finetuning(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
 
+    def on_train_epoch_end(self) -> None:
+        """Say the accuracy of the epoch; by hand, so that a resumed epoch counts all of its batches."""
+        metric: Any = self.accuracy["train_accuracy"]
+        self.log("train/accuracy", metric.compute(), prog_bar=True)
+        metric.reset()
+
     def on_test_epoch_start(self) -> None:
         self.predictions = []
 
@@ -96,11 +102,12 @@ class Finetuning(L.LightningModule):
     def _score(self, output: Any, batch: dict[str, Any], part: str) -> torch.Tensor:
         logits, target = answered(self.adapter, output, batch, self.task.name)
         loss = F.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
-        metric = self.accuracy[f"{part}_accuracy"]
-        metric(logits, target)
+        metric: Any = self.accuracy[f"{part}_accuracy"]
+        metric.update(logits, target)
         size = len(batch["target"])
         self.log(f"{part}/loss", loss.detach(), batch_size=size, prog_bar=True, on_epoch=part != "train")
-        self.log(f"{part}/accuracy", metric, batch_size=size, prog_bar=True, on_epoch=True, on_step=False)
+        if part != "train":
+            self.log(f"{part}/accuracy", metric, batch_size=size, prog_bar=True, on_epoch=True, on_step=False)
         return loss
 
     def _keep_predictions(self, logits: torch.Tensor, batch: dict[str, Any]) -> None:

@@ -38,9 +38,9 @@ from poyo_ssl_plugin.training import run as runs
 from poyo_ssl_plugin.training.data import FinetuningData, _Fixed
 from poyo_ssl_plugin.training.frame_metrics import FRAME_METRICS, frame_metrics
 from poyo_ssl_plugin.training.health import HealthMeter
-from poyo_ssl_plugin.training.leaks import check_leaks
 from poyo_ssl_plugin.training.optim import EMBEDDINGS, checked, make_optimizer, make_schedule, schedule_config
 from poyo_ssl_plugin.training.run import Inputs, RunResult
+from poyo_ssl_plugin.training.session import run_session
 
 logger = logging.getLogger(__name__)
 
@@ -242,6 +242,7 @@ class FrameResult(RunResult):
     train_latents: tuple[np.ndarray, np.ndarray] | None = None
 
 
+@run_session
 def finetune_frames(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> FrameResult:
     """Run a recipe that reconstructs movie frames with one seed, and test it.
 
@@ -261,23 +262,22 @@ def finetune_frames(config: DictConfig, inputs: Inputs | None = None, *, seed: i
     data = frame_data(config, inputs, frames, seed=seed)
     model = runs._build_model(config, data, {MOVIE_FRAMES_TASK.name: config.decoder.latent_dim})
     loaded = runs._initialise(model, config, data, keep_words=False)
-    record = runs._record(config, model, data, data.split["train"])
-    if config.init_from is not None:
-        record["leaks"] = check_leaks(config.init_from, data, allow=config.allow_leak)
+    record = runs._record(config, model, data, data.split["train"], inputs.skipped)
+    record["leaks"] = runs.leaks_of(config, inputs, data)
     module = _module(config, model, movie, frames, record)
     trainer = runs._trainer(config, monitor="valid/ssim", mode="max")
-    runs._fit(config, trainer, module, data)
-    trained = dict(runs._numbers(trainer))
+    trained = runs._fit(config, trainer, module, data)
     trainer.test(module, data, verbose=False)
-    plain = runs._result(config, trainer, loaded=loaded)
+    metrics = {**trained, **runs._numbers(trainer)}
+    plain = RunResult(Path(config.out_dir), runs._last(config), metrics, loaded=loaded, leaks=record["leaks"])
     result = _frame_result(plain, module)
-    result.metrics = {**trained, **plain.metrics}
     fitted: Any = trainer.predict(module, data.fitting_dataloader())
     latents, labels = zip(*fitted, strict=True)
     result.train_latents = torch.cat(latents).float().cpu().numpy(), torch.cat(labels).cpu().numpy()
     return result
 
 
+@run_session
 def evaluate_frames(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> FrameResult:
     """Test a checkpoint that reconstructs movie frames on the test split of its recordings.
 
@@ -416,6 +416,7 @@ def _frame_result(plain: RunResult, module: FrameDecoding) -> FrameResult:
         plain.metrics,
         predictions=module.predictions,
         loaded=plain.loaded,
+        leaks=plain.leaks,
         task=MOVIE_FRAMES_TASK.name,
         reconstructions=torch.cat(module.reconstructions).numpy(),
         test_latents=torch.cat(module.latents).numpy(),

@@ -28,6 +28,9 @@ class HealthMeter:
         """``latent_std`` and ``effective_rank`` of everything collected; then start anew."""
         if sum(map(len, self._latents)) < 2:
             return {}
-        health = latent_health(torch.cat(self._latents))
-        self._latents = []
+        latents, self._latents = torch.cat(self._latents), []
+        if not latents.isfinite().all():
+            # Nothing to measure; what became of the numbers is the guard's to say.
+            return {"latent_std": float("nan"), "effective_rank": float("nan")}
+        health = latent_health(latents)
         return {name: float(value) for name, value in health.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import numpy as np
 
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import read_checkpoint
+from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import intersect_intervals
 from poyo_ssl_plugin.training.data import DietData
 
 logger = logging.getLogger(__name__)
+
+# Splits end on imaging frames and stimuli on frames of the screen: this much is no leak.
+_TOLERANCE = 1.0
 
 
 def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[str, Any]:
@@ -36,13 +41,10 @@ def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[
     if seen is None:
         logger.warning("%s does not say what it was trained on: leaks cannot be excluded", checkpoint)
         return {"known": False, "units": 0, "test_seconds": 0.0}
-    units, seconds = 0, 0.0
-    for name in data.recordings:
-        units += len(set(data.diet.units(name)) & set(seen["units"].get(name, [])))
-        both = intersect_intervals(data.split["test"][name], np.asarray(seen["intervals"].get(name, [])).reshape(-1, 2))
-        seconds += float((both[:, 1] - both[:, 0]).sum())
+    units = sum(len(set(data.diet.units(name)) & set(seen["units"].get(name, []))) for name in data.recordings)
+    seconds = _test_seconds(seen["intervals"], data)
     found = {"known": True, "units": units, "test_seconds": round(seconds, 3)}
-    if units or seconds > 1.0:
+    if units or seconds > _TOLERANCE:
         message = (
             f"{checkpoint} was trained on {units} of the neurons to be fine-tuned and on {seconds:.0f} s of the test "
             "time"
@@ -51,3 +53,71 @@ def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[
             raise RecipeError(f"{message}; choose another diet or split, or pass allow_leak=true to accept it")
         logger.warning("%s (allowed)", message)
     return found
+
+
+def check_scoring(table: PredictabilityTable, data: DietData, *, allow: bool) -> dict[str, Any]:
+    """Refuse a diet whose scores come from the time that is tested.
+
+    Args:
+        table: The scored neurons.
+        data: The data of the run.
+        allow: Accept a leak; it is recorded all the same.
+
+    Returns:
+        ``known`` and ``test_seconds`` as :func:`check_leaks`, and ``split``: the split that was scored.
+
+    Raises:
+        RecipeError: If there is a leak and it is not allowed.
+    """
+    scored = table.provenance.get("intervals")
+    if scored is None:
+        logger.warning("the table does not say which times it was scored on: leaks cannot be excluded")
+        return {"known": False, "split": None, "test_seconds": 0.0}
+    seconds = _test_seconds(scored, data)
+    if seconds > _TOLERANCE:
+        _refuse(
+            f"the neurons were scored on {seconds:.0f} s of the test time; score the training split alone "
+            "('poyo-ssl score' does by default)",
+            allow,
+        )
+    return {"known": True, "split": table.provenance.get("split"), "test_seconds": round(seconds, 3)}
+
+
+def check_test_time(record: dict[str, Any], data: DietData, *, allow: bool) -> dict[str, Any]:
+    """Refuse to evaluate a model on times that it, or the model it came from, was trained on.
+
+    Args:
+        record: What the checkpoint says of itself.
+        data: The data to be tested on.
+        allow: Accept a leak; it is recorded all the same.
+
+    Returns:
+        Seconds of the test time that were ``trained_on`` and ``pretrained_on``.
+
+    Raises:
+        RecipeError: If there is a leak and it is not allowed.
+    """
+    found = {}
+    for stage in ("trained_on", "pretrained_on"):
+        seconds = _test_seconds((record.get(stage) or {}).get("intervals", {}), data)
+        found[stage] = round(seconds, 3)
+        if seconds > _TOLERANCE:
+            _refuse(
+                f"the model was {stage.replace('_', ' ')} {seconds:.0f} s of the test time; choose other data", allow
+            )
+    return found
+
+
+def _test_seconds(seen: Mapping[str, Any], data: DietData) -> float:
+    """Seconds of the test that lie in times by recording."""
+    seconds = 0.0
+    for name in data.recordings:
+        both = intersect_intervals(data.split["test"][name], np.asarray(seen.get(name, []), float).reshape(-1, 2))
+        seconds += float((both[:, 1] - both[:, 0]).sum())
+    return seconds
+
+
+def _refuse(message: str, allow: bool) -> None:
+    if not allow:
+        raise RecipeError(f"{message}, or pass allow_leak=true to accept it")
+    logger.warning("%s (allowed)", message)

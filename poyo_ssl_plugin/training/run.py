@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,17 @@ import hydra.utils
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from poyo_ssl_plugin.compat import GENERATION
 from poyo_ssl_plugin.data import Recordings, get_task
+from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.data.splits import Split, recorded_split
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
+from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.models import (
     adapt,
     adapter_class,
@@ -36,17 +38,27 @@ from poyo_ssl_plugin.models import (
 from poyo_ssl_plugin.models.checkpoint import first_line
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
+from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.finetuning import Finetuning
-from poyo_ssl_plugin.training.leaks import check_leaks
+from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
+from poyo_ssl_plugin.training.leaks import check_leaks, check_scoring, check_test_time
+from poyo_ssl_plugin.training.logs import MetricsLog
 from poyo_ssl_plugin.training.pretraining import Pretraining
+from poyo_ssl_plugin.training.resume import ResumePoint
+from poyo_ssl_plugin.training.session import RESULT, claim, keep_result, kept_result, refuse_other_recipe, run_session
 
 logger = logging.getLogger(__name__)
 
 # Lightning announces hardware it did not find and advertises; and it advises worker processes, which a
 # step on a CPU does not need: windows load many times faster than they train.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-for _hint in (".*does not have many workers.*", ".*isinstance.treespec.*", ".*smaller than the logging interval.*"):
+for _hint in (
+    ".*Checkpoint directory .* is not empty.*",
+    ".*does not have many workers.*",
+    ".*isinstance.treespec.*",
+    ".*smaller than the logging interval.*",
+):
     warnings.filterwarnings("ignore", _hint)
 
 VOCABULARIES = ("unit_emb", "session_emb")
@@ -62,6 +74,7 @@ class Inputs:
     dataset: Recordings
     table: PredictabilityTable
     split: Split
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_recipe(cls, config: DictConfig) -> Inputs:
@@ -69,9 +82,12 @@ class Inputs:
         data = config.data
         recordings = None if data.recordings is None else [str(name) for name in data.recordings]
         dataset = Recordings(data.root, recordings, uniquify_unit_ids=data.uniquify_unit_ids)
+        good, damaged = usable_recordings(dataset, on_error=data.on_error)
+        if damaged:
+            dataset = Recordings(data.root, good, uniquify_unit_ids=data.uniquify_unit_ids)
         _require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
         table = PredictabilityTable.load(config.diet.table)
-        return cls(dataset, table, recorded_split(dataset, data.split))
+        return cls(dataset, table, recorded_split(dataset, data.split), damaged)
 
 
 @dataclass
@@ -86,6 +102,7 @@ class RunResult:
         predictions: One row per test trial, of a fine-tuning run.
         loaded: Which weights the run started from.
         task: What was decoded, of a fine-tuning run.
+        leaks: What of the test was seen before, and whether that was allowed.
     """
 
     out_dir: Path
@@ -95,8 +112,10 @@ class RunResult:
     predictions: list[dict[str, Any]] = field(default_factory=list)
     loaded: LoadReport | None = None
     task: str = ""
+    leaks: dict[str, Any] = field(default_factory=dict)
 
 
+@run_session
 def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     """Run a pretraining recipe.
 
@@ -108,6 +127,8 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
     config = _resolved(config)
+    if (finished := _finished(config)) is not None:
+        return finished
     inputs = inputs or Inputs.from_recipe(config)
     diet = _diet(config, inputs.table)
     L.seed_everything(config.seed, workers=True, verbose=False)
@@ -125,20 +146,22 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     model = _build_model(config, data, {task.name: task.n_classes} if task else {})
     objective = _instantiate(config.ssl, "ssl")
     loaded = _initialise(model, config, data, keep_words=True)
+    leaks = {"scoring": check_scoring(inputs.table, data, allow=config.get("allow_leak", False))}
     module = Pretraining(
         model,
         objective,
         auxiliary=task.name if task else None,
         auxiliary_weight=config.aux.weight,
-        hyper_parameters=_record(config, model, data, data.train_times),
+        hyper_parameters={**_record(config, model, data, data.train_times, inputs.skipped), "leaks": leaks},
         **_plain(config.optim, "optimizer", "schedule"),
     )
     trainer = _trainer(config, monitor="valid/loss", mode="min")
     initial = _validate(trainer, module, data)
-    _fit(config, trainer, module, data)
-    result = _result(config, trainer, initial=initial, loaded=loaded)
-    result.metrics |= _validate(trainer, module, data)
-    return result
+    metrics = _fit(config, trainer, module, data)
+    metrics |= _validate(trainer, module, data)
+    return _keep(
+        config, RunResult(Path(config.out_dir), _last(config), metrics, initial=initial, loaded=loaded, leaks=leaks)
+    )
 
 
 @dataclass
@@ -150,12 +173,14 @@ class Prepared:
         module: The Lightning module; ``module.model`` is the model, its vocabularies initialised.
         data: The data module, attached to the model.
         loaded: Which weights it starts from.
+        leaks: What of the test was seen before, and whether that was allowed.
     """
 
     config: DictConfig
     module: Finetuning
     data: FinetuningData
     loaded: LoadReport | None = None
+    leaks: dict[str, Any] = field(default_factory=dict)
 
 
 def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
@@ -178,9 +203,10 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     )
     model = _build_model(config, data, {task.name: task.n_classes})
     loaded = _initialise(model, config, data, keep_words=False)
-    record = _record(config, model, data, data.split["train"])
+    record = _record(config, model, data, data.split["train"], inputs.skipped)
+    record["leaks"] = leaks_of(config, inputs, data)
     if config.init_from is not None:
-        record["leaks"] = check_leaks(config.init_from, data, allow=config.allow_leak)
+        record["pretrained_on"] = read_checkpoint(config.init_from)["hyper_parameters"].get("trained_on")
     module = Finetuning(
         model,
         task,
@@ -189,9 +215,10 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
         hyper_parameters=record,
         **_plain(config.optim, "optimizer", "schedule"),
     )
-    return Prepared(config, module, data, loaded)
+    return Prepared(config, module, data, loaded, record["leaks"])
 
 
+@run_session
 def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
     """Run a fine-tuning recipe with one seed, and test it.
 
@@ -203,17 +230,34 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
     Raises:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
+    if (finished := _finished(_resolved(config), seed=seed)) is not None:
+        return finished
     run = prepare_finetuning(config, inputs, seed=seed)
     config, module, data = run.config, run.module, run.data
     trainer = _trainer(config, monitor="valid/accuracy", mode="max")
-    _fit(config, trainer, module, data)
-    trained = dict(_numbers(trainer))
+    metrics = _fit(config, trainer, module, data)
     trainer.test(module, data, verbose=False)
-    result = _result(config, trainer, loaded=run.loaded)
-    result.metrics = {**trained, **result.metrics}
-    result.predictions = module.predictions
-    result.task = module.task.name
-    return result
+    result = RunResult(
+        Path(config.out_dir),
+        _last(config),
+        {**metrics, **_numbers(trainer)},
+        predictions=module.predictions,
+        loaded=run.loaded,
+        task=module.task.name,
+        leaks=run.leaks,
+    )
+    return _keep(config, result, seed=seed)
+
+
+def leaks_of(config: DictConfig, inputs: Inputs, data: FinetuningData) -> dict[str, Any]:
+    """What of the test pretraining and scoring saw, and whether the recipe allows it.
+
+    Raises:
+        RecipeError: If it does not.
+    """
+    before = {} if config.init_from is None else check_leaks(config.init_from, data, allow=config.allow_leak)
+    scoring = check_scoring(inputs.table, data, allow=config.allow_leak)
+    return {**before, "scoring": scoring, "allowed": bool(config.allow_leak)}
 
 
 def open_finetuned(
@@ -244,15 +288,17 @@ def open_finetuned(
     data = FinetuningData(
         inputs.dataset, inputs.table, _diet(config, inputs.table), inputs.split, task=task, **_data_options(config)
     )
+    leaks = check_test_time(record, data, allow=bool(config.get("allow_leak", False)))
     model = _build_model(config, data, {task.name: task.n_classes})
     try:
         model.load_state_dict(model_state(content))
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{checkpoint}: does not fit these recordings ({str(error).splitlines()[0]})") from None
     module = Finetuning(model, task, hyper_parameters=record, **_plain(config.optim, "optimizer", "schedule"))
-    return Prepared(config, module, data)
+    return Prepared(config, module, data, leaks=leaks)
 
 
+@run_session
 def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> RunResult:
     """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`."""
     run = open_finetuned(checkpoint, overrides)
@@ -266,6 +312,7 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
         _numbers(trainer),
         predictions=run.module.predictions,
         task=run.module.task.name,
+        leaks=run.leaks,
     )
 
 
@@ -387,7 +434,9 @@ def _sessions(data: DietData) -> list[str]:
     return [str(data.dataset.get_recording(name).session.id) for name in data.recordings]
 
 
-def _record(config: DictConfig, model: nn.Module, data: DietData, times: Mapping[str, Any]) -> dict[str, Any]:
+def _record(
+    config: DictConfig, model: nn.Module, data: DietData, times: Mapping[str, Any], skipped: Mapping[str, str]
+) -> dict[str, Any]:
     """What a checkpoint says of itself, in plain values: model arguments, recipe, neurons and times seen."""
     recipe = OmegaConf.to_container(config)
     assert isinstance(recipe, dict)
@@ -396,6 +445,7 @@ def _record(config: DictConfig, model: nn.Module, data: DietData, times: Mapping
     return {
         "model": arguments,
         "recipe": recipe,
+        "skipped": dict(skipped),
         "trained_on": {
             "units": {name: data.diet.units(name) for name in data.recordings},
             "intervals": {name: [list(map(float, pair)) for pair in times[name]] for name in data.recordings},
@@ -411,15 +461,16 @@ def _subject(data: DietData, name: str) -> str:
 def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
     options = config.trainer
     out_dir = Path(config.out_dir)
+    claim(out_dir)
     if not config.resume and _last(config).exists():
         raise RecipeError(f"{out_dir} holds a run already: pass resume=true to continue it, or another out_dir=...")
     if options.threads:
         torch.set_num_threads(options.threads)
-    # Lightning's own save_last writes only when the best improved, and then it is not the last.
+    (out_dir / RESULT).unlink(missing_ok=True)
     place = {"dirpath": _last(config).parent, "enable_version_counter": False}
     checkpoints = [
         ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place),
-        ModelCheckpoint(filename="last", every_n_train_steps=options.val_every_n_steps, **place),
+        ResumePoint(_last(config), every_n_steps=options.save_every_n_steps or options.val_every_n_steps),
     ]
     if options.trajectory_every_n_steps:
         place["dirpath"] = out_dir / "trajectory"
@@ -427,6 +478,7 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
         checkpoints.append(
             _Trajectory(filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place)
         )
+    guards = [FiniteGuard(out_dir, options.on_nonfinite), CollapseWarning()]
     bars = [RichProgressBar()] if options.progress else []
     trainer = L.Trainer(
         max_steps=options.max_steps,
@@ -435,8 +487,9 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=options.gradient_clip_val,
-        callbacks=[*checkpoints, LearningRateMonitor("step"), *bars],
-        logger=_loggers(out_dir, tensorboard=options.tensorboard, wandb=options.wandb),
+        callbacks=[*guards, *checkpoints, LearningRateMonitor("step"), *bars],
+        plugins=[SafeCheckpointIO()],
+        logger=_loggers(out_dir, resumed=_last(config).exists(), tensorboard=options.tensorboard, wandb=options.wandb),
         enable_progress_bar=bool(options.progress),
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -453,8 +506,8 @@ def _trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
             )
         },
     )
-    out_dir.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, out_dir / "recipe.yaml")
+    with atomic_path(out_dir / "recipe.yaml") as temporary:
+        OmegaConf.save(config, temporary)
     return trainer
 
 
@@ -462,10 +515,8 @@ class _Trajectory(ModelCheckpoint):
     """A class of its own: Lightning tells the states of callbacks apart by class and period."""
 
 
-def _loggers(out_dir: Path, *, tensorboard: bool, wandb: bool) -> list[Logger]:
-    # Lightning empties a CSV folder that exists; a resumed run gets the next one.
-    starts = len(list(out_dir.glob("csv*")))
-    loggers: list[Logger] = [CSVLogger(out_dir, name="", version=f"csv{starts}" if starts else "csv")]
+def _loggers(out_dir: Path, *, resumed: bool, tensorboard: bool, wandb: bool) -> list[Logger]:
+    loggers: list[Logger] = [MetricsLog(out_dir / "csv", resumed=resumed)]
     if tensorboard:
         loggers.append(TensorBoardLogger(out_dir, name="", version="tensorboard"))
     if wandb:
@@ -475,12 +526,50 @@ def _loggers(out_dir: Path, *, tensorboard: bool, wandb: bool) -> list[Logger]:
     return loggers
 
 
-def _fit(config: DictConfig, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
-    """Train to the end, from where the run in ``out_dir`` was if it is resumed, and keep the last state."""
+def _fit(
+    config: DictConfig, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule
+) -> dict[str, float]:
+    """Train to the end, from where the run in ``out_dir`` was if it is resumed, and keep the last state.
+
+    Returns:
+        The last value of every metric, over all starts of the run.
+    """
     last = _last(config)
     resumed = str(last) if config.resume and last.exists() else None
+    if resumed is not None:
+        earlier = read_checkpoint(last)["hyper_parameters"]
+        refuse_other_recipe(OmegaConf.to_container(config), earlier.get("recipe", {}), last)  # type: ignore[arg-type]
     trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
-    trainer.save_checkpoint(last)
+    point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))  # type: ignore[attr-defined]
+    if point.trained:
+        trainer.save_checkpoint(last)
+    point.restore(module)
+    return {**point.carried, **_numbers(trainer)}
+
+
+def _finished(config: DictConfig, **further: Any) -> RunResult | None:
+    """The result of the run in ``out_dir`` if it is to be resumed and was finished."""
+    content = kept_result(config.out_dir, _identity(config, further)) if config.resume else None
+    if content is None or not _last(config).exists():
+        return None
+    logger.info("%s: finished already", config.out_dir)
+    loaded = None if content["loaded"] is None else LoadReport(**content["loaded"])
+    values = {name: content[name] for name in ("metrics", "initial", "predictions", "task", "leaks")}
+    return RunResult(Path(config.out_dir), _last(config), loaded=loaded, **values)
+
+
+def _keep(config: DictConfig, result: RunResult, **further: Any) -> RunResult:
+    content = asdict(result)
+    for name in ("out_dir", "checkpoint"):
+        del content[name]
+    keep_result(config.out_dir, _identity(config, further), content)
+    return result
+
+
+def _identity(config: DictConfig, further: Mapping[str, Any]) -> dict[str, Any]:
+    recipe = OmegaConf.to_container(config)
+    assert isinstance(recipe, dict)
+    return {**recipe, **further}  # type: ignore[dict-item]
 
 
 def _last(config: DictConfig) -> Path:
@@ -497,13 +586,3 @@ def _validate(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDa
 
 def _numbers(trainer: L.Trainer) -> dict[str, float]:
     return {name: float(value) for name, value in trainer.callback_metrics.items()}
-
-
-def _result(
-    config: DictConfig,
-    trainer: L.Trainer,
-    *,
-    initial: dict[str, float] | None = None,
-    loaded: LoadReport | None = None,
-) -> RunResult:
-    return RunResult(Path(config.out_dir), _last(config), _numbers(trainer), initial=initial or {}, loaded=loaded)

@@ -1,0 +1,42 @@
+"""One run per folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import filelock
+
+from poyo_ssl_plugin.errors import OutputError
+from poyo_ssl_plugin.files import writing
+
+# A run that was killed may have worker processes that take a moment to notice.
+PATIENCE = 10.0
+
+
+@contextmanager
+def only_run_in(folder: str | Path, *, patience: float = PATIENCE) -> Iterator[None]:
+    """Hold the folder for this process. The system lets go of it however the process ends.
+
+    Args:
+        folder: The folder; created if need be.
+        patience: How long to wait for another run to end, in seconds.
+
+    Raises:
+        OutputError: If another run goes on there, or the folder cannot be written.
+    """
+    folder = Path(folder)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(folder / ".lock")
+        try:
+            lock.acquire(timeout=patience)
+        except filelock.Timeout:
+            raise OutputError(
+                f"{folder}: another run is going on there; wait for it to end, or choose another out_dir=..."
+            ) from None
+    try:
+        yield
+    finally:
+        lock.release()

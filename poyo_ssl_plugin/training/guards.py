@@ -1,0 +1,151 @@
+"""Numerical guards: losses and gradients that are not finite, representations that collapse."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+import lightning as L
+import torch
+
+from poyo_ssl_plugin.errors import NumericalError, RecipeError
+from poyo_ssl_plugin.files import write_json
+
+logger = logging.getLogger(__name__)
+
+# So many skipped steps in a row are no accident.
+MAX_SKIPPED_IN_A_ROW = 50
+
+
+class FiniteGuard(L.Callback):
+    """Keeps a loss or gradient that is not finite from reaching the weights.
+
+    What the batch held is written to ``nonfinite.json`` in the run's folder: step, recordings, start
+    times, the loss and the parameters whose gradients were affected. With 16-bit gradients only the
+    loss is looked at, since there the gradient scaler deals with the gradients.
+
+    Args:
+        out_dir: Folder of the run.
+        action: ``"stop"``, or ``"skip"``, which leaves weights and optimiser as they are, counts, and
+            stops after 50 steps in a row.
+
+    Raises:
+        NumericalError: Where it stops; the weights are those of the step before.
+    """
+
+    def __init__(self, out_dir: str | Path, action: Literal["stop", "skip"] = "stop") -> None:
+        if action not in ("stop", "skip"):
+            raise RecipeError(f"trainer.on_nonfinite must be stop or skip, not {action!r}")
+        self.path = Path(out_dir) / "nonfinite.json"
+        self.action = action
+        self.skipped = 0
+        self._in_a_row = 0
+        self._batch: Any = None
+        self._loss: torch.Tensor | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"skipped": self.skipped}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.skipped = state_dict["skipped"]
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        self._batch = batch
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        self._loss = loss.detach()
+
+    def on_before_optimizer_step(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        assert self._loss is not None
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        watched = [self._loss.reshape(1)]
+        if not str(trainer.precision).startswith("16"):
+            watched += [norm.reshape(1) for norm in torch._foreach_norm(gradients)]
+        # One number, so that a GPU is waited for once.
+        if bool(torch.cat([w.float() for w in watched]).isfinite().all()):
+            self._in_a_row = 0
+            return
+        self.skipped += 1
+        self._in_a_row += 1
+        recordings = self._write_down(trainer, pl_module)
+        if self.action == "stop" or self._in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            times = "" if self.action == "stop" else f" {self._in_a_row} times in a row"
+            raise NumericalError(
+                f"step {trainer.global_step}: the loss or its gradient was not finite{times} (recordings "
+                f"{', '.join(recordings)}; details in {self.path}). Look at these recordings, lower "
+                "optim.optimizer.lr, or pass trainer.on_nonfinite=skip to leave such batches out; the last checkpoint "
+                "is from before it"
+            )
+        logger.warning("step %d: not finite, skipped (recordings %s)", trainer.global_step, ", ".join(recordings))
+        for parameter in pl_module.parameters():
+            parameter.grad = None
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+        if self.skipped:
+            pl_module.log("train/skipped_steps", float(self.skipped), on_step=True, on_epoch=False)
+
+    def _write_down(self, trainer: L.Trainer, module: L.LightningModule) -> list[str]:
+        recordings = [str(name) for name in self._batch.get("recording_id", [])]
+        assert self._loss is not None
+        affected = [
+            name
+            for name, parameter in module.named_parameters()
+            if parameter.grad is not None and not bool(parameter.grad.isfinite().all())
+        ]
+        content = {
+            "step": trainer.global_step,
+            "loss": str(float(self._loss)),
+            "recording_ids": recordings,
+            "starts": [float(start) for start in self._batch.get("start", [])],
+            "gradients_not_finite": affected,
+            "action": self.action,
+            "steps_so_far": self.skipped,
+        }
+        write_json(self.path, content)
+        return sorted(set(recordings))
+
+
+class CollapseWarning(L.Callback):
+    """Warns when held-out latents stop depending on the input.
+
+    Compares the effective rank and the input-dependent standard deviation of each validation with
+    those of the first one (Roy & Vetterli 2007; Jing et al. 2022 on collapse).
+
+    Args:
+        rank_share: Warn below this share of the first effective rank.
+        std_share: Warn below this share of the first standard deviation.
+    """
+
+    def __init__(self, rank_share: float = 0.2, std_share: float = 0.05) -> None:
+        self.shares = {"effective_rank": rank_share, "latent_std": std_share}
+        self.first: dict[str, float] = {}
+        self.warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": self.first, "warned": self.warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.first, self.warned = dict(state_dict["first"]), state_dict["warned"]
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, share in self.shares.items():
+            value = trainer.callback_metrics.get(f"valid/{name}")
+            if value is None:
+                continue
+            first = self.first.setdefault(name, float(value))
+            if not self.warned and float(value) < share * first:
+                self.warned = True
+                logger.warning(
+                    "step %d: the representation is collapsing: %s of held-out latents fell from %.3g to %.3g. Use an "
+                    "objective with a variance term (ssl=masked_latent), a lower optim.optimizer.lr, or a larger "
+                    "aux.weight; a model pretrained like this will not help",
+                    trainer.global_step,
+                    name.replace("_", " "),
+                    first,
+                    float(value),
+                )

@@ -1,0 +1,297 @@
+"""What goes wrong around a run: numbers, disks, folders, devices. One clear message, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import StandardizeTraces
+from poyo_ssl_plugin.errors import DeviceError, NumericalError, OutputError, RecipeError
+from poyo_ssl_plugin.files import atomic_path, write_json
+from poyo_ssl_plugin.locks import only_run_in
+from poyo_ssl_plugin.training import finetune, pretrain, read_checkpoint
+from poyo_ssl_plugin.training.guards import CollapseWarning
+from poyo_ssl_plugin.training.session import hardware_errors
+
+QUICK = [
+    "model=tiny",
+    "data.batch_size=4",
+    "trainer.max_steps=4",
+    "trainer.val_every_n_steps=2",
+    "trainer.log_every_n_steps=1",
+    "trainer.progress=false",
+    "trainer.tensorboard=false",
+    "trainer.accelerator=cpu",
+]
+
+
+@pytest.fixture
+def recipe(sim_dir, table_path, tmp_path):
+    def make(command: str, *overrides: str, name: str = "run"):
+        common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / name}"]
+        return compose_recipe(command, "scratch" if command == "finetune" else None, [*QUICK, *common, *overrides])
+
+    return make
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    """Make the traces of one recording infinite when they reach the model."""
+
+    def arm(recording: str) -> None:
+        standardize = StandardizeTraces.__call__
+
+        def call(self, data):
+            data = standardize(self, data)
+            if data.session.id == recording:
+                data.calcium_traces.df_over_f[:] = np.inf
+            return data
+
+        monkeypatch.setattr(StandardizeTraces, "__call__", call)
+
+    return arm
+
+
+class TestNumbers:
+    def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_recordings(self, recipe, poison, tmp_path):
+        poison("sim_001")
+        with pytest.raises(NumericalError, match=r"recordings .*sim_001.*on_nonfinite=skip"):
+            pretrain(recipe("pretrain", "data.recordings=[sim_001]", "trainer.val_every_n_steps=100"))
+        said = json.loads((tmp_path / "run" / "nonfinite.json").read_text())
+        assert set(said["recording_ids"]) == {"sim_001"} and len(said["starts"]) == 4
+        assert said["loss"] == "nan" and said["gradients_not_finite"]
+
+    def test_or_leaves_such_batches_out_and_counts_them(self, recipe, poison):
+        poison("sim_001")
+        options = ["trainer.on_nonfinite=skip", "data.batch_size=1", "trainer.max_steps=12", "diet=all"]
+        result = finetune(recipe("finetune", *options))
+        state = read_checkpoint(result.checkpoint)["state_dict"]
+        assert all(value.isfinite().all() for value in state.values() if isinstance(value, torch.Tensor))
+        assert 0 < result.metrics["train/skipped_steps"] < 12
+
+    def test_but_not_for_ever(self, recipe, poison, monkeypatch):
+        monkeypatch.setattr("poyo_ssl_plugin.training.guards.MAX_SKIPPED_IN_A_ROW", 3)
+        poison("sim_001")
+        with pytest.raises(NumericalError, match="3 times in a row"):
+            pretrain(recipe("pretrain", "data.recordings=[sim_001]", "trainer.on_nonfinite=skip"))
+
+    def test_an_unknown_action_is_refused(self, recipe):
+        with pytest.raises(RecipeError, match="stop or skip"):
+            pretrain(recipe("pretrain", "trainer.on_nonfinite=ignore"))
+
+    def test_collapse_is_warned_about_with_a_remedy(self, caplog):
+        class Trainer:
+            global_step = 7
+            callback_metrics = {"valid/effective_rank": torch.tensor(20.0), "valid/latent_std": torch.tensor(0.2)}
+
+        watch = CollapseWarning()
+        watch.on_validation_end(Trainer, None)
+        Trainer.callback_metrics = {"valid/effective_rank": torch.tensor(15.0), "valid/latent_std": torch.tensor(0.1)}
+        watch.on_validation_end(Trainer, None)
+        assert not caplog.records
+        Trainer.callback_metrics = {"valid/effective_rank": torch.tensor(3.0), "valid/latent_std": torch.tensor(0.1)}
+        with caplog.at_level(logging.WARNING):
+            watch.on_validation_end(Trainer, None)
+            watch.on_validation_end(Trainer, None)
+        assert len(caplog.records) == 1
+        assert "effective rank" in caplog.text and "ssl=masked_latent" in caplog.text
+
+    def test_deterministic_runs_are_equal_bit_for_bit(self, recipe):
+        a, b = (finetune(recipe("finetune", "trainer.deterministic=true", name=name)) for name in "ab")
+        one, two = (read_checkpoint(run.checkpoint)["state_dict"] for run in (a, b))
+        assert all(torch.equal(one[k], two[k]) for k in one if isinstance(one[k], torch.Tensor))
+        assert a.metrics == b.metrics
+
+
+class TestDevices:
+    def test_out_of_memory_says_what_to_lower(self):
+        expected = r"Tried to allocate 2 GiB.*lower data\.batch_size.*resume=true"
+        with pytest.raises(DeviceError, match=expected), hardware_errors():
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has")
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+    def test_a_gpu_that_is_not_there(self, recipe):
+        with pytest.raises(DeviceError, match=r"trainer\.accelerator=cpu"):
+            pretrain(recipe("pretrain", "trainer.accelerator=cuda"))
+
+
+class TestFolders:
+    def test_two_runs_in_one_folder(self, recipe, tmp_path, monkeypatch):
+        monkeypatch.setattr("poyo_ssl_plugin.locks.PATIENCE", 0.1)
+        monkeypatch.setattr(only_run_in.__wrapped__, "__kwdefaults__", {"patience": 0.1})
+        with only_run_in(tmp_path / "run"), pytest.raises(OutputError, match="another run is going on"):
+            pretrain(recipe("pretrain"))
+        assert pretrain(recipe("pretrain")).checkpoint.exists()
+
+    def test_the_lock_goes_with_its_process(self, tmp_path):
+        code = (
+            "import sys, time\nfrom poyo_ssl_plugin.locks import only_run_in\n"
+            "with only_run_in(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
+        )
+        holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(OutputError, match="another run"), only_run_in(tmp_path, patience=0.1):
+            pass
+        holder.kill()
+        holder.wait()
+        with only_run_in(tmp_path, patience=1.0):
+            pass
+
+    def test_an_unwritable_folder(self, recipe):
+        with pytest.raises(OutputError, match="cannot be written"):
+            write_json("/sys/x.json", {})
+
+    def test_a_file_where_a_folder_should_be(self, recipe, tmp_path):
+        (tmp_path / "run").write_text("mine")
+        with pytest.raises(OutputError, match="cannot be written"):
+            pretrain(recipe("pretrain"))
+        assert (tmp_path / "run").read_text() == "mine"
+
+    def test_a_failed_write_leaves_the_earlier_file(self, tmp_path):
+        write_json(tmp_path / "x.json", {"a": 1})
+        with pytest.raises(OutputError, match="No space left"), atomic_path(tmp_path / "x.json") as path:
+            path.write_text("{")
+            raise OSError(28, "No space left on device")
+        assert json.loads((tmp_path / "x.json").read_text()) == {"a": 1}
+        assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """Run a command in a namespace of its own where ``disk`` is a file system of a given size."""
+    unshare = shutil.which("unshare")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def run(script: str, *, size: str, options: str = ""):
+        mount = f'mount -t tmpfs -o size={size}{options} none {disk} && exec {sys.executable} -c "$SCRIPT"'
+        command = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", mount]
+        environment = {**os.environ, "SCRIPT": script, "DISK": str(disk)}
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+    if unshare is None or run("pass", size="1M").returncode:
+        pytest.skip("this system lets no one mount a small file system")
+    return run
+
+
+PRETRAIN = """
+import os, sys
+from poyo_ssl_plugin.cli import main
+sys.argv = ["poyo-ssl", "pretrain", "data.root={root}", "diet.table={table}", "out_dir=" + os.environ["DISK"] + "/run",
+            *{overrides}]
+try:
+    main(standalone_mode=False)
+except SystemExit as end:
+    print("exit", end.code)
+from poyo_ssl_plugin.training import read_checkpoint
+last = os.environ["DISK"] + "/run/checkpoints/last.ckpt"
+print("step", read_checkpoint(last)["global_step"] if os.path.exists(last) else None)
+"""
+
+
+class TestDisks:
+    def test_a_full_disk_keeps_the_last_checkpoint(self, small_disk, sim_dir, table_path):
+        # Room for some checkpoints and a log, not for a file that fills the rest once one was saved.
+        fill = (
+            "import threading, time, os\n"
+            "def fill():\n"
+            "    last = os.environ['DISK'] + '/run/checkpoints/last.ckpt'\n"
+            "    while not os.path.exists(last): time.sleep(0.005)\n"
+            "    file = os.open(os.environ['DISK'] + '/filler', os.O_WRONLY | os.O_CREAT)\n"
+            "    try:\n"
+            "        while True: os.write(file, b'0' * 4096)\n"
+            "    except OSError: pass\n"
+            "threading.Thread(target=fill, daemon=True).start()\n"
+        )
+        overrides = [*QUICK, "trainer.max_steps=2000", "trainer.val_every_n_steps=1000", "trainer.save_every_n_steps=2"]
+        script = fill + PRETRAIN.format(root=sim_dir, table=table_path, overrides=overrides)
+        done = small_disk(script, size="8M")
+        assert "exit 2" in done.stdout and "No space left" in done.stderr, done.stderr[-2000:]
+        assert "Traceback" not in done.stderr
+        assert int(done.stdout.split("step ")[1]) >= 2
+
+    def test_a_read_only_disk(self, small_disk, sim_dir, table_path):
+        script = PRETRAIN.format(root=sim_dir, table=table_path, overrides=QUICK)
+        done = small_disk(script, size="8M", options=",ro")
+        assert "exit 2" in done.stdout and "Read-only file system" in done.stderr, done.stderr[-2000:]
+        assert "Traceback" not in done.stderr
+
+
+class TestClocks:
+    def test_a_clock_that_jumps_back_does_not_change_a_run(self, recipe, monkeypatch):
+        straight = pretrain(recipe("pretrain", name="a"))
+        real, jumps = time.time, iter(range(10**9))
+        monkeypatch.setattr(time, "time", lambda: real() - 3600.0 * (next(jumps) % 7))
+        jumping = pretrain(recipe("pretrain", name="b"))
+        assert jumping.metrics == straight.metrics
+        one, two = (read_checkpoint(run.checkpoint)["state_dict"] for run in (straight, jumping))
+        assert all(torch.equal(one[k], two[k]) for k in one if isinstance(one[k], torch.Tensor))
+
+
+class TestNetwork:
+    def test_a_run_opens_no_connection(self, recipe, monkeypatch):
+        import socket
+
+        def refuse(*_):
+            raise AssertionError("a run must not use the network")
+
+        monkeypatch.setattr(socket.socket, "connect", refuse)
+        monkeypatch.setattr(socket, "getaddrinfo", refuse)
+        assert pretrain(recipe("pretrain")).checkpoint.exists()
+
+
+@pytest.mark.slow
+def test_a_long_run_does_not_grow(recipe, tmp_path):
+    """Steps of a tiny model: memory, open files and the log stay bounded. POYO_SSL_STEPS asks for 100000."""
+    import gc
+
+    import lightning as L
+
+    steps = int(os.environ.get("POYO_SSL_STEPS", "100000"))
+    seen: list[tuple[int, int, int]] = []
+
+    class Watch(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step % (steps // 10) == 0:
+                gc.collect()
+                pages = int(Path("/proc/self/statm").read_text().split()[1])
+                seen.append((trainer.global_step, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))))
+
+    original = L.Trainer.__init__
+
+    def init(self, *args, callbacks=(), **options):
+        original(self, *args, callbacks=[*callbacks, Watch()], **options)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(L.Trainer, "__init__", init)
+    try:
+        pretrain(
+            recipe(
+                "pretrain",
+                f"trainer.max_steps={steps}",
+                f"trainer.val_every_n_steps={steps // 5}",
+                "trainer.log_every_n_steps=100",
+                "data.batch_size=1",
+                "data.window_length=1.0",
+                "data.unit_dropout=null",
+                "trainer.threads=1",
+            )
+        )
+    finally:
+        patch.undo()
+    (_, early, files), (_, late, files_late) = seen[1], seen[-1]
+    print(seen)
+    assert late < early + 20 * 2**20, seen
+    assert files_late <= files + 2, seen
+    assert (tmp_path / "run" / "csv" / "metrics.csv").stat().st_size < 300 * (steps // 100 + 50)

@@ -1,0 +1,218 @@
+"""Commands that are killed at random moments and started again end as if they had not been.
+
+``python -m pytest -m slow tests/test_kill.py`` kills 50 times; POYO_SSL_KILLS asks for another number.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from poyo_ssl_plugin.errors import EXIT_TERMINATED
+from poyo_ssl_plugin.training import read_checkpoint
+
+TRAINER = [
+    "model=tiny",
+    "data.batch_size=4",
+    "trainer.max_steps=20",
+    "trainer.val_every_n_steps=5",
+    "trainer.save_every_n_steps=3",
+    "trainer.log_every_n_steps=1",
+    "trainer.tensorboard=false",
+    "trainer.progress=false",
+    "trainer.accelerator=cpu",
+    "trainer.threads=1",
+]
+COMMANDS = ("score", "pretrain", "finetune", "compare")
+
+
+def start(arguments: list[str]) -> None:
+    """The command line, in a process that has imported everything before."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from poyo_ssl_plugin.cli import main
+
+    main(arguments)
+
+
+@pytest.fixture(scope="module")
+def process():
+    """Start a command in a process of its own, its imports done: kills are to meet work, not imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["poyo_ssl_plugin.cli", "poyo_ssl_plugin.experiments.demo"])
+
+    def launch(arguments: list[str]):
+        process = context.Process(target=start, args=(arguments,))
+        process.start()
+        return process
+
+    return launch
+
+
+def arguments(command: str, root: Path, table: Path, out: Path) -> list[str]:
+    common = [f"data.root={root}", f"diet.table={table}", f"out_dir={out}", "resume=true"]
+    if command == "score":
+        return ["score", str(root), "--out", str(out / "table.csv")]
+    if command == "pretrain":
+        return ["pretrain", *common, *TRAINER]
+    if command == "finetune":
+        return ["finetune", "--recipe", "scratch", *common, *TRAINER, "seeds=[0,1]"]
+    settings = ",".join(TRAINER)
+    return [
+        "compare",
+        f"root={root}",
+        f"out_dir={out}",
+        "held_out=[sim_002]",
+        "seeds=[0]",
+        "processes=1",
+        f"pretrain=[{settings}]",
+        f"finetune=[{settings},identify_steps=5]",
+    ]
+
+
+def run_to_end(process, arguments: list[str]) -> float:
+    began = time.monotonic()
+    running = process(arguments)
+    running.join()
+    assert running.exitcode == 0
+    return time.monotonic() - began
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """All that a command left that is to be the same: tables, weights, optimisers, logs and results."""
+    found: dict[str, object] = {}
+    for path in sorted(folder.rglob("*")):
+        name = str(path.relative_to(folder))
+        if path.name == "results.json" or path.name == "run.json":
+            found[name] = settled(json.loads(path.read_text().replace(str(folder), "OUT")))
+        elif path.suffix == ".csv":
+            found[name] = log(path) if path.name == "metrics.csv" else path.read_text()
+        elif path.suffix == ".ckpt":
+            content = read_checkpoint(path)
+            for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
+                found |= leaves(content[part], f"{name}:{part}")
+        elif path.suffix in (".png", ".html"):
+            found[name] = path.stat().st_size > 0
+    return found
+
+
+def settled(value):
+    """JSON without what a clock said."""
+    if isinstance(value, dict):
+        return {key: settled(item) for key, item in value.items() if key not in ("seconds", "versions", "git")}
+    return [settled(item) for item in value] if isinstance(value, list) else value
+
+
+def leaves(value, prefix: str) -> dict[str, object]:
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in leaves(item, f"{prefix}.{key}").items()}
+    if isinstance(value, (list, tuple)):
+        return {k: v for i, item in enumerate(value) for k, v in leaves(item, f"{prefix}.{i}").items()}
+    return {prefix: value}
+
+
+def log(path: Path) -> dict[tuple[str, str], str]:
+    with path.open(newline="") as file:
+        return {
+            (row["step"], name): value for row in csv.DictReader(file) for name, value in row.items() if value != ""
+        }
+
+
+def assert_same(a: dict[str, object], b: dict[str, object]) -> None:
+    # A file that a killed process was writing keeps its hidden, temporary name; it is nobody's result.
+    a, b = ({k: v for k, v in c.items() if not Path(k.split(":")[0]).name.startswith(".")} for c in (a, b))
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
+        assert same, key
+
+
+def kill_and_restart(process, command, root, table, folder, reference, duration, kills, rng) -> int:
+    """Start, kill and restart until the command finishes; returns how many kills hit it while it ran."""
+    hits = 0
+    line = arguments(command, root, table, folder)
+    while True:
+        running = process(line)
+        if hits < kills:
+            running.join(rng.uniform(0.0, duration))
+        else:
+            running.join()
+        if running.exitcode is not None:
+            assert running.exitcode == 0
+            break
+        running.kill()
+        running.join()
+        hits += 1
+    assert_same(outcome(folder), reference)
+    return hits
+
+
+def test_killed_three_times(sim_dir, table_path, tmp_path, process):
+    rng = random.Random(0)
+    duration = run_to_end(process, arguments("pretrain", sim_dir, table_path, tmp_path / "whole"))
+    reference = outcome(tmp_path / "whole")
+    hits = kill_and_restart(
+        process, "pretrain", sim_dir, table_path, tmp_path / "killed", reference, duration * 0.8, 3, rng
+    )
+    assert hits >= 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_fifty_times(command, sim_dir, table_path, tmp_path, process, capsys):
+    """50 kills over the four commands: most in training."""
+    share = {"score": 0.16, "pretrain": 0.28, "finetune": 0.28, "compare": 0.28}[command]
+    wanted = round(share * int(os.environ.get("POYO_SSL_KILLS", "50")))
+    rng = random.Random(COMMANDS.index(command))
+    run_to_end(process, arguments(command, sim_dir, table_path, tmp_path / "warm"))
+    duration = run_to_end(process, arguments(command, sim_dir, table_path, tmp_path / "whole"))
+    reference = outcome(tmp_path / "whole")
+    hits = rounds = 0
+    while hits < wanted:
+        rounds += 1
+        folder = tmp_path / f"killed{rounds}"
+        at_once = min(wanted - hits, 6)
+        hits += kill_and_restart(process, command, sim_dir, table_path, folder, reference, duration * 0.8, at_once, rng)
+    with capsys.disabled():
+        print(f"\n{command}: {hits} kills in {rounds} runs, nothing lost")
+
+
+def command_line(*arguments: str) -> subprocess.Popen:
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(
+        [sys.executable, "-m", "poyo_ssl_plugin.cli", *arguments], stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def wait_for(path: Path, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def test_sigterm_saves_and_says_so(sim_dir, table_path, tmp_path, process):
+    line = arguments("pretrain", sim_dir, table_path, tmp_path / "stopped")
+    line += ["trainer.max_steps=4000", "trainer.save_every_n_steps=1000", "trainer.val_every_n_steps=1000"]
+    running = command_line(*line)
+    wait_for(tmp_path / "stopped" / "recipe.yaml")
+    time.sleep(2.0)
+    running.send_signal(signal.SIGTERM)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == EXIT_TERMINATED == 75
+    assert "SIGTERM" in said and "resume=true" in said and "Traceback" not in said
+    last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
+    step = read_checkpoint(last)["global_step"]
+    assert 0 < step < 1000
+    run_to_end(process, [*line, f"trainer.max_steps={step + 2}"])
+    assert read_checkpoint(last)["global_step"] == step + 2

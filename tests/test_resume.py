@@ -1,0 +1,161 @@
+"""A run that is stopped anywhere and started again ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig
+
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.training import RunResult, finetune, pretrain, read_checkpoint
+from poyo_ssl_plugin.training.resume import ResumePoint
+
+TINY = [
+    "model=tiny",
+    "data.batch_size=4",
+    "trainer.log_every_n_steps=1",
+    "trainer.progress=false",
+    "trainer.tensorboard=false",
+    "trainer.accelerator=cpu",
+    "trainer.threads=1",
+]
+
+
+class StopError(Exception):
+    """Stands for the end of a process: nothing of it is left but its files."""
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """Stop a run right after it saved its state at a step."""
+
+    def arm(step: int | None) -> None:
+        save = ResumePoint._save_if_due
+
+        def saving(point, trainer):
+            save(point, trainer)
+            if step is not None and trainer.global_step >= step:
+                raise StopError
+
+        monkeypatch.setattr(ResumePoint, "_save_if_due", saving)
+
+    yield arm
+
+
+def recipe(command: str, root: Path, table: Path, out: Path, *overrides: str) -> DictConfig:
+    common = [f"data.root={root}", f"diet.table={table}", f"out_dir={out}"]
+    return compose_recipe(command, "scratch" if command == "finetune" else None, [*TINY, *common, *overrides])
+
+
+def tensors(value, prefix=""):
+    """All tensors and numbers of a checkpoint that say what was learned."""
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in tensors(item, f"{prefix}/{key}").items()}
+    if isinstance(value, (list, tuple)):
+        return {k: v for i, item in enumerate(value) for k, v in tensors(item, f"{prefix}/{i}").items()}
+    return {prefix: value}
+
+
+def assert_same_run(a: RunResult, b: RunResult) -> None:
+    assert a.metrics == pytest.approx(b.metrics, rel=0, abs=0, nan_ok=True)
+    assert a.initial == b.initial and a.predictions == b.predictions
+    for name in ("last", "best"):
+        paths = [run.out_dir / "checkpoints" / f"{name}.ckpt" for run in (a, b)]
+        assert paths[0].exists() == paths[1].exists()
+        if paths[0].exists():
+            one, two = (read_checkpoint(path) for path in paths)
+            assert one["global_step"] == two["global_step"]
+            for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+                left, right = tensors(one[part]), tensors(two[part])
+                assert left.keys() == right.keys()
+                for key, value in left.items():
+                    same = torch.equal(value, right[key]) if isinstance(value, torch.Tensor) else value == right[key]
+                    assert same, f"{name}: {part}{key}"
+    assert log(a.out_dir) == log(b.out_dir)
+
+
+def log(folder: Path) -> dict[tuple[int, str], float]:
+    """What the log says of every step and metric; the later row counts."""
+    with (folder / "csv" / "metrics.csv").open(newline="") as file:
+        return {
+            (int(row["step"]), name): float(value)
+            for row in csv.DictReader(file)
+            for name, value in row.items()
+            if name != "step" and value
+        }
+
+
+CASES = {
+    "pretrain": ("pretrain", ["trainer.max_steps=7", "trainer.val_every_n_steps=3"], 4),
+    "pretrain in epochs": (
+        "pretrain",
+        ["trainer.max_steps=-1", "trainer.max_epochs=2", "data.batch_size=40", "trainer.val_every_n_steps=4"],
+        9,
+    ),
+    "finetune": ("finetune", ["trainer.max_steps=9", "trainer.val_every_n_steps=4", "identify_steps=3"], 4),
+}
+RUN = {"pretrain": pretrain, "finetune": finetune}
+
+
+def stop_and_resume(command, overrides, step, sim_dir, table_path, out, stop_after, monkeypatch) -> RunResult | None:
+    """Stop a run at a step and resume it; ``None`` if it was over before."""
+    config = recipe(command, sim_dir, table_path, out, *overrides, "resume=true")
+    stop_after(step)
+    try:
+        RUN[command](config)
+        return None
+    except StopError:
+        monkeypatch.undo()
+        return RUN[command](config)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stopped_run_goes_on_bit_for_bit(case, sim_dir, table_path, tmp_path, stop_after, monkeypatch):
+    command, overrides, step = CASES[case]
+    whole = RUN[command](recipe(command, sim_dir, table_path, tmp_path / "whole", *overrides))
+    overrides = [*overrides, "trainer.save_every_n_steps=1"]
+    resumed = stop_and_resume(command, overrides, step, sim_dir, table_path, tmp_path / "b", stop_after, monkeypatch)
+    assert resumed is not None
+    assert_same_run(resumed, whole)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("case", CASES)
+def test_whichever_step_it_stopped_at(case, every, sim_dir, table_path, tmp_path, stop_after, monkeypatch):
+    command, overrides, _ = CASES[case]
+    whole = RUN[command](recipe(command, sim_dir, table_path, tmp_path / "whole", *overrides))
+    overrides = [*overrides, f"trainer.save_every_n_steps={every}"]
+    for step in range(1, 100):
+        out = tmp_path / str(step)
+        resumed = stop_and_resume(command, overrides, step, sim_dir, table_path, out, stop_after, monkeypatch)
+        if resumed is None:
+            break
+        assert_same_run(resumed, whole)
+    assert step > 3
+
+
+def test_a_finished_run_is_not_repeated(sim_dir, table_path, tmp_path):
+    config = recipe("finetune", sim_dir, table_path, tmp_path / "a", "trainer.max_steps=2", "resume=true")
+    first = finetune(config, seed=1)
+    written = first.checkpoint.stat().st_mtime_ns
+    again = finetune(config, seed=1)
+    assert_same_run(first, again)
+    assert first.checkpoint.stat().st_mtime_ns == written
+
+
+def test_a_resumed_run_cannot_change_its_model_or_data(sim_dir, table_path, tmp_path):
+    pretrain(recipe("pretrain", sim_dir, table_path, tmp_path / "a", "trainer.max_steps=2"))
+    with pytest.raises(RecipeError, match=r"data\.batch_size=4, not 8"):
+        pretrain(recipe("pretrain", sim_dir, table_path, tmp_path / "a", "resume=true", "data.batch_size=8"))
+
+
+def test_worker_processes_change_nothing(sim_dir, table_path, tmp_path):
+    steps = ["trainer.max_steps=4", "trainer.val_every_n_steps=2"]
+    one = pretrain(recipe("pretrain", sim_dir, table_path, tmp_path / "a", *steps))
+    two = pretrain(recipe("pretrain", sim_dir, table_path, tmp_path / "b", *steps, "data.num_workers=1"))
+    assert_same_run(one, two)
