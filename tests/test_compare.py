@@ -270,7 +270,7 @@ class TestSmallPreset:
             assert arm["compute"]["finetuning"] | {"seconds": 0} == {
                 "runs": 2,
                 "steps": 6,
-                "windows": 24,
+                "windows": 48,
                 "seconds": 0,
             }
             assert arm["compute"]["pretraining"]["steps"] == (0 if name in ("scratch", "shuffled") else 3)

@@ -243,7 +243,7 @@ def _of_job(config: DictConfig, job: Job) -> DictConfig:
         "resume": True,
         "trainer.progress": False,
         "trainer.tensorboard": False,
-        "trainer.threads": job["threads"],
+        **({} if job["threads"] is None else {"trainer.threads": job["threads"]}),
     }
     for key, value in settings.items():
         OmegaConf.update(config, key, value)
