@@ -254,7 +254,7 @@ def try_structured(originals: Path, mutations, data) -> str:
         with h5py.File(Path(folder) / f"{NAMES[0]}.h5", "r+") as file:
             for mutate in mutations:
                 # After a first damage there may be nothing left for a second.
-                with suppress(KeyError, IndexError):
+                with suppress(KeyError, IndexError, OverflowError, TypeError, ValueError):
                     mutate(file, data.draw)
         outcome = judge(Path(folder), NAMES[0])
         event("right answer" if outcome == "right" else "one clear error")
