@@ -1,8 +1,8 @@
 """Run the benchmarks, print a table and write JSON.
 
-    python -m benchmarks                        all of them
-    python -m benchmarks --only moments scoring
-    python -m benchmarks --quick                to see that they run
+python -m benchmarks                        all of them
+python -m benchmarks --only moments scoring
+python -m benchmarks --quick                to see that they run
 """
 
 from __future__ import annotations

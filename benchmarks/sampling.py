@@ -21,7 +21,9 @@ def run(settings: Settings) -> Iterator[Row]:
     ours = PredictabilitySampler(sampling_intervals=intervals, window_length=WINDOW)
     stock = RandomFixedWindowSampler(sampling_intervals=part, window_length=WINDOW)
     best = race(
-        {"ours": lambda: exhaust(ours), "stock, a tenth": lambda: exhaust(stock)}, settings.pick(5, 2), clock=time.process_time
+        {"ours": lambda: exhaust(ours), "stock, a tenth": lambda: exhaust(stock)},
+        settings.pick(5, 2),
+        clock=time.process_time,
     )
     scale = len(ours) / len(stock)
     yield Row(
@@ -31,9 +33,7 @@ def run(settings: Settings) -> Iterator[Row]:
         20,
         details={"seconds": best, "stock times": scale},
     )
-    yield Row(
-        "  until the first window", "-", min(first(ours) for _ in range(5)), 0.5, sense="<=", unit="s"
-    )
+    yield Row("  until the first window", "-", min(first(ours) for _ in range(5)), 0.5, sense="<=", unit="s")
 
 
 def exhaust(sampler: PredictabilitySampler | RandomFixedWindowSampler) -> None:

@@ -14,7 +14,6 @@ from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
 from poyo_ssl_plugin.predictability import Diet, register_statistic, score_dataset, unregister_statistic
 from poyo_ssl_plugin.recordings import split_intervals
 
-
 # Powers of float32 traces are taken in float32, whose own resolution is 6e-8.
 FLOAT32 = 1e-6
 
