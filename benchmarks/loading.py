@@ -19,6 +19,7 @@ from benchmarks.recordings import allen_size
 from poyo_ssl_plugin import CalciumPOYO, Diet, DietUnitDropout, PredictabilitySampler, Recordings, score_dataset
 from poyo_ssl_plugin.compat import Dataset
 from poyo_ssl_plugin.data import StandardizeTraces
+from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.training.data import _Chain as Chain
 from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
 
@@ -74,7 +75,7 @@ def loaders(folder: Path) -> tuple[Recordings, Recordings, StockRecordings, list
     diet = Diet.everything(table)
     model = CalciumPOYO(sequence_length=WINDOW, latent_step=0.5, dim_out=8, patch_size=10, dim=32, depth=1)
     model.init_vocabs(recordings)
-    tokenize = TaskTokenizer(model.tokenize, None)
+    tokenize = TaskTokenizer(adapt(model), None)
     fields = ["calcium_traces"]
     ours = Recordings(folder, transform=Chain([DietUnitDropout(diet, **DROPOUT), tokenize]), fields=fields)
     steps = [DietUnitDropout(diet, **DROPOUT), StandardizeTraces(table), tokenize]

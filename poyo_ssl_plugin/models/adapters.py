@@ -93,8 +93,8 @@ class CalciumPOYOAdapter(Adapter):
         index = tasks.index(task) if task in tasks else 0
         return {
             **self.model.tokenize(data),
-            "output_timestamps": pad(times.astype(np.float32)),
-            "output_task_index": pad(np.full(len(times), index, dtype=np.int64)),
+            "output_timestamps": pad(torch.from_numpy(times.astype(np.float32))),
+            "output_task_index": pad(torch.from_numpy(np.full(len(times), index, dtype=np.int64))),
         }
 
     def answers(self, output: Any, asked: torch.Tensor, task: str) -> torch.Tensor:

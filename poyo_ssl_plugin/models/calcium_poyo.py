@@ -204,15 +204,16 @@ class CalciumPOYO(nn.Module):
         index, timestamps = self._latent_grid(input_values.device)
         rotary = self.rotary_emb(timestamps).expand(n_windows, -1, -1)
         latents = self.latent_emb(index).expand(n_windows, -1, -1)
-        counts = None if input_mask is None else _units_without_padding(input_mask)
-        if counts is not None:
-            real = input_mask[:, :, 0]  # type: ignore[index]
-            input_values, input_unit_index, input_mask = input_values[real], input_unit_index[real], None
-        tokens = self._tokens(input_values, input_unit_index)
-        if counts is None:
-            tokens = tokens.flatten(1, 2)
-        mask = None if input_mask is None else input_mask.flatten(1)
-        latents = latents + self.enc_atn(latents, tokens, rotary, self.rotary_emb(input_timestamps), mask, counts)
+        token_rotary = self.rotary_emb(input_timestamps)
+        if input_mask is not None and _pads_whole_neurons(input_mask):
+            real = input_mask[:, :, 0]
+            tokens = self._tokens(input_values[real], input_unit_index[real])
+            attended = self.enc_atn(latents, tokens, rotary, token_rotary, packed=real.sum(dim=1))
+        else:
+            tokens = self._tokens(input_values, input_unit_index).flatten(1, 2)
+            mask = None if input_mask is None else input_mask.flatten(1)
+            attended = self.enc_atn(latents, tokens, rotary, token_rotary, mask)
+        latents = latents + attended
         return latents + self.enc_ffn(latents), rotary
 
     def process(self, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
@@ -352,16 +353,14 @@ def _outputs(state: Mapping[str, Any]) -> int | dict[str, int]:
     }
 
 
-def _units_without_padding(mask: torch.Tensor) -> torch.Tensor | None:
-    """How many neurons each window has, (B,), if padding (B, N, P) is whole neurons.
+def _pads_whole_neurons(mask: torch.Tensor) -> bool:
+    """Whether the padding of (B, N, P) tokens is whole neurons, so that it can be left out.
 
-    ``None`` where windows differ in patches too, and away from the CPU: a GPU would have to wait for
-    the answer.
+    Always false away from the CPU: a GPU would have to wait for the answer.
     """
-    if mask.device.type != "cpu":
-        return None
-    real = mask[:, :, :1]
-    return real.sum(dim=(1, 2)) if bool((mask == real).all()) else None
+    if mask.device.type != "cpu" or bool(mask.all()):
+        return False
+    return bool((mask == mask[:, :, :1]).all())
 
 
 @lru_cache

@@ -32,6 +32,8 @@ _GUESS_ROWS = 64
 _NEAR_ZERO = 0.8
 # Powers in float32 are trusted only where the guess was this close to the mean, in standard deviations.
 _CLOSE = 3.0
+# So many of them are added up in float32 before float64 takes over.
+_FLOAT32_ROWS = 128
 # Memory is what limits; more threads than this wait for it.
 _MAX_THREADS = 4
 
@@ -117,7 +119,7 @@ class Moments:
 
     def _add_float32(self, rows: np.ndarray) -> bool:
         """Add a panel by powers in float32; refuse (false) where that could cost precision."""
-        shift = _guess(rows).astype(np.float32)
+        shift = _guess(rows, near_zero=0.0).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             sums = _power_sums(rows, shift)
             if not np.isfinite(sums).all():
@@ -170,10 +172,11 @@ class Moments:
         self.count = n
 
 
-def _guess(rows: np.ndarray) -> np.ndarray:
+def _guess(rows: np.ndarray, near_zero: float = _NEAR_ZERO) -> np.ndarray:
     """Where to take the powers about, float64 (N,): zero, or a mean of rows from all over the panel.
 
-    Zero wherever that is close enough to the mean of every trace, as it is for dF/F: a subtraction less.
+    Zero where the squared mean of every trace is at most ``near_zero`` of its mean square, as it is for
+    dF/F: float64 can afford that, and it is a subtraction less.
     """
     some = rows[:: max(1, len(rows) // _GUESS_ROWS)].astype(np.float64)
     seen = np.isfinite(some)
@@ -182,7 +185,7 @@ def _guess(rows: np.ndarray) -> np.ndarray:
     n = np.maximum(seen.sum(axis=0), 1)
     mean = some.sum(axis=0) / n
     square = np.einsum("tn,tn->n", some, some) / n
-    return np.zeros_like(mean) if (mean**2 <= _NEAR_ZERO * square).all() else mean
+    return np.zeros_like(mean) if (mean**2 <= near_zero * square).all() else mean
 
 
 def _power_sums(rows: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -192,6 +195,8 @@ def _power_sums(rows: np.ndarray, shift: np.ndarray) -> np.ndarray:
     """
     n_rows, n_units = rows.shape
     height = min(block_rows(n_units), max(n_rows, 1))
+    if shift.dtype == np.float32:
+        height = min(height, _FLOAT32_ROWS)
     n_blocks = -(-n_rows // height)
     pair = np.empty((2, height, n_units), dtype=shift.dtype)
     ones = np.ones((1, height), dtype=shift.dtype)

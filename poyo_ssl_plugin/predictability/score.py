@@ -44,9 +44,9 @@ def score_dataset(
     Only samples inside the intervals of the split are read, each once, in bounded memory. NaN
     samples are left out neuron by neuron. The table records the split and the intervals it saw.
 
-    Powers of float32 traces are taken in float32 and added up in float64, so columns agree with a
-    computation in float64 to some 1e-7 relative (never worse than 1e-6 in our tests, on traces with
-    offsets, outliers and drift); float64 traces to 1e-9.
+    Powers of float32 traces are taken in float32 and added up in float64, which costs a fraction and
+    agrees with float64 all through to some 1e-7, about the resolution of such traces. Traces stored as
+    float64 are scored in float64, to 1e-9.
 
     Args:
         dataset: A torch_brain ``Dataset`` of either generation (``recording_ids``,
