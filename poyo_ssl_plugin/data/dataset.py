@@ -196,7 +196,7 @@ class _Rows:
         if self._file is None:
             return self._samples[rows]
         values = np.empty((max(rows.stop - rows.start, 0), *self.shape[1:]), dtype=self.dtype)
-        n_read = os.preadv(self._file.fileno(), [values], self._offset + rows.start * self._row_bytes)
+        n_read = os.preadv(self._file.fileno(), [values.data], self._offset + rows.start * self._row_bytes)
         return values if n_read == values.nbytes else self._samples[rows]
 
 

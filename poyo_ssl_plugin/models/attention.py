@@ -64,8 +64,10 @@ class SelfAttention(RotarySelfAttention):
     ) -> torch.Tensor:
         """Attend; shapes as in torch_brain: (B, N, D), (B, N, 2H), (B, N)."""
         phase = as_complex(rotary_time_emb)
-        parts = _rotate_keys(self.to_qkv(self.norm(x)), phase, 3, self.heads, rotate_value=self.rotate_value)
-        out = _attend(*parts, self.dropout if self.training else 0.0, x_mask)
+        query, key, value = _rotate_keys(
+            self.to_qkv(self.norm(x)), phase, 3, self.heads, rotate_value=self.rotate_value
+        )
+        out = _attend(query, key, value, self.dropout if self.training else 0.0, x_mask)
         return self.to_out(_turn_back(out, phase) if self.rotate_value else out.flatten(2))
 
 
