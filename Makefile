@@ -4,19 +4,30 @@ VENV ?= .venv
 OUT ?= runs/demo
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed.stamp
+LEGACY_VENV ?= .venv-legacy
+LEGACY_INSTALLED := $(LEGACY_VENV)/installed.stamp
 # Processes for tests; one thread each, or they get in each other's way.
 JOBS ?= 2
+LEGACY_TESTS ?= $(addprefix tests/test_,imports.py score.py dataset.py samplers.py transforms.py zoo.py pipeline.py training.py)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint types audit check figures clean
 
 help: ## Show this help
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+# The previous torch_brain generation cannot share an environment with the current one.
+$(LEGACY_INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(LEGACY_VENV)
+	grep -v '^torch_brain==' constraints.txt > $(LEGACY_VENV)/constraints.txt
+	$(LEGACY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--constraint $(LEGACY_VENV)/constraints.txt --editable '.[legacy,dev]'
 	@touch $@
 
 demo: $(INSTALLED) ## Simulate, score, pretrain, fine-tune, report: about five minutes
@@ -24,6 +35,9 @@ demo: $(INSTALLED) ## Simulate, score, pretrain, fine-tune, report: about five m
 
 test: $(INSTALLED) ## Run the tests and the examples in docstrings
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+test-legacy: $(LEGACY_INSTALLED) ## Public API, models, pipeline and short runs with torch_brain 0.1
+	$(LEGACY_VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile $(LEGACY_TESTS)
 
 test-slow: $(INSTALLED) ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -q -m slow
@@ -40,8 +54,8 @@ audit: $(INSTALLED) ## Look for known vulnerabilities of what is installed; pass
 
 check: lint types test ## All that continuous integration runs
 
-figures: $(INSTALLED) ## Draw the figures of docs/ that need no training
-	$(BIN)/python docs/figures/calibration.py
+benchmarks: $(INSTALLED) ## Compare the speed of each part with a peer
+	$(BIN)/python -m benchmarks
 
 clean: ## Remove the environment and what runs wrote
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(LEGACY_VENV) runs
