@@ -197,7 +197,9 @@ class _Rows:
             return self._samples[rows]
         values = np.empty((max(rows.stop - rows.start, 0), *self.shape[1:]), dtype=self.dtype)
         n_read = os.preadv(self._file.fileno(), [values.data], self._offset + rows.start * self._row_bytes)
-        return values if n_read == values.nbytes else self._samples[rows]
+        if n_read != values.nbytes:
+            raise RecordingError(f"{self._file.name}: is shorter than when it was opened; prepare it again")
+        return values
 
 
 def _in_one_piece(samples: h5py.Dataset) -> bool:

@@ -12,6 +12,7 @@ common offset costs no precision.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -28,11 +29,13 @@ _BLOCK_ELEMENTS = 32_768
 _BLOCKS_PER_PANEL = 64
 # How many rows of a panel tell where to take the powers about.
 _GUESS_ROWS = 64
-# Powers are taken about zero where no mean is further from it than twice the standard deviation.
-_NEAR_ZERO = 0.8
+# All traces of a panel have their powers taken about one number if it is this close to every mean, in
+# standard deviations: two cost float64 a digit of sixteen; float32 has none to spare.
+_NEAR = 2.0
+_NEAR_FLOAT32 = 0.3
 # Powers in float32 are trusted only where the guess was this close to the mean, in standard deviations.
 _CLOSE = 3.0
-# So many of them are added up in float32 before float64 takes over.
+# So many powers are added up in float32 before float64 takes over.
 _FLOAT32_ROWS = 128
 # Memory is what limits; more threads than this wait for it.
 _MAX_THREADS = 4
@@ -119,7 +122,7 @@ class Moments:
 
     def _add_float32(self, rows: np.ndarray) -> bool:
         """Add a panel by powers in float32; refuse (false) where that could cost precision."""
-        shift = _guess(rows, near_zero=0.0).astype(np.float32)
+        shift = _guess(rows, _NEAR_FLOAT32).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):
             sums = _power_sums(rows, shift)
             if not np.isfinite(sums).all():
@@ -172,11 +175,11 @@ class Moments:
         self.count = n
 
 
-def _guess(rows: np.ndarray, near_zero: float = _NEAR_ZERO) -> np.ndarray:
-    """Where to take the powers about, float64 (N,): zero, or a mean of rows from all over the panel.
+def _guess(rows: np.ndarray, near: float = _NEAR) -> np.ndarray:
+    """Where to take the powers about, float64 (N,): means, from rows all over the panel.
 
-    Zero where the squared mean of every trace is at most ``near_zero`` of its mean square, as it is for
-    dF/F: float64 can afford that, and it is a subtraction less.
+    The same number for all traces where that is at most ``near`` standard deviations from the mean of
+    each, as it is for dF/F.
     """
     some = rows[:: max(1, len(rows) // _GUESS_ROWS)].astype(np.float64)
     seen = np.isfinite(some)
@@ -184,8 +187,10 @@ def _guess(rows: np.ndarray, near_zero: float = _NEAR_ZERO) -> np.ndarray:
         some = np.where(seen, some, 0.0)
     n = np.maximum(seen.sum(axis=0), 1)
     mean = some.sum(axis=0) / n
-    square = np.einsum("tn,tn->n", some, some) / n
-    return np.zeros_like(mean) if (mean**2 <= near_zero * square).all() else mean
+    variance = np.maximum(np.einsum("tn,tn->n", some, some) / n - mean**2, 0.0)
+    common = mean.mean() if len(mean) else 0.0
+    same = ((mean - common) ** 2 <= near**2 * variance).all()
+    return np.full_like(mean, common) if same else mean
 
 
 def _power_sums(rows: np.ndarray, shift: np.ndarray) -> np.ndarray:
@@ -197,23 +202,38 @@ def _power_sums(rows: np.ndarray, shift: np.ndarray) -> np.ndarray:
     height = min(block_rows(n_units), max(n_rows, 1))
     if shift.dtype == np.float32:
         height = min(height, _FLOAT32_ROWS)
-    n_blocks = -(-n_rows // height)
-    pair = np.empty((2, height, n_units), dtype=shift.dtype)
+    pair = _local.pair(height, n_units, shift.dtype)
     ones = np.ones((1, height), dtype=shift.dtype)
-    sums = np.empty((n_blocks, 4, 1, n_units), dtype=shift.dtype)
-    as_they_are = rows.dtype == shift.dtype and not shift.any()
-    for i, block in enumerate(row_blocks(rows, height)):
+    sums = np.empty((4, 1, n_units), dtype=shift.dtype)
+    total = np.zeros((4, 1, n_units))
+    # Subtracting one number is faster than subtracting a row.
+    common = shift[0] if n_units and (shift == shift[0]).all() else shift
+    for block in row_blocks(rows, height):
         odd, even = used = pair[:, : len(block)]
         one = ones[:, : len(block)]
-        if not as_they_are:
-            block = np.subtract(block, shift, out=odd, casting="same_kind")
-        np.square(block, out=even)
-        np.matmul(one, block, out=sums[i, 0])
-        np.matmul(one, even, out=sums[i, 1])
-        np.multiply(block, even, out=odd)
+        np.subtract(block, common, out=odd, casting="same_kind")
+        np.square(odd, out=even)
+        np.matmul(one, used, out=sums[:2])
+        np.multiply(odd, even, out=odd)
         np.square(even, out=even)
-        np.matmul(one, used, out=sums[i, 2:])
-    return sums[:, :, 0].sum(axis=0, dtype=np.float64)
+        np.matmul(one, used, out=sums[2:])
+        total += sums
+    return total[:, 0]
+
+
+class _Buffers(threading.local):
+    """A pair of buffers per thread: fresh memory for every panel would cost more than the sums."""
+
+    def __init__(self) -> None:
+        self._pair = np.empty((2, 0, 0))
+
+    def pair(self, n_rows: int, n_units: int, dtype: Any) -> np.ndarray:
+        if self._pair.shape != (2, n_rows, n_units) or self._pair.dtype != dtype:
+            self._pair = np.empty((2, n_rows, n_units), dtype=dtype)
+        return self._pair
+
+
+_local = _Buffers()
 
 
 def _central(

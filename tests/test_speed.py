@@ -1,0 +1,228 @@
+"""Fast paths give what plain ones give, and stay fast: ratios with slack, of peers in one process."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import stats
+
+from benchmarks import batching, loading, steps
+from benchmarks.harness import Settings, race
+from poyo_ssl_plugin import CalciumPOYO, MaskedLatentReconstruction, PredictabilitySampler, Recordings
+from poyo_ssl_plugin.compat import DatasetIndex, Interval, RandomFixedWindowSampler, collate
+from poyo_ssl_plugin.data import WindowIndex
+from poyo_ssl_plugin.data.dataset import _Rows
+from poyo_ssl_plugin.data.windows import window_generator
+from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.models import calcium_poyo, process_latents
+from poyo_ssl_plugin.predictability import Moments, skewness_kurtosis
+
+CPU = time.process_time
+
+
+class TestMoments:
+    def traces(self, shape: tuple[int, int] = (40_000, 50)) -> np.ndarray:
+        return np.random.default_rng(0).gamma(2.0, 0.1, size=shape)
+
+    @pytest.mark.parametrize("offset", [0.0, 5.0, -1e4])
+    def test_float32_powers_agree_with_float64(self, offset):
+        x = (self.traces() + offset).astype(np.float32)
+        x[123, 7] += 50  # an outlier
+        x[:, 9] += np.linspace(0, 3, len(x), dtype=np.float32)  # drift
+        fast, plain = Moments.of(x, dtype=np.float32), Moments.of(x)
+        np.testing.assert_allclose(fast.skewness(), plain.skewness(), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(fast.kurtosis(), plain.kurtosis(), rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(fast.variance(), plain.variance(), rtol=1e-6)
+
+    @pytest.mark.parametrize("bad", [np.nan, 1e20])
+    def test_where_float32_does_not_do_float64_is_used(self, bad):
+        x = self.traces((3_000, 5)).astype(np.float32)
+        x[5, 2] = bad
+        fast, plain = Moments.of(x, dtype=np.float32), Moments.of(x)
+        np.testing.assert_array_equal(fast.kurtosis(), plain.kurtosis())
+        np.testing.assert_array_equal(fast.count, plain.count)
+
+    def test_panels_of_any_number_of_threads_give_the_same(self):
+        x = self.traces((60_000, 40))
+        with mock.patch("poyo_ssl_plugin.predictability.moments._MAX_THREADS", 1):
+            one = skewness_kurtosis(x)
+        for a, b in zip(one, skewness_kurtosis(x), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    @pytest.mark.slow
+    def test_much_faster_than_scipy(self):
+        x = self.traces((60_000, 200))
+        best = race({"ours": lambda: skewness_kurtosis(x), "scipy": lambda: (stats.skew(x), stats.kurtosis(x))}, 5)
+        assert best["scipy"] / best["ours"] > 8
+
+
+class TestSampling:
+    def test_much_faster_than_the_stock_sampler(self):
+        intervals = {f"r{i}": Interval(0.0, 500.0) for i in range(20)}
+        ours = PredictabilitySampler(sampling_intervals=intervals, window_length=0.5)
+        stock = RandomFixedWindowSampler(sampling_intervals=intervals, window_length=0.5)
+        best = race({"ours": lambda: list(ours), "stock": lambda: list(stock)}, 3, clock=CPU)
+        assert best["stock"] / best["ours"] > 8
+
+
+class TestWindows:
+    def test_rows_past_hdf5_are_those_of_hdf5(self, sim_dir):
+        samples = Recordings(sim_dir).get_recording("sim_000").calcium_traces.__dict__["df_over_f"]
+        rows = _Rows(samples)
+        assert rows._file is not None
+        for first, last in ((0, 60), (100, 101), (7, 7), (len(samples) - 3, len(samples))):
+            np.testing.assert_array_equal(rows[first:last], samples[first:last])
+
+    @pytest.mark.parametrize("options", [{"chunks": (10, 3)}, {"dtype": ">f4"}, {"chunks": True, "compression": 1}])
+    def test_what_is_not_one_plain_piece_is_read_by_hdf5(self, tmp_path, options):
+        import h5py
+
+        x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+        with h5py.File(tmp_path / "x.h5", "w") as file:
+            file.create_dataset("x", data=x, **options)
+        with h5py.File(tmp_path / "x.h5") as file:
+            rows = _Rows(file["x"])
+            assert rows._file is None
+            np.testing.assert_array_equal(rows[20:30], x[20:30])
+
+    def test_a_file_cut_short_while_it_is_open(self, sim_dir, tmp_path):
+        path = tmp_path / "sim_000.h5"
+        whole = (sim_dir / "sim_000.h5").read_bytes()
+        path.write_bytes(whole)
+        dataset = Recordings(tmp_path, fields=["calcium_traces"])
+        assert dataset[DatasetIndex("sim_000", 240.0, 242.0)].calcium_traces.df_over_f.any()
+        path.write_bytes(whole[: len(whole) // 4])
+        with pytest.raises(RecordingError, match=r"sim_000\.h5: is shorter than when it was opened"):
+            dataset[DatasetIndex("sim_000", 240.0, 242.0)]
+
+    def test_seeds_give_generators_that_repeat_and_differ(self, sim_dir):
+        dataset = Recordings(sim_dir, fields=["calcium_traces"])
+
+        def draw(seed: int) -> np.ndarray:
+            return window_generator(dataset[WindowIndex("sim_000", 3.0, 5.0, seed=seed)]).uniform(size=500)
+
+        draws = np.array([draw(seed) for seed in range(40)])
+        np.testing.assert_array_equal(draw(3), draws[3])
+        # Neighbouring seeds are as good as independent, and uniform.
+        assert stats.kstest(draws.ravel(), "uniform").pvalue > 1e-3
+        assert np.abs(np.corrcoef(draws)[~np.eye(40, dtype=bool)]).max() < 0.25
+        assert stats.kstest(draws[:, 0], "uniform").pvalue > 1e-3
+
+    @staticmethod
+    @pytest.fixture(scope="class")
+    def loaders(tmp_path_factory):
+        return loading.loaders(loading.allen_size(Settings(tmp_path_factory.mktemp("bench"), quick=True)))
+
+    def test_tokens_are_those_of_a_stock_window(self, loaders):
+        ours, _, _, windows = loaders
+        tokenize = ours.transform.transforms[-1]
+        fast = Recordings(ours.dataset_dir, transform=tokenize, fields=["calcium_traces"])
+        plain = loading.StockRecordings(ours.dataset_dir)
+        plain.transform = tokenize
+        for window in windows[:5]:
+            a, b = (collate([dataset[window]])["inputs"] for dataset in (fast, plain))
+            for key in a:
+                torch.testing.assert_close(a[key], b[key])
+
+    def test_much_faster_than_the_stock_dataset(self, loaders):
+        ours, _, stock, windows = loaders
+        peers = {
+            "ours": lambda: loading.load_batches(ours, windows[:64]),
+            "stock": lambda: loading.load_batches(stock, windows[:64]),
+        }
+        best = race(peers, 4, clock=CPU)
+        assert best["stock"] / best["ours"] > 2.5
+
+    def test_a_pickled_dataset_loads_the_same(self, loaders):
+        ours, _, _, windows = loaders
+        again = pickle.loads(pickle.dumps(ours))
+        for window in windows[:3]:
+            a, b = (collate([dataset[window]])["inputs"]["input_values"] for dataset in (ours, again))
+            assert torch.equal(a, b)
+
+    @pytest.mark.slow
+    def test_a_spawned_worker_loads_the_same(self, loaders):
+        ours, _, _, windows = loaders
+        assert loading.in_spawned_worker(ours, windows[:8]) == 1.0
+
+    @pytest.mark.slow
+    def test_memory_does_not_grow(self, loaders):
+        ours, _, _, windows = loaders
+        assert loading.growth(ours, windows, 20_000) < 8 << 20
+
+
+class TestPackedTokens:
+    def model_and_batch(self, **options) -> tuple[CalciumPOYO, dict]:
+        torch.manual_seed(0)
+        sizes = {"latent_step": 0.5, "num_latents_per_step": 4, "dim": 32, "dim_head": 16, "depth": 1}
+        model = CalciumPOYO(sequence_length=2.0, dim_out=8, patch_size=10, **{**sizes, **options})
+        model.set_vocabs(unit_ids=[f"u{i}" for i in range(batching.N_NEURONS)], session_ids=["s"])
+        inputs, _ = batching.batch(10, 5, seed=1)
+        return model, inputs
+
+    @pytest.mark.parametrize("token", ["gated", "additive"])
+    def test_results_and_gradients_are_those_of_padding_with_a_mask(self, token):
+        model, inputs = self.model_and_batch(token=token)
+        model.eval()
+        assert not inputs["input_mask"].all()
+        outcomes = []
+        for padded in (False, True):
+            model.zero_grad()
+            with mock.patch.object(calcium_poyo, "_pads_whole_neurons", (lambda _: False) if padded else PACKS):
+                output = model(**inputs)
+            output.square().sum().backward()
+            outcomes.append((output, {name: p.grad.clone() for name, p in model.named_parameters()}))
+        torch.testing.assert_close(outcomes[0][0], outcomes[1][0])
+        for name, gradient in outcomes[0][1].items():
+            torch.testing.assert_close(gradient, outcomes[1][1][name], rtol=1e-4, atol=1e-5)
+
+    def test_padding_of_patches_or_none_at_all_is_not_packed(self):
+        mask = torch.ones(2, 3, 4, dtype=torch.bool)
+        assert not PACKS(mask)
+        mask[0, 2] = False
+        assert PACKS(mask)
+        mask[1, 0, 3] = False
+        assert not PACKS(mask)
+
+    @pytest.mark.slow
+    def test_packing_is_faster_where_tokens_are_what_costs(self):
+        model = batching.make("paper")
+        run = batching.step(model, [batching.batch(1, 4, seed=0)])
+        best = race({"packed": run, "padded": lambda: batching.as_padded(run)}, 3, clock=CPU)
+        assert best["padded"] / best["packed"] > 1.15
+
+
+PACKS = calcium_poyo._pads_whole_neurons
+
+
+@pytest.mark.slow
+def test_a_pretraining_step_costs_no_more_than_its_parts():
+    torch.set_num_threads(1)
+    best = race(steps.peers(64, 2), 4, clock=CPU)
+    assert best["pretraining"] < 1.3 * (best["supervised"] + best["processor"])
+    assert best["encoding twice"] > 1.1 * best["pretraining"]
+
+
+def test_the_encoder_runs_once_per_pretraining_step():
+    model = steps.make(16, 1)
+    inputs, target = steps.batch()
+    with mock.patch.object(model.enc_atn, "forward", wraps=model.enc_atn.forward) as encoder:
+        steps.pretraining(model, MaskedLatentReconstruction(16), inputs, target).backward()
+    assert encoder.call_count == 1
+
+
+def test_stock_attention_gives_the_same_step():
+    model = steps.make(16, 2).eval()
+    inputs, target = steps.batch()
+    ours = steps.supervised(model, inputs, target)
+    stock = steps.supervised(steps.with_stock_attention(model), inputs, target)
+    torch.testing.assert_close(ours, stock)
+    latents, rotary = model.encode(**inputs)
+    assert process_latents(model, latents, rotary).shape == latents.shape
+    assert F.cross_entropy(model(**inputs)[:, 0], target).ndim == 0
