@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.harness import Row, Settings, race
+from benchmarks.steps import with_stock_attention
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compat import TriangleDistribution
 from poyo_ssl_plugin.models import calcium_poyo
@@ -42,11 +43,16 @@ def run(settings: Settings) -> Iterator[Row]:
     for name in settings.pick(("small", "medium", "paper"), ("small",)):
         torch.manual_seed(0)
         model = make(name)
+        stock = with_stock_attention(make(name))
         size = 8 if name == "paper" else BATCH
         batches = [batch(model.patch_size, size, seed) for seed in range(N_BATCHES)]
         packed = step(model, batches)
         best = race(
-            {"packed": packed, "padded": partial(as_padded, packed)},
+            {
+                "packed": packed,
+                "padded": partial(as_padded, packed),
+                "padded, torch_brain's attention": partial(as_padded, step(stock, batches)),
+            },
             settings.pick(5, 1),
             clock=time.process_time,
         )
@@ -57,6 +63,12 @@ def run(settings: Settings) -> Iterator[Row]:
             best["padded"] / best["packed"],
             1.5,
             details={"processor seconds": best, "share of a padded batch that is real": float(filled)},
+        )
+        yield Row(
+            "  the same against POYO's attention",
+            "padding to the longest with a mask, torch_brain's attention",
+            best["padded, torch_brain's attention"] / best["packed"],
+            1.5,
         )
 
 

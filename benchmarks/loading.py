@@ -57,12 +57,6 @@ def run(settings: Settings) -> Iterator[Row]:
         5,
         details={"windows per second of processor time": per_second},
     )
-    yield Row(
-        "  with standardized traces as well",
-        "Dataset + UnitDropout",
-        per_second["ours, standardized"] / per_second["stock"],
-        5,
-    )
     n = settings.pick(100_000, 2_000)
     yield Row(f"  growth of memory over {n:,} windows", "-", growth(ours, windows, n) / 2**20, 8, "<=", "MB")
     yield Row("  windows that a spawned worker loads", "windows asked", in_spawned_worker(ours, windows[:64]), 1)

@@ -27,8 +27,9 @@ NanPolicy = Literal["propagate", "omit", "raise"]
 _BLOCK_ELEMENTS = 32_768
 # Central moments are made and merged once per panel; that costs ~40 small vector operations.
 _BLOCKS_PER_PANEL = 64
-# How many rows of a panel tell where to take the powers about.
+# How many rows of a panel, and at most one in how many, tell where to take the powers about.
 _GUESS_ROWS = 64
+_GUESS_STEP = 16
 # All traces of a panel have their powers taken about one number if it is this close to every mean, in
 # standard deviations: two cost float64 a digit of sixteen; float32 has none to spare.
 _NEAR = 2.0
@@ -181,7 +182,7 @@ def _guess(rows: np.ndarray, near: float = _NEAR) -> np.ndarray:
     The same number for all traces where that is at most ``near`` standard deviations from the mean of
     each, as it is for dF/F.
     """
-    some = rows[:: max(1, len(rows) // _GUESS_ROWS)].astype(np.float64)
+    some = rows[:: max(len(rows) // _GUESS_ROWS, _GUESS_STEP)].astype(np.float64)
     seen = np.isfinite(some)
     if not seen.all():
         some = np.where(seen, some, 0.0)
