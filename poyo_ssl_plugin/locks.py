@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import filelock
@@ -27,9 +27,11 @@ def only_run_in(folder: str | Path, *, patience: float = PATIENCE) -> Iterator[N
         OutputError: If another run goes on there, or the folder cannot be written.
     """
     folder = Path(folder)
+    new = not folder.exists()
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
+        path = folder / ".lock"
+        lock = filelock.FileLock(path)
         try:
             lock.acquire(timeout=patience)
         except filelock.Timeout:
@@ -39,4 +41,10 @@ def only_run_in(folder: str | Path, *, patience: float = PATIENCE) -> Iterator[N
     try:
         yield
     finally:
+        # A run that was refused leaves nothing behind.
+        if [entry.name for entry in folder.iterdir()] == [path.name]:
+            path.unlink(missing_ok=True)
+            if new:
+                with suppress(OSError):
+                    folder.rmdir()
         lock.release()

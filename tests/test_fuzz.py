@@ -37,7 +37,7 @@ GROUPS = ("calcium_traces", "rois", "train_domain", "domain", "session", "calciu
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory) -> Path:
     """Two small recordings, of which the first is damaged."""
-    return simulate(tmp_path_factory.mktemp("fuzz"), n_recordings=2, n_units=6, minutes=4, seed=3)
+    return simulate(tmp_path_factory.mktemp("fuzz") / "a" / "b", n_recordings=2, n_units=6, minutes=4, seed=3)
 
 
 def rewrite(file: h5py.File, name: str, values) -> None:
@@ -285,7 +285,7 @@ def test_many_damaged_recordings(originals, mutations, data):
 
 # Damaged bytes may make the HDF5 library itself crash or hang, so that they are read in another process.
 BYTES = """
-import json, sys
+import faulthandler, json, sys
 sys.path[:0] = json.loads(sys.argv[2])
 import shutil, tempfile, traceback
 from pathlib import Path
@@ -294,6 +294,7 @@ import test_fuzz
 originals, seeds = Path(sys.argv[1]), range(int(sys.argv[3]), int(sys.argv[4]))
 for seed in seeds:
     print("case", seed, flush=True)
+    faulthandler.dump_traceback_later(60, exit=True)
     rng = np.random.default_rng(seed)
     with tempfile.TemporaryDirectory() as folder:
         for path in originals.glob("*.h5"):
@@ -335,7 +336,7 @@ def survive(folder: Path) -> str:
 
 def damaged_bytes(originals: Path, first: int, last: int) -> dict[str, int]:
     """Read files with flipped or missing bytes, in processes that may die."""
-    counts = {"read": 0, "error": 0, "crashed": 0}
+    counts = {"read": 0, "error": 0, "crashed": 0, "hung": 0}
     root = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     seed = first
     while seed < last:
@@ -349,8 +350,10 @@ def damaged_bytes(originals: Path, first: int, last: int) -> dict[str, int]:
                 seed += 1
         if done.returncode == 0:
             break
-        assert done.returncode < 0, done.stderr[-2000:]
-        counts["crashed"] += 1
+        hung = "Timeout (" in done.stderr
+        # Only inside of the HDF5 library; our own code must not.
+        assert done.returncode < 0 or (hung and "/h5py/" in done.stderr), done.stderr[-2000:]
+        counts["hung" if hung else "crashed"] += 1
         seed += 1
     return counts
 
@@ -366,3 +369,4 @@ def test_many_flipped_and_missing_bytes(originals, capsys):
     with capsys.disabled():
         print(f"\n600 files with damaged bytes: {counts}")
     assert sum(counts.values()) == 600
+    assert counts["crashed"] + counts["hung"] <= 6
