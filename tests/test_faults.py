@@ -290,8 +290,9 @@ def test_a_long_run_does_not_grow(recipe, tmp_path):
         )
     finally:
         patch.undo()
-    (_, early, files), (_, late, files_late) = seen[1], seen[-1]
+    # Validation, which comes first at a fifth, opens the recordings anew and for good.
+    (_, early, files), (_, late, files_late) = seen[4], seen[-1]
     print(seen)
     assert late < early + 20 * 2**20, seen
-    assert files_late <= files + 2, seen
+    assert files_late <= files, seen
     assert (tmp_path / "run" / "csv" / "metrics.csv").stat().st_size < 300 * (steps // 100 + 50)
