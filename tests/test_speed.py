@@ -71,6 +71,11 @@ class TestSampling:
         assert best["stock"] / best["ours"] > 8
 
 
+@pytest.fixture(scope="module")
+def loaders(tmp_path_factory):
+    return loading.loaders(loading.allen_size(Settings(tmp_path_factory.mktemp("bench"), quick=True)))
+
+
 class TestWindows:
     def test_rows_past_hdf5_are_those_of_hdf5(self, sim_dir):
         samples = Recordings(sim_dir).get_recording("sim_000").calcium_traces.__dict__["df_over_f"]
@@ -113,11 +118,6 @@ class TestWindows:
         assert stats.kstest(draws.ravel(), "uniform").pvalue > 1e-3
         assert np.abs(np.corrcoef(draws)[~np.eye(40, dtype=bool)]).max() < 0.25
         assert stats.kstest(draws[:, 0], "uniform").pvalue > 1e-3
-
-    @staticmethod
-    @pytest.fixture(scope="class")
-    def loaders(tmp_path_factory):
-        return loading.loaders(loading.allen_size(Settings(tmp_path_factory.mktemp("bench"), quick=True)))
 
     def test_tokens_are_those_of_a_stock_window(self, loaders):
         ours, _, _, windows = loaders
