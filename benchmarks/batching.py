@@ -44,7 +44,7 @@ def run(settings: Settings) -> Iterator[Row]:
         torch.manual_seed(0)
         model = make(name)
         stock = with_stock_attention(make(name))
-        size = 4 if name == "paper" else BATCH  # of 18,000 tokens each
+        size = 8 if name == "paper" else BATCH
         batches = [batch(model.patch_size, size, seed) for seed in range(N_BATCHES)]
         packed = step(model, batches)
         best = race(
