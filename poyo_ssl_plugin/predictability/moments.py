@@ -15,7 +15,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -31,13 +31,8 @@ _BLOCKS_PER_PANEL = 64
 _GUESS_ROWS = 64
 _GUESS_STEP = 16
 # All traces of a panel have their powers taken about one number if it is this close to every mean, in
-# standard deviations: two cost float64 a digit of sixteen; float32 has none to spare.
+# standard deviations: two cost a digit of sixteen.
 _NEAR = 2.0
-_NEAR_FLOAT32 = 0.3
-# Powers in float32 are trusted only where the guess was this close to the mean, in standard deviations.
-_CLOSE = 3.0
-# So many powers are added up in float32 before float64 takes over.
-_FLOAT32_ROWS = 128
 # Memory is what limits; more threads than this wait for it.
 _MAX_THREADS = 4
 
@@ -72,24 +67,19 @@ class Moments:
         self._m4 = np.zeros(n_units)
 
     @classmethod
-    def of(cls, rows: np.ndarray, *, nan_policy: NanPolicy = "omit", dtype: Any = np.float64) -> Moments:
+    def of(cls, rows: np.ndarray, *, nan_policy: NanPolicy = "omit") -> Moments:
         """Moments of samples of shape (T, N); see :meth:`update`."""
         moments = cls(rows.shape[1], nan_policy=nan_policy)
-        moments.update(rows, dtype=dtype)
+        moments.update(rows)
         return moments
 
-    def update(self, rows: np.ndarray, *, dtype: Any = np.float64) -> None:
+    def update(self, rows: np.ndarray) -> None:
         """Add samples.
 
         Args:
             rows: Real samples of shape :math:`(T, N)`, any real dtype, any :math:`T`.
-            dtype: What powers are computed in; sums are float64 from one block to the next. For
-                float32 samples ``np.float32`` is twice as fast and agrees to some 1e-7 relative: where
-                it would not (an outlying guess of the mean, overflow, NaN), float64 is used after all.
         """
         for panel in row_blocks(rows, panel_rows(rows.shape[1])):
-            if dtype == np.float32 and self._add_float32(panel):
-                continue
             self._add_panel(panel)
 
     def merge(self, other: Moments) -> None:
@@ -120,20 +110,6 @@ class Moments:
 
     def _varying_m2(self) -> np.ndarray:
         return np.where(self.constant(), np.nan, self._m2 / self.count)
-
-    def _add_float32(self, rows: np.ndarray) -> bool:
-        """Add a panel by powers in float32; refuse (false) where that could cost precision."""
-        shift = _guess(rows, _NEAR_FLOAT32).astype(np.float32)
-        with np.errstate(over="ignore", invalid="ignore"):
-            sums = _power_sums(rows, shift)
-            if not np.isfinite(sums).all():
-                return False
-            count = np.full(len(shift), float(len(rows)))
-            mean, m2, m3, m4 = _central(shift.astype(np.float64), sums, count)
-            if (count * (mean - shift) ** 2 > _CLOSE**2 * m2).any():
-                return False
-        self._merge(count, mean, m2, m3, m4)
-        return True
 
     def _add_panel(self, rows: np.ndarray) -> None:
         shift = _guess(rows)
@@ -176,10 +152,10 @@ class Moments:
         self.count = n
 
 
-def _guess(rows: np.ndarray, near: float = _NEAR) -> np.ndarray:
+def _guess(rows: np.ndarray) -> np.ndarray:
     """Where to take the powers about, float64 (N,): means, from rows all over the panel.
 
-    The same number for all traces where that is at most ``near`` standard deviations from the mean of
+    The same number for all traces where that is at most ``_NEAR`` standard deviations from the mean of
     each, as it is for dF/F.
     """
     some = rows[:: max(len(rows) // _GUESS_ROWS, _GUESS_STEP)].astype(np.float64)
@@ -190,29 +166,27 @@ def _guess(rows: np.ndarray, near: float = _NEAR) -> np.ndarray:
     mean = some.sum(axis=0) / n
     variance = np.maximum(np.einsum("tn,tn->n", some, some) / n - mean**2, 0.0)
     common = mean.mean() if len(mean) else 0.0
-    same = ((mean - common) ** 2 <= near**2 * variance).all()
+    same = ((mean - common) ** 2 <= _NEAR**2 * variance).all()
     return np.full_like(mean, common) if same else mean
 
 
 def _power_sums(rows: np.ndarray, shift: np.ndarray) -> np.ndarray:
-    """Sums of the first four powers of ``rows - shift``, float64 (4, N), powers in the dtype of ``shift``.
+    """Sums of the first four powers of ``rows - shift``, float64 (4, N).
 
     Two buffers that stay in the cache are read by BLAS as one pair: eight passes, six calls.
     """
     n_rows, n_units = rows.shape
     height = min(block_rows(n_units), max(n_rows, 1))
-    if shift.dtype == np.float32:
-        height = min(height, _FLOAT32_ROWS)
-    pair = _local.pair(height, n_units, shift.dtype)
-    ones = np.ones((1, height), dtype=shift.dtype)
-    sums = np.empty((4, 1, n_units), dtype=shift.dtype)
+    pair = _local.pair(height, n_units)
+    ones = np.ones((1, height))
+    sums = np.empty((4, 1, n_units))
     total = np.zeros((4, 1, n_units))
     # Subtracting one number is faster than subtracting a row.
     common = shift[0] if n_units and (shift == shift[0]).all() else shift
     for block in row_blocks(rows, height):
         odd, even = used = pair[:, : len(block)]
         one = ones[:, : len(block)]
-        np.subtract(block, common, out=odd, casting="same_kind")
+        np.subtract(block, common, out=odd)
         np.square(odd, out=even)
         np.matmul(one, used, out=sums[:2])
         np.multiply(odd, even, out=odd)
@@ -228,9 +202,9 @@ class _Buffers(threading.local):
     def __init__(self) -> None:
         self._pair = np.empty((2, 0, 0))
 
-    def pair(self, n_rows: int, n_units: int, dtype: Any) -> np.ndarray:
-        if self._pair.shape != (2, n_rows, n_units) or self._pair.dtype != dtype:
-            self._pair = np.empty((2, n_rows, n_units), dtype=dtype)
+    def pair(self, n_rows: int, n_units: int) -> np.ndarray:
+        if self._pair.shape != (2, n_rows, n_units):
+            self._pair = np.empty((2, n_rows, n_units))
         return self._pair
 
 

@@ -44,10 +44,6 @@ def score_dataset(
     Only samples inside the intervals of the split are read, each once, in bounded memory. NaN
     samples are left out neuron by neuron. The table records the split and the intervals it saw.
 
-    Powers of float32 traces are taken in float32 and added up in float64, which costs a fraction and
-    agrees with float64 all through to some 1e-7, about the resolution of such traces. Traces stored as
-    float64 are scored in float64, to 1e-9.
-
     Args:
         dataset: A torch_brain ``Dataset`` of either generation (``recording_ids``,
             ``get_recording``), with ``rois`` or ``units``.
@@ -172,7 +168,7 @@ class _Block:
 
 
 def _sum_block(rows: np.ndarray) -> _Block:
-    moments = Moments.of(rows, dtype=np.float32 if rows.dtype == np.float32 else np.float64)
+    moments = Moments.of(rows)
     infinite = ~np.isfinite(moments.mean)
     if infinite.any():
         infinite &= np.isinf(rows).any(axis=0)
