@@ -239,7 +239,8 @@ def _recording_paths(folder: Path, recording_ids: Iterable[str] | None) -> dict[
     found = {path.stem: path for path in sorted(folder.glob("*.h5"))}
     if not found:
         inner = sorted({path.parent.name for path in folder.glob("*/*.h5")})
-        hint = f"; did you mean {' or '.join(str(folder / name) for name in inner[:3])}?" if inner else "; prepare them with 'brainsets prepare'"
+        folders = " or ".join(str(folder / name) for name in inner[:3])
+        hint = f"; did you mean {folders}?" if inner else "; prepare them with 'brainsets prepare'"
         raise RecordingError(f"{folder}: has no recordings (*.h5){hint}")
     if recording_ids is None:
         return found
