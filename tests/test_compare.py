@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from quick import quick
 
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task
@@ -25,13 +26,7 @@ from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training import read_checkpoint
 
 GRATINGS = get_task("drifting_gratings")
-QUICK = (
-    "model=tiny",
-    "data.batch_size=4",
-    "trainer.max_steps=2",
-    "trainer.val_every_n_steps=2",
-    "trainer.accelerator=cpu",
-)
+QUICK = quick(steps=2, batch_size=4)
 
 
 def comparison(root, out, **options) -> Comparison:

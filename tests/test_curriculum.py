@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from quick import quick
 
 from poyo_ssl_plugin.compat import Interval
 from poyo_ssl_plugin.configuration import compose_recipe
@@ -13,15 +14,7 @@ from poyo_ssl_plugin.errors import DietError, RecipeError
 from poyo_ssl_plugin.predictability import Diet
 from poyo_ssl_plugin.training import Inputs, PretrainingData, pretrain, read_checkpoint
 
-QUICK = (
-    "model=tiny",
-    "data.batch_size=8",
-    "trainer.max_steps=6",
-    "trainer.val_every_n_steps=6",
-    "trainer.progress=false",
-    "trainer.tensorboard=false",
-    "trainer.accelerator=cpu",
-)
+QUICK = quick(steps=6)
 
 
 class TestPacings:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from quick import quick
 from scipy import stats
 
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task, simulate
@@ -129,13 +130,7 @@ class TestFiles:
         assert list(tmp_path.iterdir()) == []
 
 
-QUICK = (
-    "model=tiny",
-    "data.batch_size=8",
-    "trainer.max_steps=3",
-    "trainer.val_every_n_steps=3",
-    "trainer.accelerator=cpu",
-)
+QUICK = quick(steps=3)
 
 
 class TestCompare:

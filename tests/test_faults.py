@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quick import quick
 
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import StandardizeTraces
@@ -24,16 +25,7 @@ from poyo_ssl_plugin.training import finetune, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.guards import CollapseWarning
 from poyo_ssl_plugin.training.session import hardware_errors
 
-QUICK = [
-    "model=tiny",
-    "data.batch_size=4",
-    "trainer.max_steps=4",
-    "trainer.val_every_n_steps=2",
-    "trainer.log_every_n_steps=1",
-    "trainer.progress=false",
-    "trainer.tensorboard=false",
-    "trainer.accelerator=cpu",
-]
+QUICK = quick(steps=4, val_every=2, batch_size=4)
 
 
 @pytest.fixture

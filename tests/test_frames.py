@@ -10,6 +10,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from omegaconf import DictConfig
+from quick import quick
 
 from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.configuration import compose_recipe
@@ -35,17 +36,7 @@ from poyo_ssl_plugin.experiments.frames import over_seconds
 from poyo_ssl_plugin.training import Inputs, finetune_frames, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.frames import evaluate_frames, frame_data, read_movie
 
-QUICK = [
-    "model=tiny",
-    "decoder.width=2",
-    "data.batch_size=8",
-    "trainer.max_steps=4",
-    "trainer.val_every_n_steps=2",
-    "trainer.log_every_n_steps=1",
-    "trainer.progress=false",
-    "trainer.tensorboard=false",
-    "trainer.accelerator=cpu",
-]
+QUICK = quick("decoder.width=2", steps=4, val_every=2)
 # 60 of the 900 frames, in two runs, as a published excerpt may have.
 AVAILABLE = np.r_[100:140, 400:420]
 

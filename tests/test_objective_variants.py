@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
+from quick import quick
 from test_models import inputs, model
-from test_objectives import train_on_masked_loss_alone
+from test_objectives import output_and_guess_of_the_second_half, train_on_masked_loss_alone
 
 from poyo_ssl_plugin import EMATeacher, MaskedActivity
 from poyo_ssl_plugin.configuration import compose_recipe
@@ -145,12 +146,9 @@ class TestEMATeacher:
         objective.attach(model(emb_init_scale=0.5))
         result = objective(made, plain)
         with torch.no_grad():
-            first, rotary = made.encode(**plain)
-            last = made.process(first, rotary)
-            hidden = first.clone()
-            hidden[:, 8:] = objective.mask_token
-            guess = objective.predictor(made.process(hidden, rotary))[:, 8:]
-            latents, outputs = objective.teacher.encode(**plain)[0], []
+            last, guess = output_and_guess_of_the_second_half(made, plain, objective)
+            latents, rotary = objective.teacher.encode(**plain)
+            outputs = []
             for attention, feed_forward in objective.teacher.proc_layers:
                 latents = latents + attention(latents, rotary)
                 latents = latents + feed_forward(latents)
@@ -221,16 +219,7 @@ def test_it_keeps_its_representation(objective):
     assert after["rank"] >= before["rank"] / 2 and after["std"] >= before["std"] / 2
 
 
-QUICK = [
-    "model=tiny",
-    "data.batch_size=8",
-    "trainer.max_steps=3",
-    "trainer.val_every_n_steps=2",
-    "trainer.log_every_n_steps=1",
-    "trainer.progress=false",
-    "trainer.tensorboard=false",
-    "trainer.accelerator=cpu",
-]
+QUICK = quick(steps=3, val_every=2)
 
 
 @pytest.mark.parametrize("ssl", ["masked_activity", "ema_teacher"])

@@ -88,17 +88,21 @@ def test_variance_and_covariance_against_numpy():
     assert covariance.item() == pytest.approx((off**2).sum() / 5, rel=1e-5)
 
 
+def output_and_guess_of_the_second_half(made, plain, objective):
+    """The output of a model for its latents, and the head's guess of its second half without that half."""
+    first, rotary = made.encode(**plain)
+    hidden = first.clone()
+    hidden[:, 8:] = objective.mask_token
+    return made.process(first, rotary), objective.predictor(made.process(hidden, rotary))[:, 8:]
+
+
 class TestMaskedLatentReconstruction:
     def test_the_default_against_an_independent_computation(self):
         made, plain = model(), inputs()
         objective = MaskedLatentReconstruction(32, mask="causal_time", variance_weight=0.7, covariance_weight=0.3)
         result = objective(made, plain)
         with torch.no_grad():
-            first, rotary = made.encode(**plain)
-            last = made.process(first, rotary)
-            hidden = first.clone()
-            hidden[:, 8:] = objective.mask_token
-            guess = objective.predictor(made.process(hidden, rotary))[:, 8:]
+            last, guess = output_and_guess_of_the_second_half(made, plain, objective)
             wanted = (
                 (last - last.mean(-1, keepdim=True)) / (last.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
             )[:, 8:]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import quick
 from torch import nn
 
 from poyo_ssl_plugin import CalciumPOYO
@@ -14,13 +15,7 @@ from poyo_ssl_plugin.experiments.scale import Scaling, make_points
 from poyo_ssl_plugin.experiments.scale_report import report_scaling, scaling_verdicts
 from poyo_ssl_plugin.experiments.settings import prepare_recordings, preset_names, read_settings
 
-QUICK = (
-    "model=tiny",
-    "data.batch_size=4",
-    "trainer.max_steps=2",
-    "trainer.val_every_n_steps=2",
-    "trainer.accelerator=cpu",
-)
+QUICK = quick(steps=2, batch_size=4)
 
 
 class TestCost:

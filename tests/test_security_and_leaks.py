@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from quick import quick
 
 import poyo_ssl_plugin
 from poyo_ssl_plugin.configuration import compose_recipe
@@ -16,14 +17,7 @@ from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 from poyo_ssl_plugin.training import evaluate, finetune, pretrain, read_checkpoint
 
-QUICK = [
-    "model=tiny",
-    "data.batch_size=4",
-    "trainer.max_steps=1",
-    "trainer.progress=false",
-    "trainer.tensorboard=false",
-    "trainer.accelerator=cpu",
-]
+QUICK = quick(steps=1, batch_size=4)
 
 
 @pytest.fixture

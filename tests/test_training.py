@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import DictConfig
+from quick import quick
 
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.configuration import compose_recipe
@@ -15,16 +16,7 @@ from poyo_ssl_plugin.experiments.figures import read_metric
 from poyo_ssl_plugin.training import evaluate, finetune, load_weights, model_state, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule
 
-QUICK = [
-    "model=tiny",
-    "data.batch_size=8",
-    "trainer.max_steps=6",
-    "trainer.val_every_n_steps=3",
-    "trainer.log_every_n_steps=1",
-    "trainer.progress=false",
-    "trainer.tensorboard=false",
-    "trainer.accelerator=cpu",
-]
+QUICK = quick(steps=6, val_every=3)
 
 
 @pytest.fixture

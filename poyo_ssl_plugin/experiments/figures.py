@@ -146,34 +146,7 @@ def accuracy_bars(
     *,
     title: str,
 ) -> Path:
-    """Accuracy of each arm with its 95 % interval and its runs, over lines for chance and baselines.
-
-    Many arms lie one above the other, so that their names have room.
-    """
-    if len(arms) > 4:
-        return _lying_bars(arms, lines, path, title=title)
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(1.6 * len(arms) + 2.6, 4.0))
-        for i, (name, (value, runs)) in enumerate(arms.items()):
-            colour = ARM_COLOURS.get(name, GREY)
-            error = [[value.mean - max(value.low, 0.0)], [min(value.high, 1.0) - value.mean]]
-            axes.bar(i, value.mean, width=0.6, color=colour, alpha=0.75)
-            axes.errorbar(i, value.mean, yerr=error, color="black", capsize=5, lw=1.2)
-            axes.scatter(i + np.linspace(-0.15, 0.15, len(runs)), runs, s=16, color="black", alpha=0.5, zorder=3)
-        for (name, height), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
-            axes.axhline(height, color="black", lw=1, ls=style, label=f"{name} {height:.2f}")
-        axes.set_xticks(range(len(arms)), [f"{name}\n{value.mean:.3f}" for name, (value, _) in arms.items()])
-        axes.set_ylim(0, 1)
-        axes.set_ylabel("test accuracy")
-        axes.set_title(title, fontsize=10)
-        axes.grid(axis="x", visible=False)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-        return _save(figure, path)
-
-
-def _lying_bars(
-    arms: Mapping[str, tuple[Estimate, Sequence[float]]], lines: Mapping[str, float], path: str | Path, *, title: str
-) -> Path:
+    """Accuracy of each arm with its 95 % interval and its runs, over lines for chance and baselines."""
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.4, 0.42 * len(arms) + 1.6))
         for i, (name, (value, runs)) in enumerate(arms.items()):

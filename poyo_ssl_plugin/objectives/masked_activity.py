@@ -13,7 +13,7 @@ from poyo_ssl_plugin.compat import FeedForward
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import LatentPass, run_with_latents
 from poyo_ssl_plugin.models.attention import CrossAttention
-from poyo_ssl_plugin.objectives.masked_latent import DISTANCES, Reconstruction
+from poyo_ssl_plugin.objectives.masked_latent import DISTANCES, Reconstruction, check_options
 
 ActivityMask = Callable[[torch.Tensor, float, "torch.Generator | None"], torch.Tensor]
 
@@ -118,10 +118,7 @@ class MaskedActivity(nn.Module):
         distance: Literal["mse", "l1", "smooth_l1"] = "mse",
     ) -> None:
         super().__init__()
-        if not 0 < ratio < 1:
-            raise RecipeError(f"ratio must be between 0 and 1, not {ratio}")
-        if distance not in DISTANCES:
-            raise RecipeError(f"unknown distance {distance!r}; there are {', '.join(DISTANCES)}")
+        check_options(ratio, distance)
         if not callable(mask) and mask not in ACTIVITY_MASKS:
             raise RecipeError(f"unknown mask {mask!r} over activity; there are {', '.join(ACTIVITY_MASKS)}")
         self.mask: ActivityMask = mask if callable(mask) else ACTIVITY_MASKS[mask]

@@ -18,6 +18,18 @@ from poyo_ssl_plugin.objectives.masking import LatentLayout, MaskFunction, get_m
 DISTANCES = {"l1": F.l1_loss, "mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
+def check_options(ratio: float, distance: str) -> None:
+    """Refuse a share that hides nothing or all, and an unknown distance.
+
+    Raises:
+        RecipeError: If it is so.
+    """
+    if not 0 < ratio < 1:
+        raise RecipeError(f"ratio must be between 0 and 1, not {ratio}")
+    if distance not in DISTANCES:
+        raise RecipeError(f"unknown distance {distance!r}; there are {', '.join(DISTANCES)}")
+
+
 @dataclass(frozen=True)
 class Reconstruction:
     """What the objective says of one batch.
@@ -98,10 +110,7 @@ class MaskedLatentReconstruction(nn.Module):
         covariance_weight: float = 0.04,
     ) -> None:
         super().__init__()
-        if not 0 < ratio < 1:
-            raise RecipeError(f"ratio must be between 0 and 1, not {ratio}")
-        if distance not in DISTANCES:
-            raise RecipeError(f"unknown distance {distance!r}; there are {', '.join(DISTANCES)}")
+        check_options(ratio, distance)
         if target not in ("normalized", "live"):
             raise RecipeError(f"target must be 'normalized' or 'live', not {target!r}")
         self.mask = mask if callable(mask) else get_mask(mask)
@@ -118,10 +127,12 @@ class MaskedLatentReconstruction(nn.Module):
         else:
             self.register_buffer("mask_token", torch.zeros(dim), persistent=False)
 
-    @classmethod
-    def paper(cls, dim: int) -> MaskedLatentReconstruction:
+    @staticmethod
+    def paper(dim: int) -> MaskedLatentReconstruction:
         """The paper's text: the trailing half of the time steps zeroed, L1, a live target, no regulariser."""
-        return cls(dim, mask="causal_time", target="live", variance_weight=0.0, covariance_weight=0.0)
+        return MaskedLatentReconstruction(
+            dim, mask="causal_time", target="live", variance_weight=0.0, covariance_weight=0.0
+        )
 
     def forward(
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
@@ -137,7 +148,7 @@ class MaskedLatentReconstruction(nn.Module):
         first, last = latent_pass.first, latent_pass.last
         hidden = self.mask(latent_layout(model, first), self.ratio, generator)
         masked = process_latents(model, torch.where(hidden, self.mask_token.to(first.dtype), first), latent_pass.rotary)
-        terms = {"masked": self._distance(masked, last, hidden)}
+        terms = {"masked": self._distance(masked, hidden, inputs, last)}
         loss = terms["masked"]
         if self.variance_weight or self.covariance_weight:
             terms["variance"], terms["covariance"] = variance_covariance(last)
@@ -151,12 +162,18 @@ class MaskedLatentReconstruction(nn.Module):
             return run_with_latents(model, inputs)
         return run_without_dropout(model, inputs)
 
-    def _distance(self, masked: torch.Tensor, last: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
+    def _distance(
+        self, masked: torch.Tensor, hidden: torch.Tensor, inputs: Mapping[str, Any], last: torch.Tensor
+    ) -> torch.Tensor:
         if self.target == "live":
             return self.distance(masked, last)
-        wanted = F.layer_norm(last.detach(), last.shape[-1:])
+        wanted = self._wanted(inputs, last)
         hidden = hidden.expand_as(wanted)
         return self.distance(self.predictor(masked)[hidden], wanted[hidden])
+
+    def _wanted(self, inputs: Mapping[str, Any], last: torch.Tensor) -> torch.Tensor:
+        """What the head is to predict, (B, L, D), without gradient; ``last`` is the model's own output."""
+        return F.layer_norm(last.detach(), last.shape[-1:])
 
 
 def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:

@@ -7,8 +7,8 @@ from poyo_ssl_plugin.training.finetuning import Finetuning
 from poyo_ssl_plugin.training.frames import FrameData, FrameDecoding, FrameResult, evaluate_frames, finetune_frames
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
+from poyo_ssl_plugin.training.recipe import Inputs
 from poyo_ssl_plugin.training.run import (
-    Inputs,
     Prepared,
     RunResult,
     evaluate,

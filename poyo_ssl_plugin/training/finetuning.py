@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,24 +11,19 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from poyo_ssl_plugin.data import Task
 from poyo_ssl_plugin.data.tasks import IGNORED
-from poyo_ssl_plugin.models import adapt, check_family, run_with_latents
-from poyo_ssl_plugin.training.health import HealthMeter
-from poyo_ssl_plugin.training.optim import EMBEDDINGS, READOUT, checked, make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.models import adapt, run_with_latents
+from poyo_ssl_plugin.training.module import StagedModule
 from poyo_ssl_plugin.training.tokens import answered
 
 
-class Finetuning(L.LightningModule):
+class Finetuning(StagedModule):
     """Supervised training of a POYO-family model on one classification task.
 
     Args:
         model: The model, its vocabularies initialised, with a readout of the task's name.
         task: The task.
-        identify_steps: Train only embeddings of units and sessions and the task's readout for so
-            many steps (unit identification, Azabou et al. 2023), then everything.
         label_smoothing: Of the cross-entropy.
-        optimizer: Arguments of :func:`make_optimizer`.
-        schedule: Arguments of :func:`make_schedule`, without ``total_steps``.
-        hyper_parameters: Kept in checkpoints; plain values only.
+        **options: As :class:`StagedModule`.
     """
 
     def __init__(
@@ -38,23 +31,13 @@ class Finetuning(L.LightningModule):
         model: nn.Module,
         task: Task,
         *,
-        identify_steps: int = 0,
         label_smoothing: float = 0.0,
-        optimizer: Mapping[str, Any],
-        schedule: Mapping[str, Any],
-        hyper_parameters: Mapping[str, Any],
+        **options: Any,
     ) -> None:
-        super().__init__()
-        check_family(model)
-        self.model = model
+        super().__init__(model, **options)
         self.adapter = adapt(model)
         self.task = task
-        self.identify_steps = identify_steps
         self.label_smoothing = label_smoothing
-        self.optimizer_arguments = checked(optimizer)
-        self.schedule_arguments = dict(schedule)
-        self.record = dict(hyper_parameters)
-        self.health = HealthMeter()
         self.accuracy = nn.ModuleDict({f"{part}_accuracy": _accuracy(task) for part in ("train", "valid", "test")})
         self.predictions: list[dict[str, Any]] = []
 
@@ -71,9 +54,6 @@ class Finetuning(L.LightningModule):
         self._score(output, batch, "test")
         self._keep_predictions(answered(self.adapter, output, batch, self.task.name)[0], batch)
 
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
-
     def on_train_epoch_end(self) -> None:
         """Say the accuracy of the epoch; by hand, so that a resumed epoch counts all of its batches."""
         metric: Any = self.accuracy["train_accuracy"]
@@ -82,22 +62,6 @@ class Finetuning(L.LightningModule):
 
     def on_test_epoch_start(self) -> None:
         self.predictions = []
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """While units are being identified, the backbone's gradients are dropped: it does not move."""
-        if self.global_step >= self.identify_steps:
-            return
-        for name, parameter in self.model.named_parameters():
-            if not name.startswith((*EMBEDDINGS, *READOUT)):
-                parameter.grad = None
-
-    def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer([self.model], fresh=READOUT, **self.optimizer_arguments)
-        total = int(self.trainer.estimated_stepping_batches)
-        return schedule_config(optimizer, make_schedule(optimizer, total_steps=total, **self.schedule_arguments))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["hyper_parameters"] = self.record
 
     def _score(self, output: Any, batch: dict[str, Any], part: str) -> torch.Tensor:
         logits, target = answered(self.adapter, output, batch, self.task.name)

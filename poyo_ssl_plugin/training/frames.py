@@ -28,19 +28,30 @@ from poyo_ssl_plugin.data.frames import split_frames
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import (
     SkipConnectionDecoder,
-    check_family,
     model_state,
     read_checkpoint,
     run_with_latents,
 )
 from poyo_ssl_plugin.objectives import FrameLoss
-from poyo_ssl_plugin.training import run as runs
 from poyo_ssl_plugin.training.data import FinetuningData, _Fixed
 from poyo_ssl_plugin.training.frame_metrics import FRAME_METRICS, frame_metrics
-from poyo_ssl_plugin.training.health import HealthMeter
-from poyo_ssl_plugin.training.optim import EMBEDDINGS, checked, make_optimizer, make_schedule, schedule_config
-from poyo_ssl_plugin.training.run import Inputs, RunResult
+from poyo_ssl_plugin.training.module import StagedModule
+from poyo_ssl_plugin.training.recipe import (
+    Inputs,
+    build_model,
+    data_options,
+    describe,
+    initialise,
+    make_recipe_diet,
+    must_fit,
+    plain,
+    recorded_recipe,
+    require,
+    resolved,
+)
+from poyo_ssl_plugin.training.run import RunResult, leaks_of
 from poyo_ssl_plugin.training.session import run_session
+from poyo_ssl_plugin.training.trainer import fit, last_checkpoint, make_tester, make_trainer, numbers
 
 logger = logging.getLogger(__name__)
 
@@ -95,7 +106,7 @@ class FrameData(FinetuningData):
         )
 
 
-class FrameDecoding(L.LightningModule):
+class FrameDecoding(StagedModule):
     r"""Supervised training of a POYO-family model and a frame decoder to reconstruct a movie.
 
     The model's query for the time of the frame attends to its latents and is read out to a latent vector,
@@ -108,11 +119,7 @@ class FrameDecoding(L.LightningModule):
         movie: The images.
         base: The base image, (H, W) of values in [0, 1].
         loss: The loss between images.
-        identify_steps: Train only embeddings of units and sessions, the readout and the decoder for so
-            many steps, then everything.
-        optimizer: Arguments of :func:`make_optimizer`.
-        schedule: Arguments of :func:`make_schedule`, without ``total_steps``.
-        hyper_parameters: Kept in checkpoints; plain values only.
+        **options: As :class:`StagedModule`.
     """
 
     base: torch.Tensor
@@ -125,24 +132,15 @@ class FrameDecoding(L.LightningModule):
         movie: MovieFrames,
         base: torch.Tensor,
         loss: FrameLoss,
-        *,
-        identify_steps: int = 0,
-        optimizer: Mapping[str, Any],
-        schedule: Mapping[str, Any],
-        hyper_parameters: Mapping[str, Any],
+        **options: Any,
     ) -> None:
-        super().__init__()
-        check_family(model)
-        self.model, self.decoder, self.loss = model, decoder, loss
+        super().__init__(model, **options)
+        self.decoder, self.loss = decoder, loss
+        self.fresh = (*self.fresh, *(name for name, _ in decoder.named_children()))
         self.movie = movie
         self.register_buffer("base", base.clamp(0.01, 0.99))
         # The movie is not part of what was learned.
         self.register_buffer("images", as_images(movie.image), persistent=False)
-        self.identify_steps = identify_steps
-        self.optimizer_arguments = checked(optimizer)
-        self.schedule_arguments = dict(schedule)
-        self.record = dict(hyper_parameters)
-        self.health = HealthMeter()
         self.predictions: list[dict[str, Any]] = []
         self.reconstructions: list[torch.Tensor] = []
         self.latents: list[torch.Tensor] = []
@@ -180,28 +178,11 @@ class FrameDecoding(L.LightningModule):
         latent = self.model(**batch["inputs"])[MOVIE_FRAMES_TASK.name]
         return latent, batch["target"][batch["asked"]]
 
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
-
     def on_test_epoch_start(self) -> None:
         self.predictions, self.reconstructions, self.latents = [], [], []
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """While units are being identified, the backbone's gradients are dropped: it does not move."""
-        if self.global_step >= self.identify_steps:
-            return
-        for name, parameter in self.model.named_parameters():
-            if not name.startswith((*EMBEDDINGS, "readout")):
-                parameter.grad = None
-
-    def configure_optimizers(self) -> Any:
-        fresh = ("readout", *(name for name, _ in self.decoder.named_children()))
-        optimizer = make_optimizer([self.model, self.decoder], fresh=fresh, **self.optimizer_arguments)
-        total = int(self.trainer.estimated_stepping_batches)
-        return schedule_config(optimizer, make_schedule(optimizer, total_steps=total, **self.schedule_arguments))
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["hyper_parameters"] = self.record
+    def trained(self) -> list[nn.Module]:
+        return [self.model, self.decoder]
 
     def _true(self, batch: dict[str, Any]) -> torch.Tensor:
         frames = batch["target"][batch["asked"]]
@@ -254,23 +235,23 @@ def finetune_frames(config: DictConfig, inputs: Inputs | None = None, *, seed: i
     Raises:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
-    config = runs._resolved(config)
-    runs._require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
+    config = resolved(config)
+    require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
     movie, frames = read_movie(config)
     inputs = inputs or Inputs.from_recipe(config)
     L.seed_everything(seed, workers=True, verbose=False)
     data = frame_data(config, inputs, frames, seed=seed)
-    model = runs._build_model(config, data, {MOVIE_FRAMES_TASK.name: config.decoder.latent_dim})
-    loaded = runs._initialise(model, config, data, keep_words=False)
-    record = runs._record(config, model, data, data.split["train"], inputs.skipped)
-    record["leaks"] = runs.leaks_of(config, inputs, data)
+    model = build_model(config, data, {MOVIE_FRAMES_TASK.name: config.decoder.latent_dim})
+    loaded = initialise(model, config, data, keep_words=False)
+    record = describe(config, model, data, data.split["train"], inputs.skipped)
+    record["leaks"] = leaks_of(config, inputs, data)
     module = _module(config, model, movie, frames, record)
-    trainer = runs._trainer(config, monitor="valid/ssim", mode="max")
-    trained = runs._fit(config, trainer, module, data)
+    trainer = make_trainer(config, monitor="valid/ssim", mode="max")
+    trained = fit(config, trainer, module, data)
     trainer.test(module, data, verbose=False)
-    metrics = {**trained, **runs._numbers(trainer)}
-    plain = RunResult(Path(config.out_dir), runs._last(config), metrics, loaded=loaded, leaks=record["leaks"])
-    result = _frame_result(plain, module)
+    metrics = {**trained, **numbers(trainer)}
+    run = RunResult(Path(config.out_dir), last_checkpoint(config), metrics, loaded=loaded, leaks=record["leaks"])
+    result = _frame_result(run, module)
     fitted: Any = trainer.predict(module, data.fitting_dataloader())
     latents, labels = zip(*fitted, strict=True)
     result.train_latents = torch.cat(latents).float().cpu().numpy(), torch.cat(labels).cpu().numpy()
@@ -291,28 +272,18 @@ def evaluate_frames(checkpoint: str | Path, overrides: Mapping[str, Any] | None 
     content = read_checkpoint(checkpoint)
     if not reconstructs_frames(content):
         raise CheckpointError(f"{checkpoint}: not of a run that reconstructs movie frames")
-    record = content["hyper_parameters"]
-    config = OmegaConf.create(record["recipe"])
-    for key, value in (overrides or {}).items():
-        if OmegaConf.select(config, key, default=runs._ABSENT) is runs._ABSENT:
-            raise RecipeError(f"{checkpoint}: its recipe has no key {key!r}")
-        OmegaConf.update(config, key, value)
-    config = runs._trusted(config, checkpoint)
+    config = recorded_recipe(content, overrides, source=checkpoint)
     movie, frames = read_movie(config)
     data = frame_data(config, Inputs.from_recipe(config), frames)
-    model = runs._build_model(config, data, {MOVIE_FRAMES_TASK.name: config.decoder.latent_dim})
-    module = _module(config, model, movie, frames, record)
-    try:
+    model = build_model(config, data, {MOVIE_FRAMES_TASK.name: config.decoder.latent_dim})
+    module = _module(config, model, movie, frames, content["hyper_parameters"])
+    with must_fit(checkpoint):
         model.load_state_dict(model_state(content))
         module.decoder.load_state_dict(_part(content, "decoder."))
         module.base.copy_(content["state_dict"]["base"])
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint}: does not fit these recordings ({str(error).splitlines()[0]})") from None
-    trainer = L.Trainer(
-        accelerator=config.trainer.accelerator, devices=1, logger=False, enable_checkpointing=False, **runs._QUIET
-    )
+    trainer = make_tester(config)
     trainer.test(module, data, verbose=False)
-    return _frame_result(RunResult(Path(checkpoint).parent, Path(checkpoint), runs._numbers(trainer)), module)
+    return _frame_result(RunResult(Path(checkpoint).parent, Path(checkpoint), numbers(trainer)), module)
 
 
 def reconstructs_frames(content: Mapping[str, Any]) -> bool:
@@ -331,7 +302,7 @@ def read_movie(config: DictConfig) -> tuple[MovieFrames, dict[str, np.ndarray]]:
             f"the task {MOVIE_FRAMES_TASK.name!r} has keys of its own: use --recipe natural_movie_frames "
             "(from scratch: with init_from=null)"
         )
-    runs._require(config, "data.root", "the folder of the recordings")
+    require(config, "data.root", "the folder of the recordings")
     options = config.frames
     movie = MovieFrames.load(find_frames_file(config.data.root, options.file))
     names = ("protocol", "fold", "n_folds", "n_blocks", "gap")
@@ -369,7 +340,7 @@ def as_bytes(images: torch.Tensor) -> torch.Tensor:
 
 def frame_data(config: DictConfig, inputs: Inputs, frames: Mapping[str, np.ndarray], *, seed: int = 0) -> FrameData:
     """The windows of a recipe; ``frames`` as :func:`read_movie` gives them."""
-    diet = runs._diet(config, inputs.table)
+    diet = make_recipe_diet(config, inputs.table)
     return FrameData(
         inputs.dataset,
         inputs.table,
@@ -378,7 +349,7 @@ def frame_data(config: DictConfig, inputs: Inputs, frames: Mapping[str, np.ndarr
         frames=frames,
         delay=config.frames.delay,
         seed=seed,
-        **runs._data_options(config),
+        **data_options(config),
     )
 
 
@@ -405,7 +376,7 @@ def _module(
         FrameLoss(weights),
         identify_steps=config.identify_steps,
         hyper_parameters=record,
-        **runs._plain(config.optim, "optimizer", "schedule"),
+        **plain(config.optim, "optimizer", "schedule"),
     )
 
 

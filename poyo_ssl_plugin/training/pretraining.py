@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -14,8 +12,7 @@ from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.objectives import NoReconstruction
-from poyo_ssl_plugin.training.health import HealthMeter
-from poyo_ssl_plugin.training.optim import checked, make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.training.module import TrainingModule
 from poyo_ssl_plugin.training.tokens import answered
 
 # Parts of a POYO that only decoding uses.
@@ -23,7 +20,7 @@ _DECODER = ("dec_atn", "dec_ffn", "readout", "session_emb", "task_emb")
 _OBJECTIVE = "objective."
 
 
-class Pretraining(L.LightningModule):
+class Pretraining(TrainingModule):
     r"""Self-supervised pretraining of a POYO-family model.
 
     The loss is that of the objective plus ``auxiliary_weight`` times the cross-entropy of an
@@ -35,9 +32,7 @@ class Pretraining(L.LightningModule):
             method ``attach`` is given the model first.
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
-        optimizer: Arguments of :func:`make_optimizer`.
-        schedule: Arguments of :func:`make_schedule`, without ``total_steps``.
-        hyper_parameters: Kept in checkpoints; plain values only.
+        **options: As :class:`TrainingModule`.
     """
 
     def __init__(
@@ -47,25 +42,18 @@ class Pretraining(L.LightningModule):
         *,
         auxiliary: str | None,
         auxiliary_weight: float,
-        optimizer: Mapping[str, Any],
-        schedule: Mapping[str, Any],
-        hyper_parameters: Mapping[str, Any],
+        **options: Any,
     ) -> None:
-        super().__init__()
+        super().__init__(model, **options)
         if auxiliary is None and isinstance(objective, NoReconstruction):
             raise RecipeError(
                 "pretraining has nothing to learn from: ssl=none leaves the auxiliary task alone, and there is none "
                 "(aux.task is not set, aux.weight is 0, or no recording has its labels)"
             )
-        self.model = model
         self.adapter = adapt(model)
         self.objective = objective
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
-        self.optimizer_arguments = checked(optimizer)
-        self.schedule_arguments = dict(schedule)
-        self.record = dict(hyper_parameters)
-        self.health = HealthMeter()
         if auxiliary is None:
             # Nothing trains the decoder; without this DDP would wait for its gradients.
             for name in set(_DECODER) & set(dict(model.named_children())):
@@ -86,17 +74,12 @@ class Pretraining(L.LightningModule):
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         self._step(batch, "valid")
 
-    def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
-
-    def configure_optimizers(self) -> Any:
-        optimizer = make_optimizer([self.model, self.objective], **self.optimizer_arguments)
-        total = int(self.trainer.estimated_stepping_batches)
-        return schedule_config(optimizer, make_schedule(optimizer, total_steps=total, **self.schedule_arguments))
+    def trained(self) -> list[nn.Module]:
+        return [self.model, self.objective]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep the model alone under ``state_dict``, as torch_brain's ``load_pretrained`` wants it."""
-        checkpoint["hyper_parameters"] = self.record
+        super().on_save_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         checkpoint["objective"] = {key: state.pop(key) for key in list(state) if key.startswith(_OBJECTIVE)}
 

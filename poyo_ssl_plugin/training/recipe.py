@@ -1,0 +1,230 @@
+"""What a recipe asks for, made: recordings and neurons, windows' options, model, objective and first weights.
+
+Everything that can be wrong with a recipe is found here, before anything is written.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+
+from poyo_ssl_plugin.compat import GENERATION
+from poyo_ssl_plugin.data import Recordings, get_task
+from poyo_ssl_plugin.data.check import usable_recordings
+from poyo_ssl_plugin.data.splits import Split, recorded_split
+from poyo_ssl_plugin.errors import CheckpointError, RecipeError
+from poyo_ssl_plugin.models import (
+    adapt,
+    adapter_class,
+    check_family,
+    model_state,
+    read_checkpoint,
+    replace_vocabulary,
+)
+from poyo_ssl_plugin.models.checkpoint import first_line
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
+from poyo_ssl_plugin.training.data import DietData
+
+logger = logging.getLogger(__name__)
+
+VOCABULARIES = ("unit_emb", "session_emb")
+
+
+# The only classes that a checkpoint may ask for.
+_KNOWN_MODELS = (
+    "poyo_ssl_plugin.CalciumPOYO",
+    "torch_brain.models.POYO",
+    "torch_brain.models.POYOPlus",
+    "torch_brain.models.CalciumPOYOPlus",
+)
+
+
+_ABSENT = object()
+
+
+@dataclass
+class Inputs:
+    """What a run reads: recordings, the scored neurons, and how time is split.
+
+    A run reads them as its recipe says; an experiment can make them once and hand them to many runs.
+    """
+
+    dataset: Recordings
+    table: PredictabilityTable
+    split: Split
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def from_recipe(cls, config: DictConfig) -> Inputs:
+        require(config, "data.root", "the folder of the recordings")
+        data = config.data
+        recordings = None if data.recordings is None else [str(name) for name in data.recordings]
+        dataset = Recordings(data.root, recordings, uniquify_unit_ids=data.uniquify_unit_ids)
+        good, damaged = usable_recordings(dataset, on_error=data.on_error)
+        if damaged:
+            dataset = Recordings(data.root, good, uniquify_unit_ids=data.uniquify_unit_ids)
+        require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
+        table = PredictabilityTable.load(config.diet.table)
+        return cls(dataset, table, recorded_split(dataset, data.split), damaged)
+
+
+def resolved(config: DictConfig) -> DictConfig:
+    """The recipe with every reference replaced by its value; what is missing stays missing."""
+    try:
+        return OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise RecipeError(" ".join(str(error).split())) from None
+
+
+def recorded_recipe(
+    content: Mapping[str, Any], overrides: Mapping[str, Any] | None, *, source: str | Path
+) -> DictConfig:
+    """The recipe in a checkpoint, some keys changed; it is data and not code, so its classes must be known.
+
+    Raises:
+        CheckpointError: If it asks for a class that is not.
+        RecipeError: If it has no such key.
+    """
+    config = OmegaConf.create(content["hyper_parameters"]["recipe"])
+    for key, value in (overrides or {}).items():
+        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
+            raise RecipeError(f"{source}: its recipe has no key {key!r}")
+        OmegaConf.update(config, key, value)
+    target = config.model.get("_target_")
+    if target not in _KNOWN_MODELS:
+        raise CheckpointError(f"{source}: asks for the class {target!r}, which is refused")
+    return config
+
+
+@contextmanager
+def must_fit(source: str | Path) -> Iterator[None]:
+    """Say of weights that cannot be loaded into a model where they come from."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{source}: does not fit these recordings ({str(error).splitlines()[0]})") from None
+
+
+def require(config: DictConfig, key: str, what: str, *, null: bool = False) -> None:
+    parent, _, leaf = key.rpartition(".")
+    node = OmegaConf.select(config, parent) if parent else config
+    if OmegaConf.is_missing(node, leaf) or (node[leaf] is None and not null):
+        raise RecipeError(f"{key} is not set: give {key}=..., {what}")
+
+
+def plain(config: DictConfig, *names: str) -> dict[str, Any]:
+    return {name: OmegaConf.to_container(config[name]) for name in names}
+
+
+def make_recipe_diet(config: DictConfig, table: PredictabilityTable) -> Diet:
+    options = {key: value for key, value in config.diet.items() if key not in ("rule", "table")}
+    diet = make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
+    logger.info("diet %s (%s)", diet.summary(), diet.name)
+    return diet
+
+
+def data_options(config: DictConfig) -> dict[str, Any]:
+    names = ("window_length", "batch_size", "num_workers", "standardize")
+    dropout = config.data.unit_dropout
+    return {
+        **{name: config.data[name] for name in names},
+        "unit_dropout": None if dropout is None else OmegaConf.to_container(dropout),
+    }
+
+
+def auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
+    """The auxiliary task, if it has weight and any recording has its labels."""
+    if config.aux.task is None or config.aux.weight == 0:
+        return None
+    task = get_task(config.aux.task)
+    labelled = [
+        name
+        for name in dataset.recording_ids
+        if task.source in (data := dataset.get_recording(name)).keys()
+        and task.label in getattr(data, task.source).keys()
+    ]
+    if not labelled:
+        logger.warning("no recording has labels of %s: pretraining without the auxiliary loss", task.name)
+        return None
+    return task
+
+
+def build_model(config: DictConfig, data: DietData, tasks: Mapping[str, int]) -> nn.Module:
+    try:
+        readout = adapter_class(hydra.utils.get_class(config.model["_target_"])).readout(tasks)
+    except (ImportError, ValueError, KeyError, hydra.errors.HydraException) as error:
+        if isinstance(error, RecipeError):
+            raise
+        hint = ""
+        if str(config.model.get("_target_")).startswith("torch_brain.") and GENERATION == "0.2":
+            hint = "; POYOPlus and CalciumPOYOPlus are only in torch_brain 0.1"
+        raise RecipeError(f"model: {first_line(error)}{hint}") from error
+    model = instantiate(config.model, "model", **readout)
+    check_family(model)
+    data.attach(model)
+    return model
+
+
+def instantiate(config: DictConfig, group: str, **further: Any) -> Any:
+    try:
+        # Hydra would turn dataclasses among the arguments into dictionaries, so these are given afterwards.
+        return hydra.utils.instantiate(config, _partial_=True, _convert_="all")(**further)
+    except (hydra.errors.InstantiationException, TypeError, ValueError) as error:
+        raise RecipeError(f"{group}: {first_line(error.__cause__ or error)}") from error
+
+
+def initialise(model: nn.Module, config: DictConfig, data: DietData, *, keep_words: bool) -> LoadReport | None:
+    """Weights from ``init_from``, if any, and the vocabularies of this dataset."""
+    words = {"unit_emb": data.unit_ids, "session_emb": _sessions(data)}
+    if config.init_from is None:
+        for name in VOCABULARIES:
+            getattr(model, name).initialize_vocab(words[name])
+        return None
+    state = model_state(read_checkpoint(config.init_from))
+    report = load_weights(model, state, source=config.init_from)
+    logger.info("init_from %s: %s", config.init_from, report.summary())
+    for name in VOCABULARIES:
+        embedding = getattr(model, name)
+        if keep_words and not embedding.is_lazy() and set(words[name]) <= set(embedding.vocab):
+            embedding.subset_vocab(words[name])
+        else:
+            replace_vocabulary(embedding, words[name], source=config.get("vocabulary", "pretrained"))
+    return report
+
+
+def _sessions(data: DietData) -> list[str]:
+    return [str(data.dataset.get_recording(name).session.id) for name in data.recordings]
+
+
+def describe(
+    config: DictConfig, model: nn.Module, data: DietData, times: Mapping[str, Any], skipped: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a checkpoint says of itself, in plain values: model arguments, recipe, neurons and times seen."""
+    recipe = OmegaConf.to_container(config)
+    assert isinstance(recipe, dict)
+    arguments = {key: value for key, value in recipe["model"].items() if key != "_target_"}
+    arguments |= adapt(model).recorded()
+    return {
+        "model": arguments,
+        "recipe": recipe,
+        "skipped": dict(skipped),
+        "trained_on": {
+            "units": {name: data.diet.units(name) for name in data.recordings},
+            "intervals": {name: [list(map(float, pair)) for pair in times[name]] for name in data.recordings},
+            "subjects": {name: _subject(data, name) for name in data.recordings},
+        },
+    }
+
+
+def _subject(data: DietData, name: str) -> str:
+    return str(getattr(getattr(data.dataset.get_recording(name), "subject", None), "id", ""))

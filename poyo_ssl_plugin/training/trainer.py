@@ -1,0 +1,164 @@
+"""The Lightning trainer of a recipe, and training with it: to the end, or on from where a run was stopped."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.files import atomic_path
+from poyo_ssl_plugin.models import read_checkpoint
+from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
+from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
+from poyo_ssl_plugin.training.logs import MetricsLog
+from poyo_ssl_plugin.training.resume import ResumePoint
+from poyo_ssl_plugin.training.session import RESULT, claim, refuse_other_recipe
+
+# Lightning announces hardware it did not find and advertises; and it advises worker processes, which a
+# step on a CPU does not need: windows load many times faster than they train.
+logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for _hint in (
+    ".*Checkpoint directory .* is not empty.*",
+    ".*does not have many workers.*",
+    ".*isinstance.treespec.*",
+    ".*smaller than the logging interval.*",
+):
+    warnings.filterwarnings("ignore", _hint)
+
+
+def make_trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
+    """The trainer of a recipe; the folder of the run is claimed and the recipe written into it.
+
+    Args:
+        config: The recipe.
+        monitor: The metric by which the best checkpoint is chosen.
+        mode: ``"min"`` or ``"max"``.
+
+    Raises:
+        RecipeError: If the folder holds a run that is not to be resumed.
+    """
+    options = config.trainer
+    out_dir = Path(config.out_dir)
+    claim(out_dir)
+    if not config.resume and last_checkpoint(config).exists():
+        raise RecipeError(f"{out_dir} holds a run already: pass resume=true to continue it, or another out_dir=...")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    (out_dir / RESULT).unlink(missing_ok=True)
+    place = {"dirpath": last_checkpoint(config).parent, "enable_version_counter": False}
+    checkpoints = [
+        ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place),
+        ResumePoint(last_checkpoint(config), every_n_steps=options.save_every_n_steps or options.val_every_n_steps),
+    ]
+    if options.trajectory_every_n_steps:
+        place["dirpath"] = out_dir / "trajectory"
+        every = options.trajectory_every_n_steps
+        checkpoints.append(
+            _Trajectory(filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place)
+        )
+    guards = [FiniteGuard(out_dir, options.on_nonfinite), CollapseWarning()]
+    bars = [RichProgressBar()] if options.progress else []
+    trainer = L.Trainer(
+        max_steps=options.max_steps,
+        max_epochs=options.max_epochs if options.max_epochs is not None else -1,
+        val_check_interval=options.val_every_n_steps,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        gradient_clip_val=options.gradient_clip_val,
+        callbacks=[*guards, *checkpoints, LearningRateMonitor("step"), *bars],
+        plugins=[SafeCheckpointIO()],
+        logger=_loggers(
+            out_dir, resumed=last_checkpoint(config).exists(), tensorboard=options.tensorboard, wandb=options.wandb
+        ),
+        enable_progress_bar=bool(options.progress),
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **{
+            name: options[name]
+            for name in (
+                "accelerator",
+                "devices",
+                "num_nodes",
+                "strategy",
+                "precision",
+                "deterministic",
+                "log_every_n_steps",
+            )
+        },
+    )
+    with atomic_path(out_dir / "recipe.yaml") as temporary:
+        OmegaConf.save(config, temporary)
+    return trainer
+
+
+def make_tester(config: DictConfig) -> L.Trainer:
+    """A trainer that only tests, and writes nothing."""
+    return L.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+class _Trajectory(ModelCheckpoint):
+    """A class of its own: Lightning tells the states of callbacks apart by class and period."""
+
+
+def _loggers(out_dir: Path, *, resumed: bool, tensorboard: bool, wandb: bool) -> list[Logger]:
+    loggers: list[Logger] = [MetricsLog(out_dir / "csv", resumed=resumed)]
+    if tensorboard:
+        loggers.append(TensorBoardLogger(out_dir, name="", version="tensorboard"))
+    if wandb:
+        from lightning.pytorch.loggers import WandbLogger
+
+        loggers.append(WandbLogger(project="poyo-ssl", save_dir=out_dir))
+    return loggers
+
+
+def fit(
+    config: DictConfig, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule
+) -> dict[str, float]:
+    """Train to the end, from where the run in ``out_dir`` was if it is resumed, and keep the last state.
+
+    Returns:
+        The last value of every metric, over all starts of the run.
+    """
+    last = last_checkpoint(config)
+    resumed = str(last) if config.resume and last.exists() else None
+    if resumed is not None:
+        earlier = read_checkpoint(last)["hyper_parameters"]
+        refuse_other_recipe(OmegaConf.to_container(config), earlier.get("recipe", {}), last)  # type: ignore[arg-type]
+    trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+    point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))  # type: ignore[attr-defined]
+    if point.trained:
+        trainer.save_checkpoint(last)
+    point.restore(module)
+    return {**point.carried, **numbers(trainer)}
+
+
+def last_checkpoint(config: DictConfig) -> Path:
+    """Where a run keeps its last state."""
+    return Path(config.out_dir) / "checkpoints" / "last.ckpt"
+
+
+def validate(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
+    """Validation before the first step: where the representation starts."""
+    if not data.val_dataloader():
+        return {}
+    trainer.validate(module, data, verbose=False)
+    return dict(numbers(trainer))
+
+
+def numbers(trainer: L.Trainer) -> dict[str, float]:
+    """The last value of every metric."""
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
