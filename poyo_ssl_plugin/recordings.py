@@ -40,6 +40,10 @@ class Signal(Protocol):
         """Yield float arrays (rows, N) that together hold each sample of ``intervals`` once."""
         ...
 
+    def means(self, intervals: np.ndarray) -> np.ndarray:
+        """The mean of each neuron over each interval (R, N): of a trace, or spikes per second."""
+        ...
+
 
 # What h5py and torch_brain raise, somewhere inside, where a file is not what it should be.
 _DAMAGE = (
@@ -274,6 +278,11 @@ class TraceSignal:
             for row in range(first, last, height):
                 yield self.samples[row : min(row + height, last)]
 
+    def means(self, intervals: np.ndarray) -> np.ndarray:
+        rows = self.clock.row(np.asarray(intervals).reshape(-1, 2))
+        means = [np.nanmean(self.samples[first:last], axis=0) for first, last in rows]
+        return np.array(means, dtype=float).reshape(len(rows), len(self.unit_ids))
+
 
 @dataclass(frozen=True)
 class SpikeSignal:
@@ -300,6 +309,13 @@ class SpikeSignal:
             for first in range(0, n_bins, height):
                 last = min(first + height, n_bins)
                 yield self._count(start + first * self.bin_width, last - first)
+
+    def means(self, intervals: np.ndarray) -> np.ndarray:
+        intervals = np.asarray(intervals, float).reshape(-1, 2)
+        places = np.searchsorted(self.timestamps, intervals)
+        counts = [np.bincount(self.unit_index[low:high], minlength=len(self.unit_ids)) for low, high in places]
+        duration = intervals[:, 1:] - intervals[:, :1]
+        return np.array(counts, dtype=float).reshape(len(intervals), len(self.unit_ids)) / duration
 
     def _count(self, start: float, n_bins: int) -> np.ndarray:
         end = start + n_bins * self.bin_width

@@ -12,13 +12,14 @@ from poyo_ssl_plugin.data import Recordings, find_trials, get_task, simulate
 from poyo_ssl_plugin.data.splits import recorded_split
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments.baselines import Decoded, run_baselines, trial_means
-from poyo_ssl_plugin.experiments.compare import Comparison
+from poyo_ssl_plugin.experiments.compare import Comparison, run_comparison
 from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
 from poyo_ssl_plugin.experiments.jobs import run_jobs
 from poyo_ssl_plugin.experiments.report import verdict
 from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate, paired_difference
 from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.predictability import Diet, make_diet, score_dataset
+from poyo_ssl_plugin.recordings import open_signal
 
 GRATINGS = get_task("drifting_gratings")
 
@@ -45,7 +46,33 @@ class TestBaselines:
         keep = np.arange(20) % 2 == 0
         rows = np.round(trials.start * 30).astype(int)
         expected = np.stack([data.calcium_traces.df_over_f[row : row + 60].mean(axis=0) for row in rows])[:, keep]
-        np.testing.assert_allclose(trial_means(data, trials, keep), expected, rtol=1e-5)
+        np.testing.assert_allclose(trial_means(open_signal(data), trials, keep), expected, rtol=1e-5)
+
+    def test_rates_of_spikes(self, spike_dir):
+        data = Recordings(spike_dir).get_recording("sim_000")
+        trials = find_trials(data, GRATINGS, "test")
+        signal = open_signal(data, "spikes")
+        keep = np.arange(len(signal.unit_ids)) % 2 == 0
+        found = trial_means(signal, trials, keep)
+        times, units = np.asarray(data.spikes.timestamps), np.asarray(data.spikes.unit_index)
+        first = np.bincount(units[(times >= trials.start[0]) & (times < trials.end[0])], minlength=len(keep))[keep]
+        assert found.shape == (len(trials), keep.sum()) and found.any()
+        np.testing.assert_allclose(found[0], first / (trials.end[0] - trials.start[0]))
+
+    def test_spikes_alone_are_compared_from_scores_to_baselines(self, spike_dir, tmp_path):
+        sizes = ["model=poyo", *(text for text in QUICK if not text.startswith("model="))]
+        sizes += [
+            f"model.{key}={value}" for key, value in {"dim": 16, "dim_head": 8, "depth": 1, "self_heads": 2}.items()
+        ]
+        result = run_comparison(
+            Comparison(
+                str(spike_dir), str(tmp_path), held_out=("sim_002",), field="spikes", seeds=(0,), processes=1,
+                pretrain=sizes, finetune=sizes,
+            )
+        )  # fmt: skip
+        assert result.table.provenance["field"] == "spikes"
+        assert set(result.summary["baselines"]) == {"linear decoder", "template"}
+        assert set(result.summary["arms"]) == {"pretrained", "scratch"}
 
     def test_on_many_neurons_they_are_well_above_chance(self, tmp_path):
         folder = simulate(tmp_path, n_recordings=1, n_units=150, minutes=14, cre_lines=["Cux2_CreERT2"], seed=0)

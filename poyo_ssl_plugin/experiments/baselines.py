@@ -1,6 +1,6 @@
 """Simple decoders on the same neurons, windows and splits: what a model has to beat.
 
-Both see one number per neuron and trial, its mean over the trial, standardised by training trials.
+Both see one number per neuron and trial, its mean trace or its rate of spikes, standardised by training trials.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from poyo_ssl_plugin.data import Task, Trials, find_trials
 from poyo_ssl_plugin.data.splits import Split
 from poyo_ssl_plugin.predictability import Diet
-from poyo_ssl_plugin.recordings import TRACES, open_signal
+from poyo_ssl_plugin.recordings import TRACES, Signal, open_signal
 
 PENALTIES = (1.0, 10.0, 100.0, 1000.0)
 
@@ -39,7 +39,7 @@ class Decoded:
         return Decoded(self.correct + other.correct, self.n + other.n)
 
 
-def run_baselines(dataset: Any, diet: Diet, task: Task, split: Split) -> dict[str, Decoded]:
+def run_baselines(dataset: Any, diet: Diet, task: Task, split: Split, *, field: str = TRACES) -> dict[str, Decoded]:
     """Fit and test every baseline on each recording that the diet feeds; sum over recordings.
 
     Args:
@@ -47,6 +47,7 @@ def run_baselines(dataset: Any, diet: Diet, task: Task, split: Split) -> dict[st
         diet: The neurons to decode from.
         task: What to decode.
         split: Times of training and test.
+        field: What to decode: traces, or ``"spikes"``.
 
     Returns:
         ``"linear decoder"`` (ridge regression on indicators, its penalty chosen by leaving training
@@ -57,11 +58,12 @@ def run_baselines(dataset: Any, diet: Diet, task: Task, split: Split) -> dict[st
         data = dataset.get_recording(name)
         if diet.count(name) == 0 or task.source not in data.keys():
             continue
-        keep = diet.mask(name, open_signal(data, TRACES).unit_ids)
+        signal = open_signal(data, field)
+        keep = diet.mask(name, signal.unit_ids)
         parts = {}
         for part in ("train", "test"):
             trials = find_trials(data, task, None, split[part][name])
-            parts[part] = trial_means(data, trials, keep), trials.label
+            parts[part] = trial_means(signal, trials, keep), trials.label
         (train, label), (test, truth) = parts["train"], parts["test"]
         if len(train) == 0 or len(test) == 0:
             continue
@@ -73,12 +75,9 @@ def run_baselines(dataset: Any, diet: Diet, task: Task, split: Split) -> dict[st
     return total
 
 
-def trial_means(data: Any, trials: Trials, keep: np.ndarray) -> np.ndarray:
-    """Mean trace of each kept neuron over each trial, (R, N)."""
-    signal: Any = open_signal(data, TRACES)
-    rows = np.stack([signal.clock.row(trials.start), signal.clock.row(trials.end)], axis=1)
-    means = [np.nanmean(signal.samples[first:last], axis=0) for first, last in rows]
-    return np.nan_to_num(np.array(means, dtype=float).reshape(len(rows), len(keep)))[:, keep]
+def trial_means(signal: Signal, trials: Trials, keep: np.ndarray) -> np.ndarray:
+    """Mean of each kept neuron over each trial, (R, N)."""
+    return np.nan_to_num(signal.means(np.stack([trials.start, trials.end], axis=1))[:, keep])
 
 
 def _ridge(train: np.ndarray, label: np.ndarray, test: np.ndarray, n_classes: int) -> np.ndarray:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from poyo_ssl_plugin.experiments.provenance import git_revision, versions
 from poyo_ssl_plugin.experiments.statistics import binomial_interval
 from poyo_ssl_plugin.experiments.summary import summarise
 from poyo_ssl_plugin.predictability import PredictabilityTable, make_diet, score_dataset
+from poyo_ssl_plugin.recordings import TRACES
 
 DEFAULT_ARMS = (POYO_SSL, SCRATCH)
 
@@ -41,6 +43,8 @@ class Comparison:
         arms: Names of arms (``docs/compare.md`` lists them), or mappings with the attributes of
             :class:`~poyo_ssl_plugin.experiments.arms.Arm`.
         recordings: Ids of the recordings to use; all if empty.
+        field: The activity to score and decode, as of :func:`~poyo_ssl_plugin.score_dataset`; ``"spikes"`` goes with
+            ``model=poyo`` in both ``pretrain`` and ``finetune``.
         held_out: Ids of the recordings kept from pretraining and decoded instead; if empty, pretraining
             and decoding share recordings but no neuron.
         decode_share: Without ``held_out``, the share of the unpredictable neurons that is decoded. At 1 only arms
@@ -61,6 +65,7 @@ class Comparison:
     task: str = "drifting_gratings"
     arms: tuple[Any, ...] = DEFAULT_ARMS
     recordings: tuple[str, ...] = ()
+    field: str = TRACES
     held_out: tuple[str, ...] = ()
     decode_share: float = 1.0
     folds: int = 0
@@ -87,8 +92,8 @@ class ComparisonResult:
     summary: dict[str, Any]
     pretraining: dict[str, Path]
     finetuning: dict[str, Path]
-    table: PredictabilityTable = field(repr=False)
-    checkpoints: dict[str, Path] = field(repr=False, default_factory=dict)
+    table: PredictabilityTable = dataclasses.field(repr=False)
+    checkpoints: dict[str, Path] = dataclasses.field(repr=False, default_factory=dict)
 
 
 def run_comparison(comparison: Comparison, *, stage: Callable[[str, int], Any] | None = None) -> ComparisonResult:
@@ -160,7 +165,7 @@ def load_fold(
         split = recorded_split(dataset)
     else:
         split = repeat_fold(dataset, get_task(settings["task"]).source, fold, settings["folds"])
-    return dataset, split, score_dataset(dataset, intervals=split["train"])
+    return dataset, split, score_dataset(dataset, field=settings["field"], intervals=split["train"])
 
 
 def pretrain_job(job: Job) -> dict[str, Any]:
@@ -286,6 +291,7 @@ def _job(comparison: Comparison, arm: Arm, fold: int | None, *, recordings: Sequ
         "root": comparison.root,
         "task": comparison.task,
         "recordings": list(recordings),
+        "field": comparison.field,
         "folds": comparison.folds,
         "fold": fold,
         "decode_share": None if comparison.held_out or comparison.decode_share == 1 else comparison.decode_share,
@@ -411,7 +417,8 @@ def _baselines(comparison: Comparison, folds: Sequence[int | None]) -> dict[str,
             _, table = split_neurons(table, finetune, share=comparison.decode_share)
         diet = diet_of(finetune, table)
         used = Recordings(comparison.root, comparison.held_out or dataset.recording_ids)
-        for name, decoded in run_baselines(used, diet, get_task(comparison.task), split).items():
+        baselines = run_baselines(used, diet, get_task(comparison.task), split, field=comparison.field)
+        for name, decoded in baselines.items():
             total[name] = total.get(name, Decoded(0, 0)) + decoded
     return {
         name: {

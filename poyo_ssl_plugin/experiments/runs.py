@@ -17,6 +17,7 @@ from poyo_ssl_plugin.experiments.provenance import git_revision, versions
 from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.predictability import make_diet
+from poyo_ssl_plugin.recordings import TRACES
 from poyo_ssl_plugin.training import Inputs, RunResult, read_checkpoint
 from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
@@ -67,7 +68,9 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     arm = "scratch" if config.init_from is None else "pretrained"
     accuracies = [result.metrics["test/accuracy"] for result in results.values()]
     value = estimate(accuracies)
-    baselines = run_baselines(inputs.dataset, diet, task, inputs.split)
+    baselines = run_baselines(
+        inputs.dataset, diet, task, inputs.split, field=inputs.table.provenance.get("field", TRACES)
+    )
     summary = {
         "format": 1,
         "metric": "accuracy on held-out trials",
