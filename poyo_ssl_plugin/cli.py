@@ -342,6 +342,7 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
       decode_share=0.5       without held_out: decode half of the unpredictable neurons, leave the rest to the arms
       folds=N                hold out repeats of the stimulus    recordings=[ID,...]
       pretrain_each_seed=true    one pretraining per seed        processes=N
+      field=spikes           score and decode spikes, with model=poyo in pretrain and in finetune
       pretrain=[KEY=VALUE,...]   finetune=[KEY=VALUE,...]        overrides of those recipes, for all arms
 
     \b
