@@ -13,7 +13,15 @@ from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.errors import CheckpointError, DietError, RecipeError, RecordingError, TableError
 from poyo_ssl_plugin.experiments.figures import read_metric
-from poyo_ssl_plugin.training import evaluate, finetune, load_weights, model_state, pretrain, read_checkpoint
+from poyo_ssl_plugin.training import (
+    evaluate,
+    finetune,
+    load_weights,
+    model_state,
+    prepare_finetuning,
+    pretrain,
+    read_checkpoint,
+)
 from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule
 
 QUICK = quick(steps=6, val_every=3)
@@ -169,6 +177,29 @@ class TestFinetune:
             assert row["label"] == of.label[nearest] and abs(of.centre[nearest] - row["time"]) < 0.01
         share = np.mean([row["label"] == row["prediction"] for row in result.predictions])
         assert result.metrics["test/accuracy"] == pytest.approx(share)
+
+    def test_fewer_labels_are_the_earliest_of_each_class_and_only_in_training(self, recipe):
+        whole, few = (
+            prepare_finetuning(recipe("finetune", f"label_share={share}", recipe="scratch")).data
+            for share in (1.0, 0.4)
+        )
+        for part in ("valid", "test"):
+            assert [len(data._trials(part)["sim_000"]) for data in (whole, few)] == [
+                len(whole._trials(part)["sim_000"])
+            ] * 2
+        for name, all_trials in whole._trials("train").items():
+            kept = few._trials("train")[name]
+            for label in np.unique(all_trials.label):
+                of_class = all_trials.start[all_trials.label == label]
+                expected = np.sort(of_class)[: max(1, int(np.ceil(0.4 * len(of_class))))]
+                np.testing.assert_array_equal(kept.start[kept.label == label], expected)
+        starts = {w.target_time for w in few.samplers["train"]}
+        assert few.samplers["train"].recording.size == sum(map(len, few._trials("train").values())) < len(starts)
+
+    @pytest.mark.parametrize("share", [0.0, 1.2])
+    def test_a_wrong_share_of_labels(self, recipe, share):
+        with pytest.raises(RecipeError, match="label_share must be in"):
+            finetune(recipe("finetune", f"label_share={share}", recipe="scratch"))
 
     def test_it_learns(self, recipe):
         """Above chance within seconds: eight directions, a tiny model."""

@@ -100,6 +100,31 @@ class Trials:
     def __len__(self) -> int:
         return len(self.start)
 
+    def first_of_each_class(self, share: float) -> Trials:
+        """The earliest trials of every class, ``share`` of them and at least one: as if fewer had been recorded.
+
+        Args:
+            share: Share of the trials to keep, in (0, 1].
+
+        Raises:
+            RecipeError: If it is not.
+
+        Example:
+            >>> times, bounds = np.arange(6.0), np.tile([0.0, 6.0], (6, 1))
+            >>> trials = Trials(times, times + 1, np.array([0, 1, 0, 1, 0, 1]), bounds)
+            >>> trials.first_of_each_class(0.5).start.tolist()
+            [0.0, 1.0, 2.0, 3.0]
+        """
+        if not 0 < share <= 1:
+            raise RecipeError(f"label_share must be in (0, 1], not {share}")
+        order = np.lexsort((self.start, self.label))
+        _, first, counts = np.unique(self.label[order], return_index=True, return_counts=True)
+        rank = np.arange(len(order)) - np.repeat(first, counts)
+        # Rounded up, but not by what floating point adds to a whole number.
+        kept = np.maximum(np.ceil(share * counts - 1e-9), 1)
+        rows = np.sort(order[rank < np.repeat(kept, counts)])
+        return Trials(self.start[rows], self.end[rows], self.label[rows], self.bounds[rows])
+
     @property
     def centre(self) -> np.ndarray:
         """Middle of every trial, in seconds, (R,)."""

@@ -69,7 +69,12 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     accuracies = [result.metrics["test/accuracy"] for result in results.values()]
     value = estimate(accuracies)
     baselines = run_baselines(
-        inputs.dataset, diet, task, inputs.split, field=inputs.table.provenance.get("field", TRACES)
+        inputs.dataset,
+        diet,
+        task,
+        inputs.split,
+        field=inputs.table.provenance.get("field", TRACES),
+        label_share=config.label_share,
     )
     summary = {
         "format": 1,

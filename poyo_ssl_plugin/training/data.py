@@ -249,12 +249,17 @@ class FinetuningData(DietData):
     Args:
         shuffle_labels: Give the training trials of a recording each other's labels, a control: the test must
             then come out at chance.
+        label_share: Train on so many of the labelled trials, the earliest of each class and recording: how much
+            pretraining is worth depends on how much is labelled.
         **options: As :class:`DietData`; ``task`` is required.
+
+    Raises:
+        RecipeError: If ``label_share`` is not in (0, 1].
     """
 
-    def __init__(self, *args: Any, shuffle_labels: bool = False, **options: Any) -> None:
+    def __init__(self, *args: Any, shuffle_labels: bool = False, label_share: float = 1.0, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.shuffle_labels = shuffle_labels
+        self.shuffle_labels, self.label_share = shuffle_labels, label_share
         assert self.task is not None
         self.recordings = [
             name for name in self.recordings if self.task.source in self.dataset.get_recording(name).keys()
@@ -282,11 +287,13 @@ class FinetuningData(DietData):
         return [ShuffleLabels(self.task, self._trials("train"), seed=self.seed)]
 
     def _trials(self, part: str) -> dict[str, Trials]:
+        share = self.label_share if part == "train" else 1.0
+        return {name: self._find(name, part).first_of_each_class(share) for name in self.recordings}
+
+    def _find(self, recording: str, part: str) -> Trials:
+        """All trials of a recording in the times of a part."""
         assert self.task is not None
-        return {
-            name: find_trials(self.dataset.get_recording(name), self.task, None, self.split[part][name])
-            for name in self.recordings
-        }
+        return find_trials(self.dataset.get_recording(recording), self.task, None, self.split[part][recording])
 
     def _has_time(self, part: str) -> bool:
         return any(len(self.split[part][name]) for name in self.recordings)

@@ -76,10 +76,10 @@ class FrameData(FinetuningData):
 
     def trials(self, part: str) -> dict[str, Trials]:
         """Presentations of a part's frames in its times, by recording."""
-        return {
-            name: find_presentations(self.dataset.get_recording(name), self.frames[part], self.split[part][name])
-            for name in self.recordings
-        }
+        return self._trials(part)
+
+    def _find(self, recording: str, part: str) -> Trials:
+        return find_presentations(self.dataset.get_recording(recording), self.frames[part], self.split[part][recording])
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         return self._fixed("valid", _MAX_VALIDATED) if "valid" in self.samplers else []
@@ -349,6 +349,7 @@ def frame_data(config: DictConfig, inputs: Inputs, frames: Mapping[str, np.ndarr
         frames=frames,
         delay=config.frames.delay,
         seed=seed,
+        label_share=config.get("label_share", 1.0),
         **data_options(config),
     )
 

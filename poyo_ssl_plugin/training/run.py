@@ -152,6 +152,7 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
         task=task,
         seed=seed,
         shuffle_labels=config.shuffle_labels,
+        label_share=config.label_share,
         **data_options(config),
     )
     model = build_model(config, data, {task.name: task.n_classes})
