@@ -324,7 +324,9 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
 
 @main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--preset", help="Settings to start from: small (seconds), report (hours), session (one recording).")
+@click.option(
+    "--preset", help="Settings to start from: small (seconds), report (hours), session (one recording), frames."
+)
 @click.option("--list-arms", is_flag=True, help="Print the arms and stop.")
 def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> None:
     """Ways of pretraining against training from scratch on your recordings, with a report.
@@ -336,7 +338,8 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
     \b
     Keys:
       root=DIR               recordings (a preset simulates them if it is not given)
-      out_dir=DIR            where to write                      task=drifting_gratings|natural_movie
+      out_dir=DIR            where to write                      task=drifting_gratings (or natural_movie,
+                             natural_movie_frames, which reconstructs frames and is measured by SSIM)
       arms=[pretrained,reverse,scratch]                          seeds=[0,1,2]
       held_out=[ID,...]      decode these recordings, pretrain on the others
       decode_share=0.5       without held_out: decode half of the unpredictable neurons, leave the rest to the arms
@@ -388,14 +391,14 @@ def scale(overrides: tuple[str, ...], preset: str | None) -> None:
       poyo-ssl scale --preset report axis=recordings
     """
     from poyo_ssl_plugin.experiments.scale import Scaling
-    from poyo_ssl_plugin.experiments.scale_report import HEADER, report_scaling, scaling_rows, scaling_verdicts
+    from poyo_ssl_plugin.experiments.scale_report import report_scaling, scaling_header, scaling_rows, scaling_verdicts
     from poyo_ssl_plugin.experiments.settings import prepare_recordings, read_settings
 
     scaling, recordings = read_settings(Scaling, "scale", preset, overrides)
     with _Stages() as stage:
         prepare_recordings(scaling.root, recordings, stage("simulating", 0))
         summary = report_scaling(scaling, stage=stage)
-    rows = Table(*HEADER, title=f"{summary['task']} over {summary['axis']}")
+    rows = Table(*scaling_header(summary), title=f"{summary['task']} over {summary['axis']}")
     for row in scaling_rows(summary):
         rows.add_row(*row)
     console.print(rows)
@@ -474,9 +477,10 @@ def _show(config: Any) -> None:
 def _print_results(summary: dict[str, Any]) -> None:
     if "protocol" in summary:
         return _print_frames(summary)
+    from poyo_ssl_plugin.experiments.measures import measure_of
     from poyo_ssl_plugin.experiments.report import arm_verdicts, result_rows, verdict
 
-    rows = Table("arm", "accuracy", "95 % interval", "runs", title=summary["task"])
+    rows = Table("arm", measure_of(summary["task"]).name, "95 % interval", "runs", title=summary["task"])
     for row in result_rows(summary):
         rows.add_row(row["name"], row["mean"], row["interval"], row["runs"])
     console.print(rows)

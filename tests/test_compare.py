@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -10,15 +11,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 from quick import quick
 
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task
-from poyo_ssl_plugin.errors import DietError, RecipeError
+from poyo_ssl_plugin.errors import DietError, PoyoSSLError, RecipeError
 from poyo_ssl_plugin.experiments.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.experiments.compare import Comparison, run_comparison
 from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
+from poyo_ssl_plugin.experiments.measures import decoded_task, measure_of, reference_lines
 from poyo_ssl_plugin.experiments.neurons import member_rows, split_neurons
 from poyo_ssl_plugin.experiments.report import arm_verdicts
 from poyo_ssl_plugin.experiments.settings import prepare_recordings, preset_names
@@ -246,6 +249,129 @@ class TestProtocol:
         }
 
 
+class TestFrames:
+    """Frames of a movie, reconstructed: what a comparison says of them is the similarity of images."""
+
+    @pytest.fixture(scope="module")
+    def settings(self, sim_dir, tmp_path_factory) -> Comparison:
+        place = tmp_path_factory.mktemp("frames")
+        # Three seconds of the movie, in small: enough to test on, and soon read.
+        rng = np.random.default_rng(0)
+        frame = np.r_[0:30, 300:330, 600:630]
+        np.savez(place / "movie.npz", image=rng.integers(0, 256, (90, 12, 16)).astype(np.uint8), frame=frame)
+        finetune = (*QUICK, "decoder.width=2", f"frames.file={place / 'movie.npz'}")
+        return comparison(sim_dir, place / "out", task="natural_movie_frames", held_out=("sim_002",), finetune=finetune)
+
+    @pytest.fixture(scope="module")
+    def summary(self, settings) -> dict:
+        return report_comparison(settings, title="frames")
+
+    def test_every_arm_has_its_similarity(self, summary, settings):
+        assert summary == json.loads((Path(settings.out_dir) / "results.json").read_text())
+        assert summary["task"] == "natural_movie_frames" and "SSIM" in summary["metric"]
+        assert summary["chance"] is None and set(reference_lines(summary)) == set(summary["baselines"])
+        assert set(summary["arms"]) == {"pretrained", "scratch"}
+        for arm in summary["arms"].values():
+            assert arm["metric"] == "SSIM" and [run["seed"] for run in arm["runs"]] == [0, 1]
+            values = [run["value"] for run in arm["runs"]]
+            assert all(-1 <= value <= 1 for value in values) and len(set(values)) == 2
+            assert arm["mean"] == pytest.approx(np.mean(values))
+
+    def test_the_arms_are_paired_over_seeds_and_over_seconds(self, summary):
+        against = summary["arms"]["pretrained"]["versus_scratch"]
+        values, reference = ([run["value"] for run in summary["arms"][n]["runs"]] for n in ("pretrained", "scratch"))
+        assert against["mean"] == pytest.approx(np.mean(values) - np.mean(reference)) and against["n"] == 2
+        # Every second has as many frames, so the mean over seconds is that over frames.
+        assert against["over_trials"]["n"] == 3
+        assert against["over_trials"]["mean"] == pytest.approx(against["mean"], abs=1e-6)
+        assert summary["pretrained_minus_scratch"]["mean"] == against["mean"]
+
+    def test_the_baselines_are_those_of_a_single_run(self, summary, settings):
+        from poyo_ssl_plugin.experiments.compare import finetuning_of
+        from poyo_ssl_plugin.experiments.frame_baselines import run_frame_baselines
+        from poyo_ssl_plugin.training.frame_metrics import frame_metrics
+        from poyo_ssl_plugin.training.frames import frame_data, read_movie
+
+        job = json.loads((Path(settings.out_dir) / "runs/finetune/scratch/recorded/seed0/job.json").read_text())["job"]
+        config, inputs = finetuning_of(job)
+        movie, frames = read_movie(config)
+        data = frame_data(config, inputs, frames)
+        true = movie.image[movie.rows(data.trials("test")["sim_002"].label)]
+        made = run_frame_baselines(data, movie, leave_out="repeats")
+        assert set(summary["baselines"]) == set(made) == {"mean frame", "template", "linear decoder"}
+        for name, images in made.items():
+            found = summary["baselines"][name]
+            scores = frame_metrics(torch.from_numpy(images), torch.from_numpy(true).float() / 255)["ssim"]
+            assert found["value"] == pytest.approx(float(scores.mean()), abs=1e-5)
+            assert found["n_test"] == len(true) == summary["arms"]["scratch"]["runs"][0]["n_test"]
+            assert found["ci95"][0] < found["value"] < found["ci95"][1]
+
+    def test_from_scratch_is_the_same_recipe_without_a_start(self, summary, settings):
+        recipes = {}
+        for arm in ("pretrained", "scratch"):
+            path = Path(settings.out_dir, "runs", "finetune", arm, "recorded", "seed0", "recipe.yaml")
+            recipes[arm] = OmegaConf.to_container(OmegaConf.load(path))
+        differ = {key for key in recipes["scratch"] if recipes["scratch"][key] != recipes["pretrained"][key]}
+        assert differ == {"init_from", "identify_steps", "out_dir"}
+        assert recipes["scratch"]["init_from"] is None and recipes["scratch"]["identify_steps"] == 0
+
+    def test_the_report_says_what_was_measured(self, summary, settings):
+        page = (Path(settings.out_dir) / "report.html").read_text()
+        assert "<th>SSIM</th>" in page and "<th>over seconds of the movie</th>" in page
+        assert "accuracy" not in page.split("Full configuration")[0].lower() and "chance" not in page.split("Which")[0]
+        for name in (*summary["arms"], *summary["baselines"]):
+            assert f"<td>{name}</td>" in page
+        assert page.count("data:image/png;base64,") == 5
+        assert (Path(settings.out_dir) / "figures" / "ssim.png").is_file()
+
+    def test_finished_runs_are_kept(self, summary, settings):
+        out = Path(settings.out_dir)
+        before = {path: path.stat().st_mtime_ns for path in out.rglob("job.json")}
+        again = report_comparison(settings, title="again")
+        assert len(before) == 5 and {path: path.stat().st_mtime_ns for path in out.rglob("job.json")} == before
+        assert again["arms"] == summary["arms"] and again["baselines"] == summary["baselines"]
+
+    def test_folds_share_their_seconds(self, settings, tmp_path):
+        options = {"arms": ("scratch", "supervised"), "recordings": ("sim_000",), "held_out": (), "seeds": (0,)}
+        result = run_comparison(dataclasses.replace(settings, out_dir=str(tmp_path), folds=2, **options))
+        runs = result.summary["arms"]["scratch"]["runs"]
+        n_repeats = len(np.unique(Recordings(settings.root).get_recording("sim_000").natural_movie_one.repeat))
+        assert [run["fold"] for run in runs] == [0, 1] and sum(run["n_test"] for run in runs) == 90 * n_repeats
+        assert result.summary["arms"]["supervised"]["versus_scratch"]["over_trials"]["n"] == 3
+        # Labels of a movie that is reconstructed: which second of it was shown.
+        recipe = OmegaConf.load(result.pretraining["supervised/fold0"] / "recipe.yaml")
+        assert (recipe.aux.task, recipe.data.within) == ("natural_movie", "natural_movie_one")
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"arms": ("scratch", "shuffled")}, "arm shuffled: .*no labels to shuffle.*natural_movie for that control"),
+            ({"field": "spikes"}, "reconstructed from calcium_traces.df_over_f only, not from field=spikes"),
+            ({"finetune": (*QUICK, "frames.protocol=x")}, "frames.protocol must be"),
+            ({"finetune": (*QUICK, "frames.file=none.npz")}, "none.npz: no such file"),
+            ({"task": "natural_movies"}, "unknown task 'natural_movies'; there are .*natural_movie_frames"),
+        ],
+    )
+    def test_what_cannot_be_compared_is_refused(self, settings, tmp_path, spike_dir, options, message):
+        root = str(spike_dir) if "field" in options else settings.root
+        with pytest.raises(PoyoSSLError, match=message):
+            run_comparison(dataclasses.replace(settings, **{"root": root, "out_dir": str(tmp_path), **options}))
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_finished_by_an_earlier_version_still_counts():
+    """Its result calls what it measured accuracy; a run of today is measured alike and has the same trials."""
+    from poyo_ssl_plugin.experiments.summary import summarise
+
+    settings = Comparison(root="", out_dir="", seeds=(0, 1), arms=("scratch",))
+    spent = {"seconds": 1.0, "steps": 2, "windows": 8}
+    earlier = {"accuracy": 0.5, "n_test": 2, "correct": 1, "trials": [0, 1], **spent}
+    now = {"value": 1.0, "n_test": 2, "trials": [1, 1], "trial_names": None, **spent}
+    jobs = [{"arm": "scratch", "fold": None, "seed": seed} for seed in settings.seeds]
+    summary = summarise(settings, get_arms(settings.arms), [], [], jobs, [earlier, now], "accuracy")
+    assert [run["value"] for run in summary["arms"]["scratch"]["runs"]] == [0.5, 1.0]
+
+
 class TestSmallPreset:
     @pytest.fixture(scope="module")
     def place(self, tmp_path_factory) -> Path:
@@ -306,11 +432,11 @@ class TestSmallPreset:
 
 class TestPresets:
     def test_all_of_them_are_valid(self):
-        assert preset_names("compare") == ["report", "session", "small"]
+        assert preset_names("compare") == ["frames", "report", "session", "small"]
         for name in preset_names("compare"):
             settings, recordings = comparison_from_overrides(["root=x"], name)
             assert recordings == {} and settings.root == "x"
-            task = get_task(settings.task)
+            task = measure_of(settings.task).label_task(decoded_task(settings.task))
             for arm in get_arms(settings.arms):
                 if arm.is_pretrained:
                     compose_recipe("pretrain", overrides=arm.pretraining(settings.pretrain, task))
@@ -329,7 +455,7 @@ class TestPresets:
     @pytest.mark.parametrize(
         ("overrides", "preset", "message"),
         [
-            (["root=x"], "huge", "no preset 'huge' for compare; there are report, session, small"),
+            (["root=x"], "huge", "no preset 'huge' for compare; there are frames, report, session, small"),
             ([], "session", "root is not set"),
             (["root=x", "arm=[scratch]"], None, "unknown key 'arm'; did you mean arms"),
             (["root=x", "seeds=[a]"], None, "seeds must be whole numbers"),

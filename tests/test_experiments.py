@@ -224,6 +224,6 @@ def test_the_verdict_says_what_the_interval_supports(ci, words):
         "arms": {"pretrained": {"mean": 0.56}, "scratch": {"mean": 0.5}},
         "chance": 0.125,
         "pretrained_minus_scratch": {"mean": sum(ci) / 2, "ci95": ci, "relative_gain": 0.12},
-        "baselines": {"template": {"accuracy": 0.6}},
+        "baselines": {"template": {"value": 0.6}},
     }
     assert words in verdict(summary) and "not above the best simple decoder (template, 0.600)" in verdict(summary)

@@ -32,7 +32,7 @@ from poyo_ssl_plugin.experiments.frame_baselines import (
     template_frames,
     window_features,
 )
-from poyo_ssl_plugin.experiments.frames import over_seconds
+from poyo_ssl_plugin.experiments.frame_scores import over_seconds
 from poyo_ssl_plugin.training import Inputs, finetune_frames, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.frames import evaluate_frames, frame_data, read_movie
 

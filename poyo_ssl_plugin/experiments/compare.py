@@ -7,7 +7,8 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +17,21 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.configuration import compose_recipe
-from poyo_ssl_plugin.data import Recordings, get_task
+from poyo_ssl_plugin.data import Recordings, Task, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError
-from poyo_ssl_plugin.experiments.arms import POYO_SSL, SCRATCH, Arm, get_arms
-from poyo_ssl_plugin.experiments.baselines import Decoded, run_baselines
+from poyo_ssl_plugin.experiments.arms import POYO_SSL, SCRATCH, Arm, get_arms, join_overrides
 from poyo_ssl_plugin.experiments.jobs import Job, default_processes, run_jobs
+from poyo_ssl_plugin.experiments.measures import decoded_task, measure_of
 from poyo_ssl_plugin.experiments.neurons import diet_of, member_rows, split_neurons
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import binomial_interval
 from poyo_ssl_plugin.experiments.summary import summarise
 from poyo_ssl_plugin.predictability import PredictabilityTable, make_diet, score_dataset
 from poyo_ssl_plugin.recordings import TRACES
 
 DEFAULT_ARMS = (POYO_SSL, SCRATCH)
+# From random weights: there is nothing to start from, and nothing learned that new units could be identified with.
+FROM_SCRATCH = ("init_from=null", "identify_steps=0")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Comparison:
     Attributes:
         root: Folder of the recordings.
         out_dir: Folder of everything that is written.
-        task: What is decoded.
+        task: What is decoded: a classification, or ``"natural_movie_frames"``, whose frames are reconstructed.
         arms: Names of arms (``docs/compare.md`` lists them), or mappings with the attributes of
             :class:`~poyo_ssl_plugin.experiments.arms.Arm`.
         recordings: Ids of the recordings to use; all if empty.
@@ -136,8 +138,9 @@ def run_comparison(comparison: Comparison, *, stage: Callable[[str, int], Any] |
     finetuned = run_jobs(
         finetune_job, finetuning, processes=processes, progress=stage and stage("fine-tuning", len(finetuning))
     )
+    metric = measure_of(comparison.task).describe(_compose("finetune", comparison.task, comparison.finetune))
     summary = {
-        **summarise(comparison, arms, pretraining, pretrained, finetuning, finetuned),
+        **summarise(comparison, arms, pretraining, pretrained, finetuning, finetuned, metric),
         "baselines": _baselines(comparison, folds),
         "neurons": _neurons(comparison, dataset, table, diets),
         "comparison": json.loads(json.dumps(asdict(comparison))),
@@ -164,7 +167,7 @@ def load_fold(
     if fold is None:
         split = recorded_split(dataset)
     else:
-        split = repeat_fold(dataset, get_task(settings["task"]).source, fold, settings["folds"])
+        split = repeat_fold(dataset, decoded_task(settings["task"]).source, fold, settings["folds"])
     return dataset, split, score_dataset(dataset, field=settings["field"], intervals=split["train"])
 
 
@@ -190,20 +193,17 @@ def pretrain_job(job: Job) -> dict[str, Any]:
 
 def finetune_job(job: Job) -> dict[str, Any]:
     """Fine-tune once, in a process of its own."""
-    from poyo_ssl_plugin.training import finetune
-
     began = time.monotonic()
     config, inputs = finetuning_of(job)
-    result = finetune(config, inputs, seed=job["seed"])
-    correct = [int(row["label"] == row["prediction"]) for row in result.predictions]
+    tested = measure_of(job["task"]).finetune(config, inputs, seed=job["seed"])
     return {
-        "accuracy": result.metrics["test/accuracy"],
-        "n_test": len(correct),
-        "correct": sum(correct),
-        "trials": correct,
-        "metrics": _rounded(result.metrics),
-        "checkpoint": str(result.checkpoint),
-        **_spent(config, result.checkpoint, began),
+        "value": tested.value,
+        "n_test": tested.n_test,
+        "trials": tested.trials,
+        "trial_names": tested.names,
+        "metrics": _rounded(tested.run.metrics),
+        "checkpoint": str(tested.run.checkpoint),
+        **_spent(config, tested.run.checkpoint, began),
     }
 
 
@@ -221,11 +221,9 @@ def finetuning_of(job: Job) -> tuple[DictConfig, Any]:
 
 
 def _compose_finetune(job: Mapping[str, Any]) -> DictConfig:
-    """The fine-tuning recipe of a job; identifying units has no meaning where nothing was learned before."""
-    scratch = job.get("init_from") is None
-    own = [text for text in job["finetune"] if not (scratch and text.startswith("identify_steps"))]
-    recipe = SCRATCH if scratch else job["task"]
-    return _compose("finetune", recipe, (f"task={job['task']}", *own))
+    """The fine-tuning recipe of a job."""
+    own = job["finetune"] if job.get("init_from") is not None else join_overrides(job["finetune"], FROM_SCRATCH)
+    return _compose("finetune", job["task"], own)
 
 
 def _compose(command: str, recipe: str | None, overrides: Sequence[str]) -> DictConfig:
@@ -241,9 +239,6 @@ def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> D
 def _of_job(config: DictConfig, job: Job) -> DictConfig:
     """A recipe with what differs from run to run."""
     settings = {
-        "data.root": job["root"],
-        # The table and the split are handed over in memory; the recipe still wants to know a table.
-        "diet.table": "in-memory",
         "out_dir": job["folder"],
         "resume": True,
         "trainer.progress": False,
@@ -252,6 +247,14 @@ def _of_job(config: DictConfig, job: Job) -> DictConfig:
     }
     for key, value in settings.items():
         OmegaConf.update(config, key, value)
+    return _reading(config, job["root"])
+
+
+def _reading(config: DictConfig, root: str) -> DictConfig:
+    """A recipe that reads from a folder, its table and split handed over in memory."""
+    OmegaConf.update(config, "data.root", root)
+    # The recipe still wants to know a table.
+    OmegaConf.update(config, "diet.table", "in-memory")
     return config
 
 
@@ -304,7 +307,7 @@ def _job(comparison: Comparison, arm: Arm, fold: int | None, *, recordings: Sequ
 
 def _pretrain_job(comparison: Comparison, arm: Arm, fold: int | None, seed: int | None) -> Job:
     folder = Path(comparison.out_dir, "runs", "pretrain", arm.name, _fold_name(fold))
-    overrides = arm.pretraining(comparison.pretrain, get_task(comparison.task))
+    overrides = arm.pretraining(comparison.pretrain, _label_task(comparison))
     job = _job(
         comparison,
         arm,
@@ -347,7 +350,7 @@ def _check(
     comparison: Comparison, arms: Sequence[Arm], dataset: Recordings, table: PredictabilityTable
 ) -> dict[str, int]:
     """Find before the first of many runs what would stop one; returns how many neurons each arm pretrains on."""
-    task = get_task(comparison.task)
+    task = decoded_task(comparison.task)
     unknown = set(comparison.held_out) - set(dataset.recording_ids)
     if unknown:
         raise RecipeError(f"held_out names {', '.join(sorted(unknown))}, which {comparison.root} does not have")
@@ -361,17 +364,17 @@ def _check(
         raise RecipeError(f"seeds must be different numbers, at least one, not {list(comparison.seeds)}")
     finetune = _compose("finetune", comparison.task, comparison.finetune)
     for arm in arms:
-        _compose("finetune", comparison.task, [*comparison.finetune, *arm.finetune])
+        with _naming(arm):
+            own = _compose("finetune", task.name, [*comparison.finetune, *arm.finetune])
+            measure_of(task.name).check(_reading(own, comparison.root), field=comparison.field)
     seen, decoded = _neuron_tables(comparison, table, finetune)
     counts = {}
     for arm in arms:
         if not arm.is_pretrained:
             continue
-        try:
-            config = _compose("pretrain", None, arm.pretraining(comparison.pretrain, task))
+        with _naming(arm):
+            config = _compose("pretrain", None, arm.pretraining(comparison.pretrain, _label_task(comparison)))
             rows = member_rows(diet_of(config, seen), seen)
-        except PoyoSSLError as error:
-            raise type(error)(f"arm {arm.name}: {error}") from None
         _check_labels(arm, config, dataset, set(_pretraining_recordings(comparison) or dataset.recording_ids))
         counts[arm.name] = int(rows.sum())
         both = 0 if comparison.held_out else int((rows & decoded).sum())
@@ -381,6 +384,20 @@ def _check(
                 "(held_out=[ID,...]), or decode only part of the neurons (decode_share=0.5)"
             )
     return counts
+
+
+@contextmanager
+def _naming(arm: Arm) -> Iterator[None]:
+    """Say of an error which arm it is about."""
+    try:
+        yield
+    except PoyoSSLError as error:
+        raise type(error)(f"arm {arm.name}: {error}") from None
+
+
+def _label_task(comparison: Comparison) -> Task:
+    """The task whose labels arms may pretrain on."""
+    return measure_of(comparison.task).label_task(decoded_task(comparison.task))
 
 
 def _check_labels(arm: Arm, config: DictConfig, dataset: Recordings, used: Collection[str]) -> None:
@@ -409,25 +426,23 @@ def _neuron_tables(
 
 
 def _baselines(comparison: Comparison, folds: Sequence[int | None]) -> dict[str, Any]:
-    total: dict[str, Decoded] = {}
-    finetune = _compose("finetune", comparison.task, comparison.finetune)
-    for fold in folds:
-        dataset, split, table = load_fold(comparison, fold)
-        if not comparison.held_out and comparison.decode_share < 1:
-            _, table = split_neurons(table, finetune, share=comparison.decode_share)
-        diet = diet_of(finetune, table)
-        used = Recordings(comparison.root, comparison.held_out or dataset.recording_ids)
-        baselines = run_baselines(used, diet, get_task(comparison.task), split, field=comparison.field)
-        for name, decoded in baselines.items():
-            total[name] = total.get(name, Decoded(0, 0)) + decoded
-    return {
-        name: {
-            "accuracy": decoded.accuracy,
-            "n_test": decoded.n,
-            "ci95": list(binomial_interval(decoded.correct, decoded.n)),
-        }
-        for name, decoded in total.items()
-    }
+    config = _reading(_compose("finetune", comparison.task, comparison.finetune), comparison.root)
+    return measure_of(comparison.task).baselines(
+        config,
+        (_decoded_inputs(comparison, config, fold) for fold in folds),
+        task=decoded_task(comparison.task),
+        field=comparison.field,
+    )
+
+
+def _decoded_inputs(comparison: Comparison, finetune: DictConfig, fold: int | None) -> Any:
+    """What fine-tuning reads in a fold."""
+    from poyo_ssl_plugin.training import Inputs
+
+    dataset, split, table = load_fold(comparison, fold)
+    if not comparison.held_out and comparison.decode_share < 1:
+        _, table = split_neurons(table, finetune, share=comparison.decode_share)
+    return Inputs(Recordings(comparison.root, comparison.held_out or dataset.recording_ids), table, split)
 
 
 def _neurons(

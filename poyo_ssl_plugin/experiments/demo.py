@@ -10,6 +10,7 @@ from poyo_ssl_plugin.data import Recordings, simulate
 from poyo_ssl_plugin.errors import PoyoSSLError
 from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.compare import Comparison, ComparisonResult, run_comparison
+from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines
 from poyo_ssl_plugin.experiments.report import write_report
 from poyo_ssl_plugin.experiments.settings import read_settings
 from poyo_ssl_plugin.experiments.statistics import Estimate
@@ -46,20 +47,24 @@ def report_comparison(
 def draw_figures(comparison: Comparison, result: ComparisonResult) -> dict[str, Path]:
     """Draw the figures of a comparison into ``<out_dir>/figures``; names to files."""
     folder = Path(comparison.out_dir) / "figures"
-    summary = result.summary
+    summary, measure = result.summary, measure_of(comparison.task)
     arms = {name: (_as_estimate(arm), [run["value"] for run in arm["runs"]]) for name, arm in summary["arms"].items()}
-    lines = {"chance": summary["chance"], **{k: v["accuracy"] for k, v in summary["baselines"].items()}}
     dataset = Recordings(comparison.root, comparison.recordings or None)
     drawn = {
         "predictability": figures.predictability_plane(result.table, folder / "predictability.png"),
         "traces": figures.example_traces(dataset, result.table, folder / "traces.png"),
-        "accuracy": figures.accuracy_bars(
-            arms, lines, folder / "accuracy.png", title=f"{summary['task']}, neurons that pretraining never saw"
+        "arms": figures.arm_bars(
+            arms,
+            reference_lines(summary),
+            folder / f"{measure.name.lower()}.png",
+            title=f"{summary['task']}, neurons that pretraining never saw",
+            label=measure.name,
+            bounds=measure.bounds,
         ),
         "finetuning": figures.training_curves(
             result.finetuning,
             folder / "finetuning.png",
-            metrics=["train/loss", "valid/accuracy"] if not comparison.folds else ["train/loss"],
+            metrics=["train/loss", measure.logged] if not comparison.folds else ["train/loss"],
         ),
     }
     watched = ["train/masked", "valid/effective_rank", "valid/latent_std"]

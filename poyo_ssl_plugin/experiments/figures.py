@@ -139,18 +139,31 @@ def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: S
         return _save(figure, path)
 
 
-def accuracy_bars(
+def arm_bars(
     arms: Mapping[str, tuple[Estimate, Sequence[float]]],
     lines: Mapping[str, float],
     path: str | Path,
     *,
     title: str,
+    label: str,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Path:
-    """Accuracy of each arm with its 95 % interval and its runs, over lines for chance and baselines."""
+    """What each arm reached, with its 95 % interval and its runs, over lines for chance and baselines.
+
+    Args:
+        arms: Arm to its estimate and the values of its runs.
+        lines: Name to place of a line.
+        path: Where to write.
+        title: Of the figure.
+        label: What was measured.
+        bounds: The least and the greatest value that it can have; no interval is drawn beyond them.
+    """
+    least, greatest = bounds
+    lowest = min([value.low for value, _ in arms.values()] + [min(runs) for _, runs in arms.values()])
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(7.4, 0.42 * len(arms) + 1.6))
         for i, (name, (value, runs)) in enumerate(arms.items()):
-            error = [[value.mean - max(value.low, 0.0)], [min(value.high, 1.0) - value.mean]]
+            error = [[value.mean - max(value.low, least)], [min(value.high, greatest) - value.mean]]
             axes.barh(i, value.mean, height=0.62, color=ARM_COLOURS.get(name, GREY), alpha=0.75)
             axes.errorbar(value.mean, i, xerr=error, color="black", capsize=4, lw=1.2)
             axes.scatter(runs, i + np.linspace(-0.15, 0.15, len(runs)), s=12, color="black", alpha=0.5, zorder=3)
@@ -158,8 +171,8 @@ def accuracy_bars(
             axes.axvline(place, color="black", lw=1, ls=style, label=f"{name} {place:.2f}")
         axes.set_yticks(range(len(arms)), [f"{name}  {value.mean:.3f}" for name, (value, _) in arms.items()])
         axes.invert_yaxis()
-        axes.set_xlim(0, 1)
-        axes.set_xlabel("test accuracy")
+        axes.set_xlim(min(0.0, max(lowest, least)), greatest)
+        axes.set_xlabel(f"test {label}")
         axes.set_title(title, fontsize=10)
         axes.grid(axis="y", visible=False)
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
@@ -174,8 +187,10 @@ def scaling_curves(
     *,
     label: str,
     names: Sequence[str],
+    measured: str,
+    bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Path:
-    """Accuracy of each arm over an axis, its 95 % interval shaded, with lines for chance and baselines.
+    """What each arm reached over an axis, its 95 % interval shaded, with lines for chance and baselines.
 
     Args:
         curves: Arm to its estimates, in the order of ``places``.
@@ -184,13 +199,15 @@ def scaling_curves(
         path: Where to write.
         label: What the axis is.
         names: Names of the places, written over it.
+        measured: What was measured.
+        bounds: The least and the greatest value that it can have; no interval is drawn beyond them.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.6, 4.2))
         for i, (arm, values) in enumerate(curves.items()):
             colour = ARM_COLOURS.get(arm, f"C{i}")
             axes.plot(places, [value.mean for value in values], "o-", color=colour, label=arm, ms=5)
-            low, high = [max(v.low, 0.0) for v in values], [min(v.high, 1.0) for v in values]
+            low, high = [max(v.low, bounds[0]) for v in values], [min(v.high, bounds[1]) for v in values]
             axes.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
         for (name, height), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
             axes.axhline(height, color="black", lw=1, ls=style, label=f"{name} {height:.2f}")
@@ -198,7 +215,7 @@ def scaling_curves(
         axes.set_xticks(list(places), [str(name) for name in names])
         axes.minorticks_off()
         axes.set_xlabel(label)
-        axes.set_ylabel("test accuracy")
+        axes.set_ylabel(f"test {measured}")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
         return _save(figure, path)
 

@@ -8,24 +8,20 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, MovieFrames
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.frame_baselines import ridge_images, run_frame_baselines
+from poyo_ssl_plugin.experiments.frame_scores import METRIC, over_seconds, score_frames
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import Estimate, estimate
+from poyo_ssl_plugin.experiments.statistics import estimate
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.training import FrameResult, Inputs, evaluate_frames, finetune_frames
-from poyo_ssl_plugin.training.frame_metrics import FRAME_METRICS, frame_metrics
+from poyo_ssl_plugin.training.frame_metrics import FRAME_METRICS
 from poyo_ssl_plugin.training.frames import frame_data, read_movie
 
-METRIC = {
-    "repeats": "SSIM of frames, on repeats of the movie that training did not see",
-    "frames": "SSIM of frames that training did not see",
-}
 _N_SHOWN = 8
 
 
@@ -111,19 +107,6 @@ def frame_evaluation(checkpoint: str | Path, changes: Mapping[str, Any]) -> dict
     }
 
 
-def over_seconds(rows: list[dict[str, Any]], values: Any) -> Estimate:
-    """Mean and 95 % interval over seconds of movie: frames that follow each other are no samples of their own.
-
-    Args:
-        rows: Tested presentations, with ``recording_id`` and ``frame``.
-        values: One number for each.
-    """
-    blocks: dict[tuple[str, int], list[float]] = {}
-    for row, value in zip(rows, values, strict=True):
-        blocks.setdefault((row["recording_id"], row["frame"] // 30), []).append(float(value))
-    return estimate([float(np.mean(block)) for block in blocks.values()])
-
-
 def draw_frames(result: FrameResult, movie: MovieFrames, made: Mapping[str, np.ndarray], path: str | Path) -> Path:
     """True frames over their reconstructions, evenly spaced over the test of the first recording.
 
@@ -202,16 +185,10 @@ def _run(result: FrameResult) -> dict[str, Any]:
 
 
 def _baseline(images: np.ndarray, result: FrameResult, movie: MovieFrames) -> dict[str, Any]:
-    true = movie.image[movie.rows(np.array([row["frame"] for row in result.predictions]))]
-    scores: dict[str, list[torch.Tensor]] = {metric: [] for metric in FRAME_METRICS}
-    for i in range(0, len(true), 64):
-        wanted = torch.from_numpy(true[i : i + 64]).float() / 255
-        for metric, measured in frame_metrics(torch.from_numpy(images[i : i + 64]), wanted).items():
-            scores[metric].append(measured)
-    values = {metric: torch.cat(parts).double().numpy() for metric, parts in scores.items()}
+    values = score_frames(images, np.array([row["frame"] for row in result.predictions]), movie)
     interval = over_seconds(result.predictions, values["ssim"])
     means = {metric: float(value.mean()) for metric, value in values.items()}
-    return {**means, "n_test": len(true), "ci95": [interval.low, interval.high]}
+    return {**means, "n_test": len(images), "ci95": [interval.low, interval.high]}
 
 
 def _from_latents(result: FrameResult, movie: MovieFrames, leave_out: str) -> np.ndarray:

@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from poyo_ssl_plugin.experiments.measures import measure_of
 from poyo_ssl_plugin.files import atomic_path
 
 STYLE_SHEET = """
@@ -36,9 +37,9 @@ _TEMPLATE = """\
 <p class="quiet">{{ subtitle }}</p>
 <p class="verdict">{{ verdict }}</p>
 
-<h2>Accuracy on held-out trials</h2>
+<h2>{{ metric }}</h2>
 <table>
-<thead><tr><th>arm</th><th>accuracy</th><th>95 % interval</th><th>runs</th></tr></thead>
+<thead><tr><th>arm</th><th>{{ measured }}</th><th>95 % interval</th><th>runs</th></tr></thead>
 <tbody>
 {% for arm in arms %}
 <tr><td>{{ arm.name }}</td><td>{{ arm.mean }}</td><td>{{ arm.interval }}</td><td>{{ arm.runs }}</td></tr>
@@ -48,18 +49,18 @@ _TEMPLATE = """\
 <h2>Against training from scratch</h2>
 <table>
 <thead><tr><th>arm</th><th>difference</th><th>95 % interval</th><th>relative gain</th><th>p (paired t)</th>
-<th>p (Holm)</th><th>over trials</th></tr></thead>
+<th>p (Holm)</th><th>over {{ samples }}</th></tr></thead>
 <tbody>
 {% for row in against %}
 <tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</tbody>
 </table>
 <p class="quiet">Pairs share seed and fold; they are {{ independent }}. Holm's p allows for the number of arms.
-"Over trials" takes the runs as given and asks about other trials.</p>
+"Over {{ samples }}" takes the runs as given and asks about other {{ samples }}.</p>
 <ul>{% for text in verdicts %}<li>{{ text }}</li>
 {% endfor %}</ul>
 {% endif %}
-{{ figure("accuracy", "Bars: mean of the runs (dots), 95 % interval. Lines: chance and simple decoders.") }}
+{{ figure("arms", "Bars: mean of the runs (dots), 95 % interval. Lines: " + lines + ".") }}
 
 <h2>Which neurons</h2>
 <p>{{ neurons }}</p>
@@ -99,7 +100,7 @@ def write_report(summary: Mapping[str, Any], figures: Mapping[str, Path], path: 
 
     Args:
         summary: The content of ``results.json``.
-        figures: Name (``accuracy``, ``predictability``, ``traces``, ``pretraining``, ``finetuning``) to
+        figures: Name (``arms``, ``predictability``, ``traces``, ``pretraining``, ``finetuning``) to
             PNG file; a missing one is left out.
         path: Where to write.
         title: Heading of the report.
@@ -125,10 +126,11 @@ def verdict(summary: Mapping[str, Any]) -> str:
         return " ".join(arm_verdicts(summary)) or "There is no run from scratch to compare with."
     gain = summary["pretrained_minus_scratch"]
     low, high = gain["ci95"]
-    arms, chance = summary["arms"], summary["chance"]
+    arms = summary["arms"]
+    chance = "" if summary["chance"] is None else f", chance {summary['chance']:.3f}"
     pretrained, scratch = arms["pretrained"]["mean"], arms["scratch"]["mean"]
     text = (
-        f"Pretrained {pretrained:.3f}, from scratch {scratch:.3f}, chance {chance:.3f}: a difference of "
+        f"Pretrained {pretrained:.3f}, from scratch {scratch:.3f}{chance}: a difference of "
         f"{gain['mean']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}). "
     )
     if low > 0:
@@ -137,9 +139,9 @@ def verdict(summary: Mapping[str, Any]) -> str:
         text += "Pretraining hurt."
     else:
         text += "These runs do not tell whether pretraining helped."
-    best = max(summary["baselines"].items(), key=lambda item: item[1]["accuracy"], default=None)
+    best = max(summary["baselines"].items(), key=lambda item: item[1]["value"], default=None)
     if best is not None:
-        name, value = best[0], best[1]["accuracy"]
+        name, value = best[0], best[1]["value"]
         word = "above" if pretrained > value else "not above"
         text += f" The pretrained model is {word} the best simple decoder ({name}, {value:.3f})."
     return text
@@ -154,11 +156,11 @@ def arm_verdicts(summary: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _arm_verdict(name: str, arm: Mapping[str, Any], chance: float) -> str:
+def _arm_verdict(name: str, arm: Mapping[str, Any], chance: float | None) -> str:
     against = arm["versus_scratch"]
     low, high = against["ci95"]
     text = f"{name} ({arm['title']}): {against['mean']:+.3f} against from scratch ({low:+.3f} to {high:+.3f}). "
-    if name == "shuffled":
+    if name == "shuffled" and chance is not None:
         reaches = arm["ci95"][0] > chance
         return text + (
             f"It is above chance ({arm['mean']:.3f} against {chance:.3f}): labels leak, and no other number here holds."
@@ -233,12 +235,13 @@ def _p(value: float | None) -> str:
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Rows of the table of results: arms, baselines and chance, formatted."""
+    """Rows of the table of results: arms, baselines and, if there is any, chance, formatted."""
+    measure = measure_of(summary["task"])
     rows = [
         {
             "name": name,
             "mean": f"{arm['mean']:.3f}",
-            "interval": _interval(arm["ci95"]),
+            "interval": _interval(arm["ci95"], measure.bounds),
             "runs": ", ".join(f"{run['value']:.3f}" for run in arm["runs"]),
         }
         for name, arm in summary["arms"].items()
@@ -246,28 +249,39 @@ def result_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:
     rows += [
         {
             "name": name,
-            "mean": f"{value['accuracy']:.3f}",
-            "interval": _interval(value["ci95"]),
-            "runs": f"{value['n_test']} trials",
+            "mean": f"{value['value']:.3f}",
+            "interval": _interval(value["ci95"], measure.bounds),
+            "runs": f"{value['n_test']} {measure.tested}",
         }
         for name, value in summary["baselines"].items()
     ]
+    if summary["chance"] is None:
+        return rows
     return [*rows, {"name": "chance", "mean": f"{summary['chance']:.3f}", "interval": "", "runs": ""}]
 
 
-def _interval(bounds: Sequence[float]) -> str:
-    """Student's interval knows nothing of the bounds of an accuracy; what is shown does."""
-    low, high = max(bounds[0], 0.0), min(bounds[1], 1.0)
+def lines_in_words(summary: Mapping[str, Any]) -> str:
+    """What the lines in the figures of arms are."""
+    return "simple decoders" if summary["chance"] is None else "chance and simple decoders"
+
+
+def _interval(interval: Sequence[float], bounds: tuple[float, float]) -> str:
+    """Student's interval knows nothing of the bounds of what was measured; what is shown does."""
+    low, high = max(interval[0], bounds[0]), min(interval[1], bounds[1])
     return f"{low:.3f} to {high:.3f}"
 
 
 def _texts(summary: Mapping[str, Any]) -> dict[str, Any]:
-    neurons = summary["neurons"]
+    neurons, measure = summary["neurons"], measure_of(summary["task"])
     folds = f", {summary['folds']} folds over repeats" if summary["folds"] else ""
     shared = set(neurons["pretrained_on_recordings"]) & set(neurons["decoded_recordings"])
     return {
         "subtitle": f"Task: {summary['task']}. Seeds {', '.join(map(str, summary['seeds']))}{folds}.",
         "verdict": verdict(summary),
+        "metric": summary["metric"][0].upper() + summary["metric"][1:],
+        "measured": measure.name,
+        "samples": measure.samples,
+        "lines": lines_in_words(summary),
         "arms": result_rows(summary),
         "neurons": (
             f"{neurons['predictable']} of {neurons['scored']} neurons are predictable. Pretraining saw the predictable "

@@ -13,6 +13,7 @@ from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.baselines import run_baselines
 from poyo_ssl_plugin.experiments.frames import frame_evaluation, run_frame_finetuning
+from poyo_ssl_plugin.experiments.measures import decoded_row, reference_lines
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
 from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
@@ -77,7 +78,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         label_share=config.label_share,
     )
     summary = {
-        "format": 1,
+        "format": 2,
         "metric": "accuracy on held-out trials",
         "task": task.name,
         "chance": 1 / task.n_classes,
@@ -92,14 +93,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
                 "ci95": [value.low, value.high],
             }
         },
-        "baselines": {
-            name: {
-                "accuracy": decoded.accuracy,
-                "n_test": decoded.n,
-                "ci95": list(binomial_interval(decoded.correct, decoded.n)),
-            }
-            for name, decoded in baselines.items()
-        },
+        "baselines": {name: decoded_row(decoded) for name, decoded in baselines.items()},
         "diet": f"{diet.name}: {diet.summary(inputs.dataset.recording_ids)}",
         "seeds": seeds,
         "metrics": {str(seed): _finite(result.metrics) for seed, result in results.items()},
@@ -109,8 +103,13 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         **_made(config),
     }
     write_json(out_dir / "results.json", summary)
-    lines = {"chance": summary["chance"], **{name: decoded.accuracy for name, decoded in baselines.items()}}
-    figures.accuracy_bars({arm: (value, accuracies)}, lines, out_dir / "accuracy.png", title=task.name)
+    figures.arm_bars(
+        {arm: (value, accuracies)},
+        reference_lines(summary),
+        out_dir / "accuracy.png",
+        title=task.name,
+        label="accuracy",
+    )
     figures.training_curves(
         {f"{arm}/{seed}": result.out_dir for seed, result in results.items()},
         out_dir / "curves.png",

@@ -17,8 +17,8 @@ from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments.arms import POYO_SSL, SCRATCH, get_arms
 from poyo_ssl_plugin.experiments.compare import Comparison, ComparisonResult, finetuning_of, run_comparison
-from poyo_ssl_plugin.experiments.flops import measure_cost
 from poyo_ssl_plugin.experiments.jobs import Job, run_jobs
+from poyo_ssl_plugin.experiments.measures import measure_of
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
 from poyo_ssl_plugin.experiments.statistics import compare_pairs, trend
 from poyo_ssl_plugin.experiments.summary import independent_values
@@ -68,7 +68,7 @@ def run_scaling(scaling: Scaling, *, stage: Callable[[str, int], Any] | None = N
     costs = [_cost(scaling, comparison, result) for (_, comparison), result in zip(points, results, strict=True)]
     labels = [label for label, _ in points]
     summary = {
-        "format": 1,
+        "format": 2,
         "metric": results[0].summary["metric"],
         "task": scaling.task,
         "chance": results[0].summary["chance"],
@@ -164,25 +164,31 @@ def _cost(scaling: Scaling, comparison: Comparison, result: ComparisonResult) ->
 
 def cost_job(job: Job) -> dict[str, Any]:
     """Open a fine-tuned model and count what it costs."""
-    from poyo_ssl_plugin.training import open_finetuned
-
-    _, inputs = finetuning_of(job["of"])
-    opened = open_finetuned(job["checkpoint"], inputs=inputs)
-    batch = next(iter(opened.data.test_dataloader()))
-    cost = measure_cost(opened.module.model, batch["inputs"], len(batch["target"]))
-    return {**asdict(cost), "training_flops": cost.training_flops}
+    config, inputs = finetuning_of(job["of"])
+    cost, pretrained = measure_of(job["of"]["task"]).cost(config, inputs, job["checkpoint"])
+    return {
+        **asdict(cost),
+        "training_flops": cost.training_flops,
+        "pretraining_flops": pretrained.training_flops,
+    }
 
 
 def _point(label: str, result: ComparisonResult, cost: dict[str, Any]) -> dict[str, Any]:
     summary = result.summary
+    # Costs that an earlier version measured were the same in both.
+    per_window = {
+        "pretraining": cost.get("pretraining_flops", cost["training_flops"]),
+        "finetuning": cost["training_flops"],
+    }
     arms = {}
     for name, arm in summary["arms"].items():
         spent = arm["compute"]
-        windows = sum(part["windows"] / max(part["runs"], 1) for part in spent.values())
         # One pretraining (if any) and one fine-tuning: what it takes to get one decoder.
         arms[name] = {key: arm[key] for key in ("mean", "ci95", "runs", "compute")} | {
             "versus_scratch": arm.get("versus_scratch"),
-            "flops_per_decoder": windows * cost["training_flops"],
+            "flops_per_decoder": sum(
+                part["windows"] / max(part["runs"], 1) * per_window[stage] for stage, part in spent.items()
+            ),
         }
     return {
         "label": label,

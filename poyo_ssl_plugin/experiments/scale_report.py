@@ -11,7 +11,8 @@ from typing import Any
 import jinja2
 
 from poyo_ssl_plugin.experiments import figures
-from poyo_ssl_plugin.experiments.report import STYLE_SHEET
+from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines
+from poyo_ssl_plugin.experiments.report import STYLE_SHEET, lines_in_words
 from poyo_ssl_plugin.experiments.scale import Scaling, run_scaling
 from poyo_ssl_plugin.experiments.statistics import Estimate
 from poyo_ssl_plugin.files import atomic_path, write_json
@@ -26,7 +27,7 @@ _TEMPLATE = """\
 {% for text in verdicts %}<p class="verdict">{{ text }}</p>
 {% endfor %}
 <figure><img alt="curves" src="data:image/png;base64,{{ figure }}">
-<figcaption>Mean and 95 % interval of each arm. Lines: chance and simple decoders.</figcaption></figure>
+<figcaption>Mean and 95 % interval of each arm. Lines: {{ lines }}.</figcaption></figure>
 <h2>Numbers</h2>
 <table><thead><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
 <tbody>
@@ -59,10 +60,11 @@ def report_scaling(scaling: Scaling, *, stage: Callable[[str, int], Any] | None 
     text = page.render(
         title=f"Scaling with the {summary['axis']}",
         style=STYLE_SHEET,
-        subtitle=f"Task: {summary['task']}. Seeds {', '.join(map(str, summary['seeds']))}.",
+        subtitle=f"Task: {summary['task']}, {summary['metric']}. Seeds {', '.join(map(str, summary['seeds']))}.",
         verdicts=scaling_verdicts(summary),
         figure=base64.b64encode(figure.read_bytes()).decode(),
-        header=HEADER,
+        lines=lines_in_words(summary),
+        header=scaling_header(summary),
         rows=scaling_rows(summary),
         independent=summary["independent"],
         made={**summary["versions"], "git revision": summary["git"] or "not in a checkout"},
@@ -73,7 +75,10 @@ def report_scaling(scaling: Scaling, *, stage: Callable[[str, int], Any] | None 
     return summary
 
 
-HEADER = ("arm", "at", "accuracy", "95 % interval", "against scratch", "parameters", "GFLOP / window", "PFLOP in all")
+def scaling_header(summary: Mapping[str, Any]) -> list[str]:
+    """Names of the columns of :func:`scaling_rows`."""
+    measured = measure_of(summary["task"]).name
+    return ["arm", "at", measured, "95 % interval", "against scratch", "parameters", "GFLOP / window", "PFLOP in all"]
 
 
 def scaling_rows(summary: Mapping[str, Any]) -> list[list[str]]:
@@ -133,13 +138,22 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
         "recordings": lambda point: point["pretrained_on_recordings"],
     }[summary["axis"]]
     curves = {arm: [_estimate(point["arms"][arm]) for point in points] for arm in summary["trends"]}
-    lines = {"chance": summary["chance"], **{k: v["accuracy"] for k, v in summary["baselines"].items()}}
     where = [places(point) for point in points]
     names = [
         f"{point['label']}\n{place:,}" if summary["axis"] == "model" else point["label"]
         for point, place in zip(points, where, strict=True)
     ]
-    return figures.scaling_curves(curves, where, lines, path, label=_AXIS_LABELS[summary["axis"]], names=names)
+    measure = measure_of(summary["task"])
+    return figures.scaling_curves(
+        curves,
+        where,
+        reference_lines(summary),
+        path,
+        label=_AXIS_LABELS[summary["axis"]],
+        names=names,
+        measured=measure.name,
+        bounds=measure.bounds,
+    )
 
 
 def _estimate(found: Mapping[str, Any]) -> Estimate:

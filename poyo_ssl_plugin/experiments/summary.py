@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.experiments.arms import POYO_SSL, SCRATCH, Arm
 from poyo_ssl_plugin.experiments.jobs import Job
+from poyo_ssl_plugin.experiments.measures import decoded_task, measure_of
 from poyo_ssl_plugin.experiments.statistics import compare_pairs, estimate, holm
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def summarise(
     pretrained: Sequence[dict[str, Any]],
     jobs: Sequence[Job],
     finetuned: Sequence[dict[str, Any]],
+    metric: str,
 ) -> dict[str, Any]:
     """The measured part of ``results.json``.
 
@@ -33,31 +34,32 @@ def summarise(
         pretrained: Their results.
         jobs: The fine-tuning jobs.
         finetuned: Their results.
+        metric: What was measured, in words.
     """
-    task = get_task(comparison.task)
+    task, measure = decoded_task(comparison.task), measure_of(comparison.task)
     runs: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
-    trials: dict[str, list[list[int]]] = {arm.name: [] for arm in arms}
+    trials: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     for job, result in zip(jobs, finetuned, strict=True):
-        row = {"fold": job["fold"], "seed": job["seed"], "value": result["accuracy"], "n_test": result["n_test"]}
+        row = {"fold": job["fold"], "seed": job["seed"], "value": _value(result), "n_test": result["n_test"]}
         runs[job["arm"]].append({**row, **{name: result[name] for name in ("seconds", "steps", "windows")}})
-        trials[job["arm"]].append(result["trials"])
+        trials[job["arm"]].append(_named_trials(job, result))
     per_arm: dict[str, dict[str, Any]] = {}
     for arm in arms:
         value = estimate(independent_values(runs[arm.name]))
         before = [result for job, result in zip(pretraining, pretrained, strict=True) if job["arm"] == arm.name]
         per_arm[arm.name] = {
             "title": arm.title,
-            "metric": "accuracy",
+            "metric": measure.name,
             "runs": runs[arm.name],
             "mean": value.mean,
             "ci95": [value.low, value.high],
             "compute": {"pretraining": _total(before), "finetuning": _total(runs[arm.name])},
         }
     summary: dict[str, Any] = {
-        "format": 2,
-        "metric": "accuracy on held-out trials",
+        "format": 3,
+        "metric": metric,
         "task": task.name,
-        "chance": 1 / task.n_classes,
+        "chance": measure.chance(task),
         "arms": per_arm,
         "pretraining": [
             {"arm": job["arm"], "fold": job["fold"], "seed": job["seed"]}
@@ -83,7 +85,7 @@ def _add_comparisons(summary: dict[str, Any], measured: Mapping[str, tuple[list[
     adjusted = holm([pairs[name].p for name in others])
     for name, p in zip(others, adjusted, strict=True):
         pair = pairs[name]
-        over_trials = estimate(_per_trial(*measured[name]) - _per_trial(reference, reference_trials))
+        over_trials = estimate(_per_trial(measured[name][1]) - _per_trial(reference_trials))
         summary["arms"][name]["versus_scratch"] = {
             "mean": pair.difference.mean,
             "ci95": [pair.difference.low, pair.difference.high],
@@ -117,15 +119,24 @@ def independent_values(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [float(np.mean([row["value"] for row in rows if row["fold"] == fold])) for fold in folds]
 
 
-def _per_trial(rows: Sequence[Mapping[str, Any]], trials: Sequence[Sequence[int]]) -> np.ndarray:
-    """Share of seeds that told each test trial right, fold after fold."""
-    folds = dict.fromkeys(row["fold"] for row in rows)
-    return np.concatenate(
-        [
-            np.mean([correct for row, correct in zip(rows, trials, strict=True) if row["fold"] == fold], axis=0)
-            for fold in folds
-        ]
-    )
+def _value(result: Mapping[str, Any]) -> float:
+    """What a run measured. Runs that were finished before frames could be compared call it accuracy."""
+    return float(result["value"] if "value" in result else result["accuracy"])
+
+
+def _named_trials(job: Job, result: Mapping[str, Any]) -> dict[str, float]:
+    """The test trials of a run; those without a name are of their fold alone."""
+    names = result.get("trial_names") or [f"{job['fold']}/{i}" for i in range(len(result["trials"]))]
+    return dict(zip(names, result["trials"], strict=True))
+
+
+def _per_trial(runs: Sequence[Mapping[str, float]]) -> np.ndarray:
+    """Mean over runs of each test trial: of accuracy, the share of seeds that told it right."""
+    values: dict[str, list[float]] = {}
+    for run in runs:
+        for name, value in run.items():
+            values.setdefault(name, []).append(value)
+    return np.array([np.mean(found) for found in values.values()])
 
 
 def _independent_in_words(comparison: Comparison) -> str:
