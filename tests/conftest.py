@@ -104,6 +104,15 @@ def spike_table_path(spike_dir: Path, tmp_path_factory: pytest.TempPathFactory) 
     return path
 
 
+@pytest.fixture(scope="session")
+def small_movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three seconds of the movie, in small: enough to reconstruct, and soon done."""
+    path = tmp_path_factory.mktemp("small_movie") / "movie.npz"
+    image = np.random.default_rng(0).integers(0, 256, (90, 12, 16)).astype(np.uint8)
+    np.savez(path, image=image, frame=np.r_[0:30, 300:330, 600:630])
+    return path
+
+
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The distribution in ``extension_dist``, as pip would install it, without needing a build backend here."""

@@ -253,14 +253,10 @@ class TestFrames:
     """Frames of a movie, reconstructed: what a comparison says of them is the similarity of images."""
 
     @pytest.fixture(scope="module")
-    def settings(self, sim_dir, tmp_path_factory) -> Comparison:
+    def settings(self, sim_dir, small_movie, tmp_path_factory) -> Comparison:
         place = tmp_path_factory.mktemp("frames")
-        # Three seconds of the movie, in small: enough to test on, and soon read.
-        rng = np.random.default_rng(0)
-        frame = np.r_[0:30, 300:330, 600:630]
-        np.savez(place / "movie.npz", image=rng.integers(0, 256, (90, 12, 16)).astype(np.uint8), frame=frame)
-        finetune = (*QUICK, "decoder.width=2", f"frames.file={place / 'movie.npz'}")
-        return comparison(sim_dir, place / "out", task="natural_movie_frames", held_out=("sim_002",), finetune=finetune)
+        finetune = (*QUICK, "decoder.width=2", f"frames.file={small_movie}")
+        return comparison(sim_dir, place, task="natural_movie_frames", held_out=("sim_002",), finetune=finetune)
 
     @pytest.fixture(scope="module")
     def summary(self, settings) -> dict:
