@@ -140,8 +140,15 @@ class Accuracy(Measure):
     ) -> dict[str, dict[str, Any]]:
         total: dict[str, Decoded] = {}
         for inputs in folds:
-            diet = diet_of(config, inputs.table)
-            for name, decoded in run_baselines(inputs.dataset, diet, task, inputs.split, field=field).items():
+            found = run_baselines(
+                inputs.dataset,
+                diet_of(config, inputs.table),
+                task,
+                inputs.split,
+                field=field,
+                label_share=config.label_share,
+            )
+            for name, decoded in found.items():
                 total[name] = total.get(name, Decoded(0, 0)) + decoded
         return {name: decoded_row(decoded) for name, decoded in total.items()}
 
