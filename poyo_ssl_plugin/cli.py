@@ -382,6 +382,7 @@ def scale(overrides: tuple[str, ...], preset: str | None) -> None:
       axis=model             values=[tiny,small,medium,large,xlarge], or values=['model=tiny model.dim=48',...]
       axis=diet              values=[0.1,0.25,0.5,0.75,1.0]: shares of each arm's neurons
       axis=recordings        values=[1,2,4,8]: how many to pretrain on; needs held_out
+      axis=labels            values=[0.125,0.25,0.5,1.0]: shares of the labelled trials to fine-tune on
 
     \b
     Examples:

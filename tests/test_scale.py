@@ -9,11 +9,15 @@ from quick import quick
 from torch import nn
 
 from poyo_ssl_plugin import CalciumPOYO
+from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.experiments.baselines import run_baselines
+from poyo_ssl_plugin.experiments.compare import load_fold
 from poyo_ssl_plugin.experiments.flops import measure_cost
 from poyo_ssl_plugin.experiments.scale import Scaling, make_points
-from poyo_ssl_plugin.experiments.scale_report import report_scaling, scaling_verdicts
+from poyo_ssl_plugin.experiments.scale_report import report_scaling, scaling_rows, scaling_verdicts
 from poyo_ssl_plugin.experiments.settings import prepare_recordings, preset_names, read_settings
+from poyo_ssl_plugin.predictability import make_diet
 
 QUICK = quick(steps=2, batch_size=4)
 
@@ -94,6 +98,7 @@ class TestPoints:
             ({"values": ("tiny",)}, "at least two different"),
             ({"values": ("tiny", "tiny")}, "at least two different"),
             ({"axis": "diet", "values": (0.5, 2)}, "shares in"),
+            ({"axis": "labels", "values": (0.0, 1)}, "shares in"),
             ({"axis": "recordings"}, "give held_out"),
             ({"axis": "recordings", "values": (1, 9), "held_out": ("sim_002",)}, "numbers from 1 to 2"),
         ],
@@ -144,6 +149,23 @@ def test_the_diet_axis_runs_scratch_once(sim_dir, tmp_path):
     first, second = summary["points"]
     assert first["arms"]["scratch"]["runs"] == second["arms"]["scratch"]["runs"]
     assert first["pretrained_on"]["pretrained"] < second["pretrained_on"]["pretrained"]
+
+
+def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir, tmp_path):
+    scaling = Scaling(
+        root=str(sim_dir), out_dir=str(tmp_path), axis="labels", values=(0.2, 1.0), held_out=("sim_002",), seeds=(0,),
+        pretrain=QUICK, finetune=QUICK, processes=1,
+    )  # fmt: skip
+    summary = report_scaling(scaling)
+    assert len(list((tmp_path / "pretrained").rglob("job.json"))) == 1
+    few, all_of_them = (point["baselines"] for point in summary["points"])
+    _, split, table = load_fold(scaling, None)
+    used, diet = Recordings(sim_dir, ["sim_002"]), make_diet(table, "unpredictable")
+    for found, share in ((few, 0.2), (all_of_them, 1.0)):
+        expected = run_baselines(used, diet, get_task("drifting_gratings"), split, label_share=share)
+        assert {name: row["value"] for name, row in found.items()} == {n: d.accuracy for n, d in expected.items()}
+    assert few != all_of_them
+    assert [row[0] for row in scaling_rows(summary)].count("template") == 2
 
 
 def test_frames_cost_their_decoder_in_fine_tuning_alone(sim_dir, small_movie, tmp_path):

@@ -60,6 +60,8 @@ class Comparison:
         processes: Runs at once; 0 for one per core.
         scratch_dir: Folder of the runs that start from random weights, if not ``out_dir``: comparisons that
             differ in pretraining only can share them.
+        pretrain_dir: Folder of the pretraining runs, if not ``out_dir``: comparisons that differ in fine-tuning only
+            can share them.
     """
 
     root: str
@@ -77,6 +79,7 @@ class Comparison:
     finetune: tuple[str, ...] = ()
     processes: int = 0
     scratch_dir: str = ""
+    pretrain_dir: str = ""
 
 
 @dataclass
@@ -306,7 +309,8 @@ def _job(comparison: Comparison, arm: Arm, fold: int | None, *, recordings: Sequ
 
 
 def _pretrain_job(comparison: Comparison, arm: Arm, fold: int | None, seed: int | None) -> Job:
-    folder = Path(comparison.out_dir, "runs", "pretrain", arm.name, _fold_name(fold))
+    place = comparison.pretrain_dir or comparison.out_dir
+    folder = Path(place, "runs", "pretrain", arm.name, _fold_name(fold))
     overrides = arm.pretraining(comparison.pretrain, _label_task(comparison))
     job = _job(
         comparison,
@@ -317,9 +321,9 @@ def _pretrain_job(comparison: Comparison, arm: Arm, fold: int | None, seed: int 
         overrides=overrides,
         folder=str(folder if seed is None else folder / f"seed{seed}"),
     )
-    if job["decode_share"] is None:
-        # Then fine-tuning does not say which neurons pretraining may see.
-        job["finetune"] = []
+    # Of fine-tuning only the neurons it decodes concern pretraining, and those only where recordings are shared.
+    decides = job["decode_share"] is not None
+    job["finetune"] = [text for text in job["finetune"] if decides and not text.startswith("label_share=")]
     return job
 
 

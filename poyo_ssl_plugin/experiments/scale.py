@@ -1,4 +1,4 @@
-"""Does it scale? The same comparison over sizes of the model, of the diet, or of the set of recordings."""
+"""Does it scale? The same comparison over sizes of the model, the diet, the set of recordings, or the labels."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ AXES: dict[str, tuple[Any, ...]] = {
     "model": ("tiny", "small", "medium", "large", "xlarge"),
     "diet": (0.1, 0.25, 0.5, 0.75, 1.0),
     "recordings": (),
+    "labels": (0.125, 0.25, 0.5, 1.0),
 }
 
 
@@ -35,8 +36,9 @@ class Scaling(Comparison):
     """A comparison over an axis, in plain values; all but these attributes are as of :class:`Comparison`.
 
     Attributes:
-        axis: ``"model"``, ``"diet"`` (share of each arm's diet) or ``"recordings"`` (how many to pretrain on; needs
-            ``held_out``).
+        axis: ``"model"``, ``"diet"`` (share of each arm's diet), ``"recordings"`` (how many to pretrain on; needs
+            ``held_out``) or ``"labels"`` (share of the labelled trials to fine-tune on; all places share one
+            pretraining).
         values: Places on the axis, small to large. Of ``model``: names of ``recipes/model``, or overrides separated by
             spaces (``"model=tiny model.dim=48"``). By default five sizes, five shares, or one recording doubled
             until there are no more.
@@ -100,7 +102,7 @@ def make_points(scaling: Scaling) -> list[tuple[str, Comparison]]:
     values = scaling.values or AXES[scaling.axis] or _doublings(scaling)
     if len(values) < 2 or len(set(map(str, values))) < len(values):
         raise RecipeError(f"values of an axis must be at least two different ones, not {list(values)}")
-    make = {"model": _at_model, "diet": _at_diet, "recordings": _at_recordings}[scaling.axis]
+    make = {"model": _at_model, "diet": _at_diet, "recordings": _at_recordings, "labels": _at_labels}[scaling.axis]
     names = [field.name for field in dataclasses.fields(Comparison)]
     shared = {name: getattr(scaling, name) for name in names}
     points = []
@@ -118,8 +120,7 @@ def _at_model(scaling: Scaling, value: Any) -> dict[str, Any]:
 
 
 def _at_diet(scaling: Scaling, value: Any) -> dict[str, Any]:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise RecipeError(f"values of the axis 'diet' are shares in (0, 1], not {value!r}")
+    _check_share("diet", value)
     shared = str(Path(scaling.out_dir, "scratch"))
     return {"pretrain": (*scaling.pretrain, f"+diet.share={float(value)}"), "scratch_dir": shared}
 
@@ -130,6 +131,17 @@ def _at_recordings(scaling: Scaling, value: Any) -> dict[str, Any]:
         raise RecipeError(f"values of the axis 'recordings' are numbers from 1 to {len(order)}, not {value!r}")
     shared = str(Path(scaling.out_dir, "scratch"))
     return {"recordings": (*order[:value], *scaling.held_out), "scratch_dir": shared}
+
+
+def _at_labels(scaling: Scaling, value: Any) -> dict[str, Any]:
+    _check_share("labels", value)
+    shared = str(Path(scaling.out_dir, "pretrained"))
+    return {"finetune": (*scaling.finetune, f"label_share={float(value)}"), "pretrain_dir": shared}
+
+
+def _check_share(axis: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise RecipeError(f"values of the axis {axis!r} are shares in (0, 1], not {value!r}")
 
 
 def _pretraining_order(scaling: Scaling) -> list[str]:
@@ -194,6 +206,7 @@ def _point(label: str, result: ComparisonResult, cost: dict[str, Any]) -> dict[s
         "label": label,
         "cost": cost,
         "arms": arms,
+        "baselines": summary["baselines"],
         "pretrained_on": summary["neurons"]["pretrained_on"],
         "pretrained_on_recordings": len(summary["neurons"]["pretrained_on_recordings"]),
     }

@@ -47,6 +47,7 @@ _AXIS_LABELS = {
     "model": "parameters of the backbone",
     "diet": "share of each arm's diet",
     "recordings": "recordings pretrained on",
+    "labels": "share of the labelled trials",
 }
 
 
@@ -100,7 +101,18 @@ def scaling_rows(summary: Mapping[str, Any]) -> list[list[str]]:
                     f"{found['flops_per_decoder'] / 1e15:.3g}",
                 ]
             )
+    for name in _changing_baselines(summary):
+        for point in summary["points"]:
+            found = point["baselines"][name]
+            low, high = found["ci95"]
+            rows.append([name, point["label"], f"{found['value']:.3f}", f"{low:.3f} to {high:.3f}", *[""] * 4])
     return rows
+
+
+def _changing_baselines(summary: Mapping[str, Any]) -> list[str]:
+    """Simple decoders that differ from place to place, as they do with the number of labels."""
+    first = summary["points"][0]["baselines"]
+    return [name for name in first if any(point["baselines"][name] != first[name] for point in summary["points"])]
 
 
 def scaling_verdicts(summary: Mapping[str, Any]) -> list[str]:
@@ -136,8 +148,14 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
         "model": lambda point: point["cost"]["backbone"],
         "diet": lambda point: float(point["label"]),
         "recordings": lambda point: point["pretrained_on_recordings"],
+        "labels": lambda point: float(point["label"]),
     }[summary["axis"]]
     curves = {arm: [_estimate(point["arms"][arm]) for point in points] for arm in summary["trends"]}
+    lines = reference_lines(summary)
+    for name in _changing_baselines(summary):
+        del lines[name]
+        found = [point["baselines"][name] for point in points]
+        curves[name] = [Estimate(row["value"], *row["ci95"], n=row["n_test"]) for row in found]
     where = [places(point) for point in points]
     names = [
         f"{point['label']}\n{place:,}" if summary["axis"] == "model" else point["label"]
@@ -147,7 +165,7 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
     return figures.scaling_curves(
         curves,
         where,
-        reference_lines(summary),
+        lines,
         path,
         label=_AXIS_LABELS[summary["axis"]],
         names=names,
