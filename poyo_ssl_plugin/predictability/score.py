@@ -5,16 +5,18 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.predictability.moments import Moments
-from poyo_ssl_plugin.predictability.statistics import make_statistic
+from poyo_ssl_plugin.predictability.statistics import Statistic, find_statistic
 from poyo_ssl_plugin.predictability.table import STATUS_OK, PredictabilityTable
 from poyo_ssl_plugin.recordings import TRACES, cre_line, open_signal, recording_errors, split_intervals
 
@@ -37,6 +39,7 @@ def score_dataset(
     intervals: Mapping[str, np.ndarray] | None = None,
     workers: int | None = None,
     on_error: str = "raise",
+    on: Backend | None = None,
     progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
 ) -> PredictabilityTable:
     """Measure the predictability of every neuron of a dataset on one split.
@@ -54,9 +57,11 @@ def score_dataset(
         fisher: Kurtosis minus 3 (a normal distribution has 0), the default reading of the paper.
         min_samples: A neuron with fewer finite samples gets the status ``"too_short"``.
         intervals: Recording id to times in seconds, shape (R, 2), used instead of ``split``.
-        workers: Recordings scored at once, in threads; by default up to the number of cores.
+        workers: Recordings scored at once; by default as many threads as cores, at most 4.
         on_error: ``"raise"`` stops at the first unreadable recording; ``"skip"`` leaves it out and
             lists it, with the reason, under ``skipped`` in the provenance.
+        on: Where recordings are scored: by default in threads of this process; see
+            :func:`~poyo_ssl_plugin.predictability.on_ray.on_ray`. The table is the same.
         progress: Wraps the iterator of finished recordings, given their number, to show progress.
 
     Returns:
@@ -75,29 +80,24 @@ def score_dataset(
     """
     if on_error not in ("raise", "skip"):
         raise RecordingError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
-
-    def score(recording: str) -> dict[str, Any]:
-        try:
-            with recording_errors(recording):
-                data = dataset.get_recording(recording)
-                times = split_intervals(data, split) if intervals is None else intervals[recording]
-                signal = open_signal(data, field, bin_width=bin_width)
-                rows = _measure(signal, times, statistics, fisher, min_samples, summing)
-                n_units = len(rows["unit_id"])
-                rows["recording_id"] = np.full(n_units, recording)
-                rows["cre_line"] = np.full(n_units, cre_line(data))
-        except RecordingError as error:
-            if on_error == "raise":
-                raise
-            logger.warning("skipped: %s", error)
-            return {"recording": recording, "skipped": str(error)}
-        return {"recording": recording, "columns": rows, "intervals": np.asarray(times, float).tolist()}
-
+    scorer = Scorer(
+        dataset,
+        split=split,
+        field=field,
+        bin_width=bin_width,
+        statistics={name: find_statistic(name) for name in statistics},
+        fisher=fisher,
+        min_samples=min_samples,
+        intervals=None if intervals is None else dict(intervals),
+        on_error=on_error,
+    )
     recordings = list(dataset.recording_ids)
-    n_workers = workers or min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(n_workers) as reading, ThreadPoolExecutor(n_workers) as summing:
-        finished = reading.map(score, recordings)
-        results = list(progress(finished, len(recordings)) if progress else finished)
+    with closing((on or in_threads)(scorer, recordings, workers)) as finished:
+        results = []
+        for result in progress(finished, len(recordings)) if progress else finished:
+            if "skipped" in result:
+                logger.warning("skipped: %s", result["skipped"])
+            results.append(result)
 
     scored = [result for result in results if "columns" in result]
     skipped = {result["recording"]: result["skipped"] for result in results if "skipped" in result}
@@ -118,10 +118,63 @@ def score_dataset(
     return PredictabilityTable(columns, provenance)
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """Scores one recording of a dataset; can be sent to another process. Fields as :func:`score_dataset`."""
+
+    dataset: Any
+    split: str | None
+    field: str
+    bin_width: float
+    statistics: Mapping[str, Callable[[int], Statistic]]
+    fisher: bool
+    min_samples: int
+    intervals: Mapping[str, np.ndarray] | None
+    on_error: str
+
+    def __call__(self, recording: str, summing: Executor) -> dict[str, Any]:
+        """Columns and intervals of a recording, or why it was skipped.
+
+        Args:
+            recording: Its id.
+            summing: Where blocks are summed while the next one is read.
+
+        Raises:
+            RecordingError: If it cannot be scored and is not to be skipped.
+        """
+        try:
+            with recording_errors(recording):
+                data = self.dataset.get_recording(recording)
+                times = split_intervals(data, self.split) if self.intervals is None else self.intervals[recording]
+                signal = open_signal(data, self.field, bin_width=self.bin_width)
+                rows = _measure(signal, times, self.statistics, self.fisher, self.min_samples, summing)
+                n_units = len(rows["unit_id"])
+                rows["recording_id"] = np.full(n_units, recording)
+                rows["cre_line"] = np.full(n_units, cre_line(data))
+        except RecordingError as error:
+            if self.on_error == "raise":
+                raise
+            return {"recording": recording, "skipped": str(error)}
+        return {"recording": recording, "columns": rows, "intervals": np.asarray(times, float).tolist()}
+
+
+# What scores recordings and yields a result for each, in their order: (scorer, recordings, how many at once).
+Backend = Callable[[Scorer, list[str], "int | None"], Generator[dict[str, Any], None, None]]
+
+
+def in_threads(
+    scorer: Scorer, recordings: list[str], workers: int | None = None
+) -> Generator[dict[str, Any], None, None]:
+    """Score recordings in threads of this process and yield their results in order."""
+    n_workers = workers or min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(n_workers) as reading, ThreadPoolExecutor(n_workers) as summing:
+        yield from reading.map(partial(scorer, summing=summing), recordings)
+
+
 def _measure(
     signal: Any,
     intervals: np.ndarray,
-    statistics: Sequence[str],
+    statistics: Mapping[str, Callable[[int], Statistic]],
     fisher: bool,
     min_samples: int,
     executor: Executor,
@@ -129,7 +182,7 @@ def _measure(
     """All columns that come from the samples of one recording; the next block is read while one is summed."""
     n_units = len(signal.unit_ids)
     moments = Moments(n_units, nan_policy="omit")
-    further = {name: make_statistic(name, n_units) for name in statistics}
+    further = {name: factory(n_units) for name, factory in statistics.items()}
     infinite = np.zeros(n_units, dtype=bool)
     pending: deque[Future[_Block]] = deque()
 
