@@ -1,0 +1,114 @@
+"""Two processes on gloo train as one does on the same global batch, and a run of theirs resumes."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import together
+from poyo_ssl_plugin.distributed import ShareOfSampler
+from poyo_ssl_plugin.training import read_checkpoint
+
+pytestmark = pytest.mark.skipif(
+    not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("two")
+
+
+@pytest.fixture(scope="module")
+def processes(sim_dir, table_path, folder) -> list[dict[str, Any]]:
+    """What each of two processes under torchrun saw."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    done = subprocess.run(
+        [*torchrun, together.__file__, str(sim_dir), str(table_path), str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [torch.load(folder / f"process{i}.pt", weights_only=False) for i in range(2)]
+
+
+@pytest.mark.parametrize("n_shares", [1, 2, 3, 7])
+@pytest.mark.parametrize("n", [0, 1, 5, 14])
+def test_shares_are_the_sampler_without_overlap_or_loss(n, n_shares):
+    shares = [ShareOfSampler(range(n), n_shares=n_shares, index=i) for i in range(n_shares)]
+    lists = [list(share) for share in shares]
+    assert all(len(share) == len(of) for share, of in zip(shares, lists, strict=True))
+    together_ = [of[k] for k in range(len(lists[0])) for of in lists]
+    # In the sampler's order, then as many of its first again as it takes to come out even.
+    assert together_[:n] == list(range(n)) and len(together_) - n < n_shares
+    assert together_[n:] == [k % n for k in range(len(together_) - n)]
+
+
+@pytest.mark.parametrize("how", ["torch", "own"])
+def test_samplers_are_split_without_overlap_or_loss(processes, how):
+    shares = [process["sampled"][how] for process in processes]
+    n_windows = 150 * (2 if how == "own" else 1)
+    assert len(shares[0]) == len(shares[1]) == n_windows // 2
+    assert max(Counter(shares[0] + shares[1]).values()) == 1
+
+
+@pytest.mark.parametrize("what", ["finetune", *together.OBJECTIVES])
+def test_the_gradient_is_that_of_one_process_on_the_same_batch(what, processes, sim_dir, table_path, tmp_path):
+    alone = together.gradients(what, sim_dir, table_path, tmp_path)
+    shares = [process[what] for process in processes]
+    for step, windows in enumerate(alone.windows):
+        assert sorted(shares[0]["windows"][step] + shares[1]["windows"][step]) == sorted(windows)
+        assert len(shares[0]["windows"][step]) == together.GLOBAL_BATCH // 2
+    for step, gradients in enumerate(alone.gradients):
+        scale = max(float(gradient.abs().max()) for gradient in gradients.values())
+        for share in shares:
+            assert share["gradients"][step].keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                torch.testing.assert_close(
+                    share["gradients"][step][name], gradient, rtol=2e-3, atol=2e-5 * scale, msg=f"step {step}: {name}"
+                )
+
+
+@pytest.mark.parametrize("command", ["pretrain", "finetune"])
+def test_a_run_of_two_goes_on_bit_for_bit(command, processes, folder):
+    for process in processes:
+        whole, resumed = (process[f"run {command}"][name] for name in ("whole", "resumed"))
+        assert whole == pytest.approx(resumed, rel=0, abs=0, nan_ok=True) if False else whole == resumed
+    one, two = (read_checkpoint(folder / f"{command}_{name}" / "checkpoints" / "last.ckpt") for name in NAMES)
+    assert one["global_step"] == two["global_step"] == 6
+    for part in ("state_dict", "optimizer_states", "lr_schedulers"):
+        assert flat(one[part]) == flat(two[part])
+    logs = [read_log(folder / f"{command}_{name}") for name in NAMES]
+    assert logs[0] == logs[1] and len(logs[0]) > 6
+    # One process wrote for both.
+    assert {path.name for path in (folder / f"{command}_whole").glob("*.json")} == {"run.json"}
+
+
+NAMES = ("whole", "resumed")
+
+
+def flat(value: Any) -> Any:
+    """A checkpoint's content with tensors as lists, so that it can be compared."""
+    if isinstance(value, torch.Tensor):
+        return value.tolist()
+    if isinstance(value, dict):
+        return {key: flat(item) for key, item in value.items()}
+    return [flat(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def read_log(out: Path) -> dict[tuple[int, str], str]:
+    with (out / "csv" / "metrics.csv").open(newline="") as file:
+        return {
+            (int(row["step"]), name): value
+            for row in csv.DictReader(file)
+            for name, value in row.items()
+            if name != "step" and value
+        }
