@@ -14,8 +14,8 @@ from typing import Any
 import lightning as L
 import torch
 import torch.distributed
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from omegaconf import DictConfig
-from torch.utils.data import DistributedSampler
 
 from poyo_ssl_plugin import CalciumPOYO, MaskedLatentReconstruction, PredictabilitySampler, Recordings
 from poyo_ssl_plugin.compat import Interval
@@ -134,23 +134,23 @@ def gradients(what: str, root: Path, table_path: Path, folder: Path) -> KeepGrad
     return kept
 
 
-def sampled() -> dict[str, list[Any]]:
-    """Two epochs of windows: wrapped by torch, as Lightning does it, and shared by the sampler itself."""
-    intervals = {"a": Interval(0.0, 100.5), "b": Interval(0.0, 50.0)}
-    wrapped = PredictabilitySampler(sampling_intervals=intervals, window_length=1.0)
-    # torch's wrapper takes a dataset's indices; Lightning's makes one of what a sampler yields.
-    epochs = [list(wrapped) for _ in range(2)]
-    order = DistributedSampler(epochs[0], shuffle=False)
-    own = PredictabilitySampler(
-        sampling_intervals=intervals,
-        window_length=1.0,
-        generator=torch.Generator().manual_seed(3),
-        num_replicas=n_processes(),
-        rank=process_index(),
-    )
+def sampled() -> dict[str, list[list[tuple[str, float]]]]:
+    """Two epochs of windows, wrapped as Lightning does it and shared by the sampler itself."""
+    options: dict[str, Any] = {
+        "sampling_intervals": {"a": Interval(0.0, 100.5), "b": Interval(0.0, 50.0)},
+        "window_length": 1.0,
+    }
+    common = torch.Generator().manual_seed(3)
+    samplers = {
+        # Without a generator, processes agree on a seed.
+        "wrapped": DistributedSamplerWrapper(PredictabilitySampler(**options), shuffle=False),
+        "own": PredictabilitySampler(
+            **options, generator=common, num_replicas=n_processes(), rank=process_index()
+        ),
+    }
     return {
-        "torch": [(w.recording_id, w.start) for i in order for w in [epochs[1][i]]],
-        "own": [(w.recording_id, w.start) for _ in range(2) for w in own],
+        name: [[(window.recording_id, window.start) for window in sampler] for _ in range(2)]
+        for name, sampler in samplers.items()
     }
 
 
