@@ -243,6 +243,7 @@ def pretrain(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
         return _show(config)
     from poyo_ssl_plugin.experiments.runs import run_pretraining
 
+    _one_speaks_for_all()
     summary = run_pretraining(config)
     rows = Table("held-out", "before", "after")
     for name, after in summary["metrics"].items():
@@ -285,6 +286,7 @@ def finetune(recipe: str, recipe_dir: Path | None, show: bool, overrides: tuple[
         return _show(config)
     from poyo_ssl_plugin.experiments.runs import run_finetuning
 
+    _one_speaks_for_all()
     with _Stages() as stage:
         summary = run_finetuning(config, stage=stage)
     _print_results(summary)
@@ -470,6 +472,15 @@ def doctor() -> None:
     for finding in diagnose():
         rows.add_row(finding.what, _plain(finding.found), _plain(finding.remedy))
     console.print(rows)
+
+
+def _one_speaks_for_all() -> None:
+    """Of several processes that train together, only the first says what is not an error."""
+    from poyo_ssl_plugin.distributed import is_main_process
+
+    if not is_main_process():
+        logging.getLogger("poyo_ssl_plugin").setLevel(logging.ERROR)
+        console.quiet = True
 
 
 def _terminate(*_: Any) -> None:

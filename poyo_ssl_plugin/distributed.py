@@ -34,6 +34,12 @@ def is_main_process() -> bool:
     return int(getattr(rank_zero_only, "rank", 0)) == 0
 
 
+def end_unless_main_process() -> None:
+    """End a process that was there to help to train: what comes after is done once."""
+    if not is_main_process():
+        raise SystemExit(0)
+
+
 def gathered(value: T) -> list[T]:
     """The values that the processes gave, in their order; all of them must call it."""
     if n_processes() == 1:
@@ -74,13 +80,24 @@ def whole_batch(x: torch.Tensor) -> torch.Tensor:
     """
     if n_processes() == 1:
         return x
-    if not x.requires_grad:
+    gathered_parts: torch.Tensor = _Gather.apply(x)
+    return gathered_parts
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate the parts of all processes; each gets back the gradient that all of them have for its part."""
+
+    @staticmethod
+    def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
         parts = [torch.empty_like(x) for _ in range(n_processes())]
         torch.distributed.all_gather(parts, x.contiguous())
         return torch.cat(parts)
-    from torch.distributed.nn.functional import all_gather
 
-    return torch.cat(all_gather(x.contiguous()))
+    @staticmethod
+    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        total = gradient.contiguous()
+        torch.distributed.all_reduce(total)
+        return total.chunk(n_processes())[process_index()]
 
 
 class ShareOfSampler(Sampler[Any]):

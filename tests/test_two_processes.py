@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
-
 import together
+import torch
+from torch.utils.data import RandomSampler
+
 from poyo_ssl_plugin.distributed import ShareOfSampler
 from poyo_ssl_plugin.training import read_checkpoint
+from poyo_ssl_plugin.training.resume import ResumableLoader
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()), reason="torch without gloo"
@@ -90,6 +92,28 @@ def test_a_run_of_two_goes_on_bit_for_bit(command, processes, folder):
     assert logs[0] == logs[1] and len(logs[0]) > 6
     # One process wrote for both.
     assert {path.name for path in (folder / f"{command}_whole").glob("*.json")} == {"run.json"}
+
+
+def test_all_stop_when_one_is_told_to(processes, folder):
+    steps = {process["told to stop"] for process in processes}
+    assert len(steps) == 1
+    assert read_checkpoint(folder / "stopped" / "checkpoints" / "last.ckpt")["global_step"] == steps.pop() < 40
+
+
+def test_another_number_of_processes_goes_on_at_the_same_window():
+    numbers = torch.arange(24)
+
+    def loader(n_shares: int) -> ResumableLoader:
+        sampler = RandomSampler(numbers, generator=torch.Generator().manual_seed(1))
+        return ResumableLoader(numbers, sampler=ShareOfSampler(sampler, n_shares=n_shares, index=0), batch_size=2)
+
+    order = torch.cat(list(loader(1))).tolist()
+    of_two = loader(2)
+    batches = iter(of_two)
+    assert [next(batches).tolist() for _ in range(2)] == [order[0:4:2], order[4:8:2]]
+    of_one = loader(1)
+    of_one.load_state_dict(of_two.state_dict())
+    assert next(iter(of_one)).tolist() == order[8:10]
 
 
 NAMES = ("whole", "resumed")

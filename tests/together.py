@@ -6,6 +6,8 @@ of one process.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +25,7 @@ from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.data.splits import recorded_split
 from poyo_ssl_plugin.distributed import n_processes, process_index
+from poyo_ssl_plugin.errors import Terminated
 from poyo_ssl_plugin.objectives import EMATeacher, MaskedActivity
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
 from poyo_ssl_plugin.training import Finetuning, FinetuningData, Pretraining, PretrainingData, finetune, pretrain
@@ -105,7 +108,9 @@ class KeepGradients(L.Callback):
         self.gradients: list[dict[str, torch.Tensor]] = []
         self.windows: list[list[tuple[str, float]]] = []
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         self.windows.append(list(zip(batch["recording_id"], batch["start"].tolist())))
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Any) -> None:
@@ -144,9 +149,7 @@ def sampled() -> dict[str, list[list[tuple[str, float]]]]:
     samplers = {
         # Without a generator, processes agree on a seed.
         "wrapped": DistributedSamplerWrapper(PredictabilitySampler(**options), shuffle=False),
-        "own": PredictabilitySampler(
-            **options, generator=common, num_replicas=n_processes(), rank=process_index()
-        ),
+        "own": PredictabilitySampler(**options, generator=common, num_replicas=n_processes(), rank=process_index()),
     }
     return {
         name: [[(window.recording_id, window.start) for window in sampler] for _ in range(2)]
@@ -187,6 +190,26 @@ def runs(command: str, root: Path, table_path: Path, folder: Path) -> dict[str, 
     return {"whole": whole, "resumed": resumed}
 
 
+def told_to_stop(root: Path, table_path: Path, folder: Path) -> int:
+    """The last step of a run of which only the second process is told to stop."""
+    config = recipe("pretrain", root, table_path, folder / "stopped", "trainer.max_steps=40")
+    save = ResumePoint._save_if_due
+
+    def signalled(point: ResumePoint, trainer: L.Trainer) -> None:
+        if trainer.global_step == 2 and process_index() == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(point, trainer)
+
+    ResumePoint._save_if_due = signalled  # type: ignore[method-assign]
+    try:
+        pretrain(config)
+    except Terminated as stop:
+        return int(stop.message.split("after step ")[1].split(";")[0])
+    finally:
+        ResumePoint._save_if_due = save  # type: ignore[method-assign]
+    raise AssertionError("the run was not stopped")
+
+
 def main(root: Path, table_path: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo")
@@ -197,6 +220,7 @@ def main(root: Path, table_path: Path, folder: Path) -> None:
     for command in ("pretrain", "finetune"):
         results = runs(command, root, table_path, folder)
         seen[f"run {command}"] = {name: (r.metrics, r.initial, r.predictions) for name, r in results.items()}
+    seen["told to stop"] = told_to_stop(root, table_path, folder)
     torch.save(seen, folder / f"process{process_index()}.pt")
 
 
