@@ -17,11 +17,11 @@ from benchmarks.harness import Settings, race
 from poyo_ssl_plugin import CalciumPOYO, MaskedLatentReconstruction, PredictabilitySampler, Recordings
 from poyo_ssl_plugin.compat import DatasetIndex, Interval, RandomFixedWindowSampler, collate
 from poyo_ssl_plugin.data import WindowIndex
-from poyo_ssl_plugin.data.dataset import _Rows
 from poyo_ssl_plugin.data.windows import window_generator
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.models import calcium_poyo, process_latents
 from poyo_ssl_plugin.predictability import score_dataset, skewness_kurtosis
+from poyo_ssl_plugin.recordings import Rows
 
 CPU = time.process_time
 
@@ -82,7 +82,7 @@ def loaders(tmp_path_factory):
 class TestWindows:
     def test_rows_past_hdf5_are_those_of_hdf5(self, sim_dir):
         samples = Recordings(sim_dir).get_recording("sim_000").calcium_traces.__dict__["df_over_f"]
-        rows = _Rows(samples)
+        rows = Rows(samples)
         assert rows._file is not None
         for first, last in ((0, 60), (100, 101), (7, 7), (len(samples) - 3, len(samples))):
             np.testing.assert_array_equal(rows[first:last], samples[first:last])
@@ -95,7 +95,7 @@ class TestWindows:
         with h5py.File(tmp_path / "x.h5", "w") as file:
             file.create_dataset("x", data=x, **options)
         with h5py.File(tmp_path / "x.h5") as file:
-            rows = _Rows(file["x"])
+            rows = Rows(file["x"])
             assert rows._file is None
             np.testing.assert_array_equal(rows[20:30], x[20:30])
 

@@ -10,6 +10,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,13 +19,15 @@ from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.predictability.moments import Moments
 from poyo_ssl_plugin.predictability.statistics import Statistic, find_statistic
 from poyo_ssl_plugin.predictability.table import STATUS_OK, PredictabilityTable
-from poyo_ssl_plugin.recordings import TRACES, cre_line, open_signal, recording_errors, split_intervals
+from poyo_ssl_plugin.recordings import TRACES, Piece, cre_line, open_signal, recording_errors, split_intervals
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MIN_SAMPLES = 100
-# Blocks of a recording that are read but not yet summed; more would only cost memory.
-_BLOCKS_AHEAD = 2
+# Reads that a thread sums at once, and how many if their samples are kept for further statistics.
+_READS, _READS_KEPT = 4, 2
+# Such tasks that are given to threads ahead of the one that is waited for.
+_AHEAD = 4
 
 
 def score_dataset(
@@ -137,7 +140,7 @@ class Scorer:
 
         Args:
             recording: Its id.
-            summing: Where blocks are summed while the next one is read.
+            summing: Where blocks are read and summed.
 
         Raises:
             RecordingError: If it cannot be scored and is not to be skipped.
@@ -179,23 +182,25 @@ def _measure(
     min_samples: int,
     executor: Executor,
 ) -> dict[str, np.ndarray]:
-    """All columns that come from the samples of one recording; the next block is read while one is summed."""
+    """All columns that come from the samples of one recording; blocks are read and summed in threads."""
     n_units = len(signal.unit_ids)
     moments = Moments(n_units, nan_policy="omit")
     further = {name: factory(n_units) for name, factory in statistics.items()}
     infinite = np.zeros(n_units, dtype=bool)
-    pending: deque[Future[_Block]] = deque()
+    pending: deque[Future[_Summed]] = deque()
 
-    def add(block: _Block) -> None:
+    def add(summed: _Summed) -> None:
         nonlocal infinite
-        moments.merge(block.moments)
-        infinite |= block.infinite
-        for statistic in further.values():
-            statistic.update(block.rows)
+        moments.merge(summed.moments)
+        infinite |= summed.infinite
+        for rows in summed.blocks:
+            for statistic in further.values():
+                statistic.update(rows)
 
-    for rows in signal.blocks(intervals):
-        pending.append(executor.submit(_sum_block, rows))
-        if len(pending) > _BLOCKS_AHEAD:
+    # What further statistics are to see is kept until they do.
+    for reads in _batches(signal.pieces(intervals), _READS_KEPT if further else _READS):
+        pending.append(executor.submit(_sum_pieces, reads, n_units, keep=bool(further)))
+        if len(pending) > _AHEAD:
             add(pending.popleft().result())
     for future in pending:
         add(future.result())
@@ -212,22 +217,36 @@ def _measure(
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Consecutive samples (T, N) with NaN for infinity, their moments, and which traces had infinity (N,)."""
+class _Summed:
+    """Moments of consecutive samples, which traces had infinity (N,), and the samples if they are kept.
 
-    rows: np.ndarray
+    ``blocks`` are the samples, (T, N) each, with NaN for infinity.
+    """
+
     moments: Moments
     infinite: np.ndarray
+    blocks: list[np.ndarray]
 
 
-def _sum_block(rows: np.ndarray) -> _Block:
-    moments = Moments.of(rows)
+def _sum_pieces(reads: list[Piece], n_units: int, *, keep: bool) -> _Summed:
+    blocks = [read() for read in reads] if keep else []
+    moments = Moments(n_units)
+    moments.extend(blocks if keep else (read() for read in reads))
     infinite = ~np.isfinite(moments.mean)
     if infinite.any():
-        infinite &= np.isinf(rows).any(axis=0)
-        rows = np.where(np.isinf(rows), np.nan, rows)
-        moments = Moments.of(rows)
-    return _Block(rows, moments, infinite)
+        # Rare enough to read again what was not kept.
+        blocks = blocks or [read() for read in reads]
+        infinite = np.any([np.isinf(rows).any(axis=0) for rows in blocks], axis=0)
+        blocks = [np.where(np.isinf(rows), np.nan, rows) for rows in blocks]
+        moments = Moments(n_units)
+        moments.extend(blocks)
+    return _Summed(moments, infinite, blocks if keep else [])
+
+
+def _batches(items: Iterable[Piece], n: int) -> Iterator[list[Piece]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, n)):
+        yield batch
 
 
 def _status(moments: Moments, infinite: np.ndarray, min_samples: int) -> np.ndarray:
