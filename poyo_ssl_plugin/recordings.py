@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO, Protocol
 
-import h5py
 import numpy as np
 
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
@@ -284,7 +283,7 @@ class Rows:
         self.shape, self.dtype = samples.shape, samples.dtype
         self._row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
         self._file: BinaryIO | None = None
-        if isinstance(samples, h5py.Dataset) and _in_one_piece(samples):
+        if _in_one_piece(samples):
             self._offset = samples.id.get_offset()
             self._file = open(samples.file.filename, "rb", buffering=0)  # noqa: SIM115  open as long as this is
 
@@ -308,7 +307,12 @@ class Rows:
         return values
 
 
-def _in_one_piece(samples: h5py.Dataset) -> bool:
+def _in_one_piece(samples: Any) -> bool:
+    """Whether the samples are an h5py dataset that is one plain piece of a file."""
+    import h5py  # takes long, and tables of scores do not need it
+
+    if not isinstance(samples, h5py.Dataset):
+        return False
     plain = samples.chunks is None and samples.external is None and not samples.is_virtual
     return (
         plain
