@@ -23,7 +23,7 @@ def run(settings: Settings) -> Iterator[Row]:
             "score_dataset": lambda: score_dataset(dataset, split="train"),
             "h5py": lambda: read_rows(dataset),
         },
-        settings.pick(9, 3),
+        settings.pick(25, 3),
     )
     yield Row(
         "score_dataset from HDF5",

@@ -109,7 +109,10 @@ def simulate(out_dir: Path, recordings: int, units: int, minutes: float, cre_lin
 @click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="On a damaged recording."
 )
-@click.option("--workers", type=int, help="Recordings at once; by default up to 4.")
+@click.option(
+    "--workers", type=click.IntRange(1), help="Recordings at once; by default up to 4, or all Ray has room for."
+)
+@click.option("--ray", is_flag=True, help="Score on a Ray cluster (RAY_ADDRESS), or without one on all cores here.")
 @click.option(
     "--report",
     is_flag=True,
@@ -130,6 +133,7 @@ def score(
     pearson: bool,
     on_error: str,
     workers: int | None,
+    ray: bool,
     report: bool,
     block: float,
 ) -> None:
@@ -141,6 +145,7 @@ def score(
     from poyo_ssl_plugin.data import Recordings
     from poyo_ssl_plugin.experiments.figures import example_traces, predictability_plane
     from poyo_ssl_plugin.predictability import Diet, score_dataset
+    from poyo_ssl_plugin.predictability.on_ray import on_ray
 
     dataset = Recordings(dataset_dir, recordings or None)
     with _Bar("scoring") as progress:
@@ -153,8 +158,11 @@ def score(
             fisher=not pearson,
             workers=workers,
             on_error="raise" if on_error == "stop" else "skip",
+            on=on_ray if ray else None,
             progress=progress,
         )
+    if table.provenance.get("skipped"):
+        dataset = Recordings(dataset_dir, table.recordings)
     diet = Diet.from_thresholds(table, skewness, kurtosis)
     table.save(out)
     figure = predictability_plane(table, out.with_suffix(".png"), skewness=skewness, kurtosis=kurtosis)
@@ -235,6 +243,7 @@ def pretrain(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
         return _show(config)
     from poyo_ssl_plugin.experiments.runs import run_pretraining
 
+    _one_speaks_for_all()
     summary = run_pretraining(config)
     rows = Table("held-out", "before", "after")
     for name, after in summary["metrics"].items():
@@ -277,6 +286,7 @@ def finetune(recipe: str, recipe_dir: Path | None, show: bool, overrides: tuple[
         return _show(config)
     from poyo_ssl_plugin.experiments.runs import run_finetuning
 
+    _one_speaks_for_all()
     with _Stages() as stage:
         summary = run_finetuning(config, stage=stage)
     _print_results(summary)
@@ -463,6 +473,15 @@ def doctor() -> None:
     for finding in diagnose():
         rows.add_row(finding.what, _plain(finding.found), _plain(finding.remedy))
     console.print(rows)
+
+
+def _one_speaks_for_all() -> None:
+    """Of several processes that train together, only the first says what is not an error."""
+    from poyo_ssl_plugin.distributed import is_main_process
+
+    if not is_main_process():
+        logging.getLogger("poyo_ssl_plugin").setLevel(logging.ERROR)
+        console.quiet = True
 
 
 def _terminate(*_: Any) -> None:

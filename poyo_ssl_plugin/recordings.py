@@ -10,10 +10,12 @@ every torch_brain transform) say ``units``. :func:`neurons` is the one place tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from functools import partial
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -24,8 +26,11 @@ SPIKES = "spikes"
 
 _EPSILON = float(np.finfo(float).eps)
 
-# Samples read at a time, in bytes: small enough to be summed from the cache of a large processor.
-_BYTES_PER_READ = 4 << 20
+# Samples read at a time, in bytes: small enough to be summed from the cache of a processor.
+_BYTES_PER_READ = 2 << 20
+
+
+Piece = Callable[[], np.ndarray]
 
 
 class Signal(Protocol):
@@ -36,8 +41,15 @@ class Signal(Protocol):
         """Ids of the neurons, (N,) strings."""
         ...
 
+    def pieces(self, intervals: np.ndarray) -> Iterator[Piece]:
+        """Yield functions that each read an array (rows, N), together each sample of ``intervals`` once.
+
+        They can be called in any order, from any thread.
+        """
+        ...
+
     def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
-        """Yield float arrays (rows, N) that together hold each sample of ``intervals`` once."""
+        """Yield the arrays of :meth:`pieces` in order."""
         ...
 
     def means(self, intervals: np.ndarray) -> np.ndarray:
@@ -258,13 +270,67 @@ class SampleClock:
         return merge_intervals(np.stack([self.row(merged[:, 0]), self.row(merged[:, 1])], axis=1))
 
 
+class Rows:
+    """Rows of an array, in memory or in an HDF5 file.
+
+    HDF5 takes longer to find out where the rows of a window are than it takes to read them, and lets one
+    thread read at a time. Where an array is one piece of the file, as brainsets writes it, they are read
+    from there instead.
+    """
+
+    def __init__(self, samples: Any) -> None:
+        self._samples = samples
+        self.shape, self.dtype = samples.shape, samples.dtype
+        self._row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
+        self._file: BinaryIO | None = None
+        if _in_one_piece(samples):
+            self._offset = samples.id.get_offset()
+            self._file = open(samples.file.filename, "rb", buffering=0)  # noqa: SIM115  open as long as this is
+
+    def __del__(self) -> None:
+        file = getattr(self, "_file", None)
+        if file is not None:
+            file.close()
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        if self._file is None:
+            return self._samples[rows]
+        first, last, step = rows.indices(self.shape[0])
+        assert step == 1, "only consecutive rows are read at once"
+        values = np.empty((max(last - first, 0), *self.shape[1:]), dtype=self.dtype)
+        n_read = os.preadv(self._file.fileno(), [values.data], self._offset + first * self._row_bytes)
+        if n_read != values.nbytes:
+            raise RecordingError(f"{self._file.name}: is shorter than when it was opened; prepare it again")
+        return values
+
+
+def _in_one_piece(samples: Any) -> bool:
+    """Whether the samples are an h5py dataset that is one plain piece of a file."""
+    import h5py  # takes long, and tables of scores do not need it
+
+    if not isinstance(samples, h5py.Dataset):
+        return False
+    plain = samples.chunks is None and samples.external is None and not samples.is_virtual
+    return (
+        plain
+        and samples.dtype.kind in "biuf"
+        and samples.dtype.isnative
+        and samples.id.get_offset() is not None
+        and samples.file.driver == "sec2"
+        and hasattr(os, "preadv")
+    )
+
+
 @dataclass(frozen=True)
 class TraceSignal:
     """The traces of a recording, dF/F for calcium, behind :class:`Signal`.
 
     Attributes:
         unit_ids: Ids of the neurons, shape (N,).
-        samples: The samples (T, N), an array or an open h5py dataset.
+        samples: The samples (T, N), an array, an open h5py dataset or its :class:`Rows`.
         clock: When they were sampled.
     """
 
@@ -272,11 +338,17 @@ class TraceSignal:
     samples: Any
     clock: SampleClock
 
-    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
+    def pieces(self, intervals: np.ndarray) -> Iterator[Piece]:
         height = _rows_per_read(self.samples.shape[1], self.samples.dtype.itemsize)
-        for first, last in self.clock.rows(intervals):
+        for first, last in self.clock.rows(intervals).tolist():
             for row in range(first, last, height):
-                yield self.samples[row : min(row + height, last)]
+                yield partial(self._read, row, min(row + height, last))
+
+    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
+        return (read() for read in self.pieces(intervals))
+
+    def _read(self, first: int, last: int) -> np.ndarray:
+        return self.samples[first:last]
 
     def means(self, intervals: np.ndarray) -> np.ndarray:
         rows = self.clock.row(np.asarray(intervals).reshape(-1, 2))
@@ -302,13 +374,16 @@ class SpikeSignal:
     unit_index: np.ndarray
     bin_width: float
 
-    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
+    def pieces(self, intervals: np.ndarray) -> Iterator[Piece]:
         for start, end in merge_intervals(intervals):
             n_bins = math.floor((end - start) / self.bin_width + 1e-9)
             height = _rows_per_read(len(self.unit_ids), 8)
             for first in range(0, n_bins, height):
                 last = min(first + height, n_bins)
-                yield self._count(start + first * self.bin_width, last - first)
+                yield partial(self._count, start + first * self.bin_width, last - first)
+
+    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
+        return (read() for read in self.pieces(intervals))
 
     def means(self, intervals: np.ndarray) -> np.ndarray:
         intervals = np.asarray(intervals, float).reshape(-1, 2)
@@ -368,7 +443,7 @@ def open_signal(data: Any, field: str = TRACES, *, bin_width: float = 0.1) -> Si
             f"recording {recording_id(data)}: {field} starts at {clock.start} s and has {clock.rate} samples a second; "
             "prepare it again"
         )
-    return TraceSignal(ids, samples, clock)
+    return TraceSignal(ids, Rows(samples), clock)
 
 
 def _spikes(data: Any, series: Any, ids: np.ndarray, bin_width: float) -> SpikeSignal:

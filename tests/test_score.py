@@ -217,7 +217,7 @@ def test_memory_does_not_grow_with_the_recording(tmp_path):
             from poyo_ssl_plugin.predictability.score import _measure
 
             with ThreadPoolExecutor(1) as executor:
-                _measure(signal, np.array([[0.0, n_rows / 30]]), (), True, 100, executor)
+                _measure(signal, np.array([[0.0, n_rows / 30]]), {}, True, 100, executor)
             _, top = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         return top

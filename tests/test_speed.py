@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 import time
+from functools import partial
 from unittest import mock
 
 import numpy as np
@@ -12,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from scipy import stats
 
-from benchmarks import batching, loading, steps
+from benchmarks import batching, convergence, imports, loading, scoring, sizes, steps
 from benchmarks.harness import Settings, race
 from poyo_ssl_plugin import CalciumPOYO, MaskedLatentReconstruction, PredictabilitySampler, Recordings
 from poyo_ssl_plugin.compat import DatasetIndex, Interval, RandomFixedWindowSampler, collate
 from poyo_ssl_plugin.data import WindowIndex
-from poyo_ssl_plugin.data.dataset import _Rows
 from poyo_ssl_plugin.data.windows import window_generator
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.models import calcium_poyo, process_latents
 from poyo_ssl_plugin.predictability import score_dataset, skewness_kurtosis
+from poyo_ssl_plugin.recordings import Rows
 
 CPU = time.process_time
 
@@ -64,6 +66,58 @@ class TestMoments:
         best = race({"ours": lambda: skewness_kurtosis(x), "scipy": lambda: (stats.skew(x), stats.kurtosis(x))}, 5)
         assert best["scipy"] / best["ours"] > 8
 
+    def test_means_far_from_zero_cost_no_precision(self):
+        x = self.traces((40_000, 20))
+        x[:, 3] += 1.0  # seven standard deviations: powers are taken about a mean from here on
+        x[30_000:, 5] += 2.0
+        for ours, scipys in zip(skewness_kurtosis(x), (stats.skew(x), stats.kurtosis(x)), strict=True):
+            np.testing.assert_allclose(ours, scipys, rtol=1e-9)
+
+    def test_one_thread_takes_a_few_sums(self):
+        x = self.traces((40_000, 200))
+        with mock.patch("poyo_ssl_plugin.predictability.moments._MAX_THREADS", 1):
+            best = race({"ours": lambda: skewness_kurtosis(x), "sum": lambda: np.sum(x)}, 6, clock=CPU)
+        assert best["ours"] < 9 * best["sum"]
+
+
+class TestScoring:
+    def test_it_takes_a_few_times_the_reading(self, tmp_path):
+        scoring.write(tmp_path / "one", 60_000, 100)
+        dataset = Recordings(tmp_path / "one")
+        samples = dataset.get_recording("long").calcium_traces.__dict__["df_over_f"]
+        peers = {"scoring": lambda: score_dataset(dataset, split=None), "reading": lambda: samples[:]}
+        best = race(peers, 6, clock=CPU)
+        assert best["scoring"] < 8 * best["reading"]
+
+
+class TestImports:
+    def test_the_package_costs_less_than_numpy(self):
+        code = {**imports.CODE, "numpy": "import numpy"}
+        peers = {name: partial(imports.python, text) for name, text in code.items()}
+        best = race(peers, 3, clock=imports.time_of_children)
+        of_numpy = best["numpy"] - best["nothing"]
+        assert best["poyo_ssl_plugin"] - best["nothing"] < 0.7 * of_numpy
+        assert best["poyo_ssl_plugin.predictability"] - best["nothing"] < 5 * of_numpy
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("make", "all_sizes"),
+    [
+        (sizes.scoring_frames, (300, 3_000, 30_000, 300_000)),
+        (sizes.scoring_neurons, (3, 30, 300, 3_000)),
+        (sizes.sampling_windows, (1_000, 10_000, 100_000, 1_000_000)),
+        (sizes.loading_windows, (3, 30, 300, 3_000)),
+        (sizes.loading_neurons, (3, 30, 300, 3_000)),
+    ],
+)
+def test_cost_is_linear_over_three_decades(make, all_sizes, tmp_path):
+    curve = sizes.measure(make, all_sizes, 3, Settings(tmp_path, quick=True))
+    steps_up = list(itertools.pairwise(curve[size] for size in all_sizes))
+    # Ten times the size: at most ten times the cost and a half, and over all three decades no more than a quarter.
+    assert max(dear / cheap for cheap, dear in steps_up) < 15
+    assert sizes.exponent(curve) < 1.2
+
 
 class TestSampling:
     def test_much_faster_than_the_stock_sampler(self):
@@ -82,7 +136,7 @@ def loaders(tmp_path_factory):
 class TestWindows:
     def test_rows_past_hdf5_are_those_of_hdf5(self, sim_dir):
         samples = Recordings(sim_dir).get_recording("sim_000").calcium_traces.__dict__["df_over_f"]
-        rows = _Rows(samples)
+        rows = Rows(samples)
         assert rows._file is not None
         for first, last in ((0, 60), (100, 101), (7, 7), (len(samples) - 3, len(samples))):
             np.testing.assert_array_equal(rows[first:last], samples[first:last])
@@ -95,7 +149,7 @@ class TestWindows:
         with h5py.File(tmp_path / "x.h5", "w") as file:
             file.create_dataset("x", data=x, **options)
         with h5py.File(tmp_path / "x.h5") as file:
-            rows = _Rows(file["x"])
+            rows = Rows(file["x"])
             assert rows._file is None
             np.testing.assert_array_equal(rows[20:30], x[20:30])
 
@@ -210,6 +264,34 @@ def test_a_pretraining_step_costs_no_more_than_its_parts():
     best = race(steps.peers(64, 2), 4, clock=CPU)
     assert best["pretraining"] < 1.3 * (best["supervised"] + best["processor"])
     assert best["encoding twice"] > 1.1 * best["pretraining"]
+
+
+class TestConvergence:
+    """What makes pretraining reach a score sooner than the paper's tokens and step: fewer tokens, a cheaper step.
+
+    Steps to the score do not differ to our disadvantage (``benchmarks/convergence.py``, minutes).
+    """
+
+    @staticmethod
+    def model_and_batch(options: dict) -> tuple[CalciumPOYO, dict, torch.Tensor]:
+        torch.manual_seed(0)
+        model = CalciumPOYO(sequence_length=2.0, dim_out=8, **{**convergence.BACKBONE, **options})
+        model.set_vocabs(unit_ids=[f"u{i}" for i in range(batching.N_NEURONS)], session_ids=["s"])
+        return model.train(), *batching.batch(options["patch_size"], 4, seed=0)
+
+    def test_a_window_has_a_tenth_of_the_tokens_and_a_step_a_third_of_the_time(self):
+        torch.set_num_threads(1)
+        ours, inputs, target = self.model_and_batch({"patch_size": 10})
+        theirs, their_inputs, their_target = self.model_and_batch(convergence.PAPER_TOKENS)
+        assert their_inputs["input_mask"].sum() == 10 * inputs["input_mask"].sum()
+        objective = MaskedLatentReconstruction(convergence.DIM)
+        paper = steps.EncodingTwice(convergence.DIM, **convergence.PAPER_OBJECTIVE)
+        peers = {
+            "ours": steps.step(lambda: steps.pretraining(ours, objective, inputs, target), ours),
+            "theirs": steps.step(lambda: steps.pretraining(theirs, paper, their_inputs, their_target), theirs),
+        }
+        best = race(peers, 3, clock=CPU)
+        assert best["theirs"] > 3 * best["ours"]
 
 
 def test_the_encoder_runs_once_per_pretraining_step():

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import h5py
 import numpy as np
 
 from poyo_ssl_plugin.compat import ArrayDict, Data, Dataset, DatasetIndex, Interval, interval, regular_series
 from poyo_ssl_plugin.errors import RecordingError
-from poyo_ssl_plugin.recordings import SampleClock, clone, neuron_groups, split_intervals, unit_ids
+from poyo_ssl_plugin.recordings import Rows, SampleClock, clone, neuron_groups, split_intervals, unit_ids
 
 
 class Recordings(Dataset):
@@ -148,7 +147,7 @@ class _Template:
                 continue
             child = getattr(data, name)
             if hasattr(child, "sampling_rate"):
-                arrays = {key: _Rows(child.__dict__[key]) for key in child.keys()}
+                arrays = {key: Rows(child.__dict__[key]) for key in child.keys()}
                 n_rows = len(next(iter(arrays.values())))
                 clock = SampleClock(float(child.domain.start[0]), float(child.sampling_rate), n_rows)
                 first_row = {key: samples[0:1] for key, samples in arrays.items()}
@@ -171,47 +170,6 @@ class _Template:
 
     def _span(self, start: float, end: float) -> Interval:
         return clone(self._interval, start=np.array([start]), end=np.array([end]))
-
-
-class _Rows:
-    """Rows of an array, in memory or in an HDF5 file.
-
-    HDF5 takes longer to find out where the rows of a window are than it takes to read them. Where an
-    array is one piece of the file, as brainsets writes it, they are read from there instead.
-    """
-
-    def __init__(self, samples: Any) -> None:
-        self._samples = samples
-        self.shape, self.dtype = samples.shape, samples.dtype
-        self._row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
-        self._file: BinaryIO | None = None
-        if isinstance(samples, h5py.Dataset) and _in_one_piece(samples):
-            self._offset = samples.id.get_offset()
-            self._file = open(samples.file.filename, "rb", buffering=0)  # noqa: SIM115  open as long as the template
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: slice) -> np.ndarray:
-        if self._file is None:
-            return self._samples[rows]
-        values = np.empty((max(rows.stop - rows.start, 0), *self.shape[1:]), dtype=self.dtype)
-        n_read = os.preadv(self._file.fileno(), [values.data], self._offset + rows.start * self._row_bytes)
-        if n_read != values.nbytes:
-            raise RecordingError(f"{self._file.name}: is shorter than when it was opened; prepare it again")
-        return values
-
-
-def _in_one_piece(samples: h5py.Dataset) -> bool:
-    plain = samples.chunks is None and samples.external is None and not samples.is_virtual
-    return (
-        plain
-        and samples.dtype.kind in "biuf"
-        and samples.dtype.isnative
-        and samples.id.get_offset() is not None
-        and samples.file.driver == "sec2"
-        and hasattr(os, "preadv")
-    )
 
 
 class _Files:

@@ -11,6 +11,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, MovieFrames
+from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.frame_baselines import ridge_images, run_frame_baselines
@@ -50,6 +51,7 @@ def run_frame_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any]
         of_seed = OmegaConf.merge(config, change)
         assert isinstance(of_seed, DictConfig)
         results[seed] = finetune_frames(of_seed, seed=seed)
+    end_unless_main_process()
     movie, frames = read_movie(config)
     data = frame_data(config, Inputs.from_recipe(config), frames)
     first = results[seeds[0]]

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, get_task
+from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.baselines import run_baselines
@@ -29,6 +30,7 @@ from poyo_ssl_plugin.training.frames import reconstructs_frames
 def run_pretraining(config: DictConfig) -> dict[str, Any]:
     """Pretrain, draw the curves, and write ``results.json``; returns its content."""
     result = pretrain_once(config)
+    end_unless_main_process()
     metrics = [name for name in ("train/masked", "valid/effective_rank", "valid/latent_std") if _has(result, name)]
     figures.training_curves({"pretraining": result.out_dir}, result.out_dir / "curves.png", metrics=metrics)
     inputs_table = config.diet.table
@@ -63,6 +65,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         of_seed = OmegaConf.merge(config, change)
         assert isinstance(of_seed, DictConfig)
         results[seed] = finetune_once(of_seed, seed=seed)
+    end_unless_main_process()
     task = get_task(config.task)
     inputs = Inputs.from_recipe(config)
     diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))

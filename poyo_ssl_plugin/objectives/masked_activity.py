@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from poyo_ssl_plugin.compat import FeedForward
+from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import LatentPass, run_with_latents
 from poyo_ssl_plugin.models.attention import CrossAttention
@@ -151,6 +152,8 @@ class MaskedActivity(nn.Module):
         # A window of one neuron may have nothing to hide.
         loss = self.distance(predicted, wanted) if len(wanted) else predicted.sum()
         terms = {"masked": loss.detach(), "explained": _explained(predicted.detach(), wanted)}
+        if self.training:
+            loss = mean_of_all(loss, len(wanted))
         return Reconstruction(loss, terms, masked if self.training else run_with_latents(model, inputs))
 
     def predict(self, model: Any, inputs: Mapping[str, Any], latent_pass: LatentPass) -> torch.Tensor:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from poyo_ssl_plugin.distributed import whole_batch
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import LatentPass, process_latents, run_with_latents
 from poyo_ssl_plugin.objectives.health import centred_latents, effective_rank, input_dependent_std
@@ -151,7 +152,9 @@ class MaskedLatentReconstruction(nn.Module):
         terms = {"masked": self._distance(masked, hidden, inputs, last)}
         loss = terms["masked"]
         if self.variance_weight or self.covariance_weight:
-            terms["variance"], terms["covariance"] = variance_covariance(last)
+            # Statistics over windows are those of all processes that train together.
+            windows = whole_batch(last) if self.training else last
+            terms["variance"], terms["covariance"] = variance_covariance(windows)
             loss = loss + self.variance_weight * terms["variance"]
             loss = loss + self.covariance_weight * terms["covariance"]
         return Reconstruction(loss, {name: term.detach() for name, term in terms.items()}, latent_pass)

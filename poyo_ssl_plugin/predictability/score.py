@@ -5,24 +5,29 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.predictability.moments import Moments
-from poyo_ssl_plugin.predictability.statistics import make_statistic
+from poyo_ssl_plugin.predictability.statistics import Statistic, find_statistic
 from poyo_ssl_plugin.predictability.table import STATUS_OK, PredictabilityTable
-from poyo_ssl_plugin.recordings import TRACES, cre_line, open_signal, recording_errors, split_intervals
+from poyo_ssl_plugin.recordings import TRACES, Piece, cre_line, open_signal, recording_errors, split_intervals
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_MIN_SAMPLES = 100
-# Blocks of a recording that are read but not yet summed; more would only cost memory.
-_BLOCKS_AHEAD = 2
+# Reads that a thread sums at once, and how many if their samples are kept for further statistics.
+_READS, _READS_KEPT = 4, 2
+# Such tasks that are given to threads ahead of the one that is waited for.
+_AHEAD = 4
 
 
 def score_dataset(
@@ -37,6 +42,7 @@ def score_dataset(
     intervals: Mapping[str, np.ndarray] | None = None,
     workers: int | None = None,
     on_error: str = "raise",
+    on: Backend | None = None,
     progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
 ) -> PredictabilityTable:
     """Measure the predictability of every neuron of a dataset on one split.
@@ -54,9 +60,11 @@ def score_dataset(
         fisher: Kurtosis minus 3 (a normal distribution has 0), the default reading of the paper.
         min_samples: A neuron with fewer finite samples gets the status ``"too_short"``.
         intervals: Recording id to times in seconds, shape (R, 2), used instead of ``split``.
-        workers: Recordings scored at once, in threads; by default up to the number of cores.
+        workers: Recordings scored at once; by default as many threads as cores, at most 4.
         on_error: ``"raise"`` stops at the first unreadable recording; ``"skip"`` leaves it out and
             lists it, with the reason, under ``skipped`` in the provenance.
+        on: Where recordings are scored: by default in threads of this process; see
+            :func:`~poyo_ssl_plugin.predictability.on_ray.on_ray`. The table is the same.
         progress: Wraps the iterator of finished recordings, given their number, to show progress.
 
     Returns:
@@ -75,29 +83,24 @@ def score_dataset(
     """
     if on_error not in ("raise", "skip"):
         raise RecordingError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
-
-    def score(recording: str) -> dict[str, Any]:
-        try:
-            with recording_errors(recording):
-                data = dataset.get_recording(recording)
-                times = split_intervals(data, split) if intervals is None else intervals[recording]
-                signal = open_signal(data, field, bin_width=bin_width)
-                rows = _measure(signal, times, statistics, fisher, min_samples, summing)
-                n_units = len(rows["unit_id"])
-                rows["recording_id"] = np.full(n_units, recording)
-                rows["cre_line"] = np.full(n_units, cre_line(data))
-        except RecordingError as error:
-            if on_error == "raise":
-                raise
-            logger.warning("skipped: %s", error)
-            return {"recording": recording, "skipped": str(error)}
-        return {"recording": recording, "columns": rows, "intervals": np.asarray(times, float).tolist()}
-
+    scorer = Scorer(
+        dataset,
+        split=split,
+        field=field,
+        bin_width=bin_width,
+        statistics={name: find_statistic(name) for name in statistics},
+        fisher=fisher,
+        min_samples=min_samples,
+        intervals=None if intervals is None else dict(intervals),
+        on_error=on_error,
+    )
     recordings = list(dataset.recording_ids)
-    n_workers = workers or min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(n_workers) as reading, ThreadPoolExecutor(n_workers) as summing:
-        finished = reading.map(score, recordings)
-        results = list(progress(finished, len(recordings)) if progress else finished)
+    with closing((on or in_threads)(scorer, recordings, workers)) as finished:
+        results = []
+        for result in progress(finished, len(recordings)) if progress else finished:
+            if "skipped" in result:
+                logger.warning("skipped: %s", result["skipped"])
+            results.append(result)
 
     scored = [result for result in results if "columns" in result]
     skipped = {result["recording"]: result["skipped"] for result in results if "skipped" in result}
@@ -118,31 +121,86 @@ def score_dataset(
     return PredictabilityTable(columns, provenance)
 
 
+@dataclass(frozen=True)
+class Scorer:
+    """Scores one recording of a dataset; can be sent to another process. Fields as :func:`score_dataset`."""
+
+    dataset: Any
+    split: str | None
+    field: str
+    bin_width: float
+    statistics: Mapping[str, Callable[[int], Statistic]]
+    fisher: bool
+    min_samples: int
+    intervals: Mapping[str, np.ndarray] | None
+    on_error: str
+
+    def __call__(self, recording: str, summing: Executor) -> dict[str, Any]:
+        """Columns and intervals of a recording, or why it was skipped.
+
+        Args:
+            recording: Its id.
+            summing: Where blocks are read and summed.
+
+        Raises:
+            RecordingError: If it cannot be scored and is not to be skipped.
+        """
+        try:
+            with recording_errors(recording):
+                data = self.dataset.get_recording(recording)
+                times = split_intervals(data, self.split) if self.intervals is None else self.intervals[recording]
+                signal = open_signal(data, self.field, bin_width=self.bin_width)
+                rows = _measure(signal, times, self.statistics, self.fisher, self.min_samples, summing)
+                n_units = len(rows["unit_id"])
+                rows["recording_id"] = np.full(n_units, recording)
+                rows["cre_line"] = np.full(n_units, cre_line(data))
+        except RecordingError as error:
+            if self.on_error == "raise":
+                raise
+            return {"recording": recording, "skipped": str(error)}
+        return {"recording": recording, "columns": rows, "intervals": np.asarray(times, float).tolist()}
+
+
+# What scores recordings and yields a result for each, in their order: (scorer, recordings, how many at once).
+Backend = Callable[[Scorer, list[str], "int | None"], Generator[dict[str, Any], None, None]]
+
+
+def in_threads(
+    scorer: Scorer, recordings: list[str], workers: int | None = None
+) -> Generator[dict[str, Any], None, None]:
+    """Score recordings in threads of this process and yield their results in order."""
+    n_workers = workers or min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(n_workers) as reading, ThreadPoolExecutor(n_workers) as summing:
+        yield from reading.map(partial(scorer, summing=summing), recordings)
+
+
 def _measure(
     signal: Any,
     intervals: np.ndarray,
-    statistics: Sequence[str],
+    statistics: Mapping[str, Callable[[int], Statistic]],
     fisher: bool,
     min_samples: int,
     executor: Executor,
 ) -> dict[str, np.ndarray]:
-    """All columns that come from the samples of one recording; the next block is read while one is summed."""
+    """All columns that come from the samples of one recording; blocks are read and summed in threads."""
     n_units = len(signal.unit_ids)
     moments = Moments(n_units, nan_policy="omit")
-    further = {name: make_statistic(name, n_units) for name in statistics}
+    further = {name: factory(n_units) for name, factory in statistics.items()}
     infinite = np.zeros(n_units, dtype=bool)
-    pending: deque[Future[_Block]] = deque()
+    pending: deque[Future[_Summed]] = deque()
 
-    def add(block: _Block) -> None:
+    def add(summed: _Summed) -> None:
         nonlocal infinite
-        moments.merge(block.moments)
-        infinite |= block.infinite
-        for statistic in further.values():
-            statistic.update(block.rows)
+        moments.merge(summed.moments)
+        infinite |= summed.infinite
+        for rows in summed.blocks:
+            for statistic in further.values():
+                statistic.update(rows)
 
-    for rows in signal.blocks(intervals):
-        pending.append(executor.submit(_sum_block, rows))
-        if len(pending) > _BLOCKS_AHEAD:
+    # What further statistics are to see is kept until they do.
+    for reads in _batches(signal.pieces(intervals), _READS_KEPT if further else _READS):
+        pending.append(executor.submit(_sum_pieces, reads, n_units, keep=bool(further)))
+        if len(pending) > _AHEAD:
             add(pending.popleft().result())
     for future in pending:
         add(future.result())
@@ -159,22 +217,36 @@ def _measure(
 
 
 @dataclass(frozen=True)
-class _Block:
-    """Consecutive samples (T, N) with NaN for infinity, their moments, and which traces had infinity (N,)."""
+class _Summed:
+    """Moments of consecutive samples, which traces had infinity (N,), and the samples if they are kept.
 
-    rows: np.ndarray
+    ``blocks`` are the samples, (T, N) each, with NaN for infinity.
+    """
+
     moments: Moments
     infinite: np.ndarray
+    blocks: list[np.ndarray]
 
 
-def _sum_block(rows: np.ndarray) -> _Block:
-    moments = Moments.of(rows)
+def _sum_pieces(reads: list[Piece], n_units: int, *, keep: bool) -> _Summed:
+    blocks = [read() for read in reads] if keep else []
+    moments = Moments(n_units)
+    moments.extend(blocks if keep else (read() for read in reads))
     infinite = ~np.isfinite(moments.mean)
     if infinite.any():
-        infinite &= np.isinf(rows).any(axis=0)
-        rows = np.where(np.isinf(rows), np.nan, rows)
-        moments = Moments.of(rows)
-    return _Block(rows, moments, infinite)
+        # Rare enough to read again what was not kept.
+        blocks = blocks or [read() for read in reads]
+        infinite = np.any([np.isinf(rows).any(axis=0) for rows in blocks], axis=0)
+        blocks = [np.where(np.isinf(rows), np.nan, rows) for rows in blocks]
+        moments = Moments(n_units)
+        moments.extend(blocks)
+    return _Summed(moments, infinite, blocks if keep else [])
+
+
+def _batches(items: Iterable[Piece], n: int) -> Iterator[list[Piece]]:
+    iterator = iter(items)
+    while batch := list(islice(iterator, n)):
+        yield batch
 
 
 def _status(moments: Moments, infinite: np.ndarray, min_samples: int) -> np.ndarray:

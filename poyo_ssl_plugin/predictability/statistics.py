@@ -79,8 +79,8 @@ def statistic_names() -> list[str]:
     return sorted({*_REGISTRY, *extension_names("statistics")})
 
 
-def make_statistic(name: str, n_units: int) -> Statistic:
-    """Construct a statistic for ``n_units`` neurons.
+def find_statistic(name: str) -> Callable[[int], Statistic]:
+    """What constructs the statistic of a name, given the number of neurons.
 
     Raises:
         PoyoSSLError: If no statistic has that name, or the distribution that offers it is broken.
@@ -89,4 +89,9 @@ def make_statistic(name: str, n_units: int) -> Statistic:
     if factory is None:
         known = ", ".join(statistic_names()) or "none"
         raise PoyoSSLError(f"unknown statistic {name!r}; registered are: {known}")
-    return factory(n_units)
+    return factory
+
+
+def make_statistic(name: str, n_units: int) -> Statistic:
+    """Construct a statistic for ``n_units`` neurons; errors as :func:`find_statistic`."""
+    return find_statistic(name)(n_units)

@@ -29,6 +29,7 @@ from poyo_ssl_plugin.data import (
 from poyo_ssl_plugin.data.curriculum import LossPacing
 from poyo_ssl_plugin.data.shuffle import ShuffleLabels
 from poyo_ssl_plugin.data.splits import Split, part_within
+from poyo_ssl_plugin.distributed import ShareOfSampler, gathered, n_processes, process_index
 from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.models import Adapter, adapt
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
@@ -116,6 +117,7 @@ class DietData(L.LightningDataModule):
         return torch.Generator().manual_seed(self.seed)
 
     def _loader(self, sampler: Sampler[Any], *, training: bool) -> DataLoader[Any]:
+        """Batches of a sampler's windows: a share of them in training, all of them in every process else."""
         assert self.adapter is not None, "call attach(model) first"
         field = self.adapter.field
         fields = [field.split(".")[0]] + ([self.task.source] if self.task else [])
@@ -135,6 +137,8 @@ class DietData(L.LightningDataModule):
             fields=fields,
             uniquify_unit_ids=self.dataset.uniquify_unit_ids,
         )
+        if training:
+            sampler = ShareOfSampler(sampler, n_shares=n_processes(), index=process_index())
         kind = ResumableLoader if training else DataLoader
         return kind(
             windows,
@@ -216,8 +220,9 @@ class PretrainingData(DietData):
         """See the training loss of a step, for a curriculum that is paced by it."""
         pacing = getattr(self.sampler, "pacing", None)
         if isinstance(pacing, LossPacing):
-            # Only here: reading a loss makes an accelerator wait.
-            pacing.observe(float(loss))
+            # Only here: reading a loss makes an accelerator wait. All processes open the diet together.
+            losses = gathered(float(loss))
+            pacing.observe(sum(losses) / len(losses))
 
     def state_dict(self) -> dict[str, Any]:
         """How far a curriculum that is paced by loss has come."""
@@ -233,7 +238,8 @@ class PretrainingData(DietData):
         """Length of the training in epochs, as the trainer was told it: by steps, by epochs, or the shorter."""
         trainer: Any = self.trainer
         assert trainer is not None, "a curriculum needs a trainer, which knows how long it is"
-        steps_per_epoch = max(len(self.sampler) // self.batch_size, 1) / trainer.accumulate_grad_batches
+        n_batches = len(self.sampler) // (self.batch_size * n_processes())
+        steps_per_epoch = max(n_batches, 1) / trainer.accumulate_grad_batches
         lengths = [float(trainer.max_epochs)] if trainer.max_epochs not in (None, -1) else []
         lengths += [trainer.max_steps / steps_per_epoch] if trainer.max_steps > 0 else []
         return min(lengths, default=1.0)
@@ -272,7 +278,11 @@ class FinetuningData(DietData):
         self.samplers = {part: self._sampler(part) for part in ("train", "valid", "test") if self._has_time(part)}
 
     def train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.samplers["train"], training=True)
+        sampler = self.samplers["train"]
+        # Enough windows that an epoch, and its overhead, is not over after a handful of batches.
+        windows = 16 * self.batch_size * n_processes()
+        sampler.repeats = max(1, windows // len(sampler.times))
+        return self._loader(sampler, training=True)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         return self._loader(self.samplers["valid"], training=False) if "valid" in self.samplers else []
@@ -299,16 +309,11 @@ class FinetuningData(DietData):
         return any(len(self.split[part][name]) for name in self.recordings)
 
     def _sampler(self, part: str) -> TrialSampler:
-        trials = self._trials(part)
-        # Enough windows that an epoch, and its overhead, is not over after a handful of batches.
-        n_trials = sum(map(len, trials.values()))
-        repeats = max(1, 16 * self.batch_size // max(n_trials, 1)) if part == "train" else 1
         return TrialSampler(
-            trials,
+            self._trials(part),
             window_length=self.window_length,
             jitter=part == "train",
             generator=self._generator(),
-            repeats=repeats,
         )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import lightning as L
 import torch
 
+from poyo_ssl_plugin.distributed import process_index
 from poyo_ssl_plugin.errors import NumericalError, RecipeError
 from poyo_ssl_plugin.files import write_json
 
@@ -37,12 +38,18 @@ class FiniteGuard(L.Callback):
     def __init__(self, out_dir: str | Path, action: Literal["stop", "skip"] = "stop") -> None:
         if action not in ("stop", "skip"):
             raise RecipeError(f"trainer.on_nonfinite must be stop or skip, not {action!r}")
-        self.path = Path(out_dir) / "nonfinite.json"
+        self.folder = Path(out_dir)
         self.action = action
         self.skipped = 0
         self._in_a_row = 0
         self._batch: Any = None
         self._loss: torch.Tensor | None = None
+
+    @property
+    def path(self) -> Path:
+        """Where it is written; each process has a batch, and a file, of its own."""
+        index = process_index()
+        return self.folder / ("nonfinite.json" if index == 0 else f"nonfinite_process{index}.json")
 
     def state_dict(self) -> dict[str, Any]:
         return {"skipped": self.skipped}
@@ -67,7 +74,9 @@ class FiniteGuard(L.Callback):
         if not str(trainer.precision).startswith("16"):
             watched += [norm.reshape(1) for norm in torch._foreach_norm(gradients)]
         # One number, so that a GPU is waited for once.
-        if bool(torch.cat([w.float() for w in watched]).isfinite().all()):
+        finite = bool(torch.cat([w.float() for w in watched]).isfinite().all())
+        # A process's own loss may be the only one: all leave the step out, or none.
+        if trainer.strategy.reduce_boolean_decision(finite, all=True):
             self._in_a_row = 0
             return
         self.skipped += 1

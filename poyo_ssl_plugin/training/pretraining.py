@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from poyo_ssl_plugin.data.tasks import IGNORED
+from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.objectives import NoReconstruction
@@ -92,13 +93,16 @@ class Pretraining(TrainingModule):
         loss = reconstruction.loss
         if self.auxiliary is not None:
             logits, target = answered(self.adapter, reconstruction.latent_pass.output, batch, self.auxiliary)
-            if (target != IGNORED).any():
+            n_labels = (target != IGNORED).sum()
+            if n_labels:
                 cross_entropy = F.cross_entropy(logits, target, ignore_index=IGNORED)
-                loss = loss + self.auxiliary_weight * cross_entropy
                 terms["auxiliary"] = cross_entropy.detach()
             else:
                 # Keeps the decoder in the graph, so that every process has all gradients.
-                loss = loss + 0.0 * logits.sum()
+                cross_entropy = 0.0 * logits.sum()
+            if part == "train":
+                cross_entropy = mean_of_all(cross_entropy, n_labels)
+            loss = loss + self.auxiliary_weight * cross_entropy
         if part == "valid":
             self.health.update(reconstruction.latent_pass.last)
         size = len(batch["target"])

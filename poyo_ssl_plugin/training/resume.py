@@ -22,9 +22,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import DataLoader, Sampler
 from torchmetrics import Metric
 
+from poyo_ssl_plugin.distributed import gathered, n_processes, process_index
 from poyo_ssl_plugin.errors import Terminated
 
 logger = logging.getLogger(__name__)
+
+# How often processes ask each other whether one of them was told to stop; a GPU waits for the answer.
+_STEPS_BETWEEN_ASKING = 10
 
 
 class _Position(Sampler[Any]):
@@ -88,7 +92,8 @@ class ResumableLoader(DataLoader[Any]):
         state, self._pending = self._pending, None
         self._given = 0
         if state is not None:
-            self._given = state["batches"]
+            # Windows count, of all processes together: their number may have changed since.
+            self._given = state["batches"] * state.get("processes", 1) // self._n_shares
             if generator is not None and state["generator"] is not None:
                 generator.set_state(state["generator"])
         self._start = None if generator is None else generator.get_state()
@@ -104,7 +109,11 @@ class ResumableLoader(DataLoader[Any]):
         generator = getattr(self._position.sampler, "generator", None)
         if self._given >= len(self) or self._start is None:
             return {"generator": None if generator is None else generator.get_state(), "batches": 0}
-        return {"generator": self._start, "batches": self._given}
+        return {"generator": self._start, "batches": self._given, "processes": self._n_shares}
+
+    @property
+    def _n_shares(self) -> int:
+        return getattr(self._position.sampler, "n_shares", 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` said, at the next iteration."""
@@ -166,16 +175,23 @@ class ResumePoint(Checkpoint):
         self._pending: dict[str, Any] | None = None
         self._due = False
         self._stop = False
+        self._asked = False
         self._previous: Any = None
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states and metrics, and see that the log is not behind the checkpoint."""
         for log in trainer.loggers:
             log.save()
-        checkpoint["resume"] = {
+        own = {
             "random": random_states(),
-            "loader": _loader_state(trainer),
             "gathered": {name: metric.metric_state for name, metric in _metrics(pl_module)},
+        }
+        # One file for all processes; each has random states and metrics of its own.
+        every = {"processes": gathered(own)} if n_processes() > 1 else {}
+        checkpoint["resume"] = {
+            **own,
+            **every,
+            "loader": _loader_state(trainer),
             "logged": {**self.carried, **{name: float(value) for name, value in trainer.callback_metrics.items()}},
         }
 
@@ -189,10 +205,19 @@ class ResumePoint(Checkpoint):
         if state is None:
             return
         self.carried = dict(state["logged"])
+        saved = state.get("processes", [state])
+        if len(saved) != n_processes():
+            logger.warning(
+                "the run was on %d processes and goes on on %d: at the same window, with the same weights, but not as "
+                "it would have gone on before",
+                len(saved),
+                n_processes(),
+            )
+        state = saved[process_index() % len(saved)]
         metrics = dict(_metrics(module))
-        for name, gathered in state["gathered"].items():
+        for name, values in state["gathered"].items():
             if name in metrics:
-                for key, value in gathered.items():
+                for key, value in values.items():
                     setattr(metrics[name], key, value.to(metrics[name].device))
                 # Without this torchmetrics warns that nothing was gathered.
                 metrics[name]._update_count = 1
@@ -215,6 +240,9 @@ class ResumePoint(Checkpoint):
         last_of_all = trainer.global_step >= trainer.estimated_stepping_batches
         self._due = (self._due or trainer.global_step % self.every_n_steps == 0) and not last_of_all
         last_of_epoch = batch_idx + 1 >= trainer.num_training_batches > 1
+        if trainer.world_size == 1 or trainer.global_step % _STEPS_BETWEEN_ASKING == 0:
+            # All processes save or none: a signal reaches them at different steps.
+            self._stop = bool(trainer.strategy.reduce_boolean_decision(self._asked, all=False))
         if not _validates_next(trainer) and not last_of_epoch:
             if self._due or self._stop:
                 # Lightning logs a step after this hook; a resumed run does not repeat the step, so log it now.
@@ -222,6 +250,8 @@ class ResumePoint(Checkpoint):
             self._save_if_due(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.world_size == 1:
+            self._stop = self._asked
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._save_if_due(trainer)
 
@@ -241,7 +271,7 @@ class ResumePoint(Checkpoint):
             raise Terminated(message)
 
     def _ask_to_stop(self, *_: Any) -> None:
-        self._stop = True
+        self._asked = True
 
     def _release_signal(self) -> None:
         if self._previous is not None:

@@ -13,6 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.locks import only_run_in
@@ -44,9 +45,11 @@ def run_session(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def claim(folder: str | Path) -> None:
-    """Keep other runs out of ``folder`` until the run that is going on ends."""
+    """Keep other runs out of ``folder`` until the run that is going on ends; one process does it for all of its run."""
     stack = _claims.get()
     assert stack is not None, "claim() belongs into a run_session"
+    if not is_main_process():
+        return
     stack.enter_context(only_run_in(folder))
 
 
@@ -76,7 +79,9 @@ def hardware_errors() -> Iterator[None]:
 
 
 def keep_result(out_dir: str | Path, recipe: Mapping[str, Any], content: Mapping[str, Any]) -> None:
-    """Write down that the run of ``recipe`` is finished and what came of it."""
+    """Write down that the run of ``recipe`` is finished and what came of it; one process does it for all."""
+    if not is_main_process():
+        return
     write_json(Path(out_dir) / RESULT, {"format": 1, "recipe": _key(recipe), **_plain(content)})
 
 

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, Ri
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
+from poyo_ssl_plugin.distributed import is_main_process, process_index
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.models import read_checkpoint
@@ -29,6 +30,8 @@ for _hint in (
     ".*does not have many workers.*",
     ".*isinstance.treespec.*",
     ".*smaller than the logging interval.*",
+    # Every process validates on all windows, so there is nothing to average.
+    ".*sync_dist=True.*",
 ):
     warnings.filterwarnings("ignore", _hint)
 
@@ -51,7 +54,8 @@ def make_trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
         raise RecipeError(f"{out_dir} holds a run already: pass resume=true to continue it, or another out_dir=...")
     if options.threads:
         torch.set_num_threads(options.threads)
-    (out_dir / RESULT).unlink(missing_ok=True)
+    if is_main_process():
+        (out_dir / RESULT).unlink(missing_ok=True)
     place = {"dirpath": last_checkpoint(config).parent, "enable_version_counter": False}
     checkpoints = [
         ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place),
@@ -72,7 +76,7 @@ def make_trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=options.gradient_clip_val,
-        callbacks=[*guards, *checkpoints, LearningRateMonitor("step"), *bars],
+        callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *bars],
         plugins=[SafeCheckpointIO()],
         logger=_loggers(
             out_dir, resumed=last_checkpoint(config).exists(), tensorboard=options.tensorboard, wandb=options.wandb
@@ -93,8 +97,9 @@ def make_trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
             )
         },
     )
-    with atomic_path(out_dir / "recipe.yaml") as temporary:
-        OmegaConf.save(config, temporary)
+    if is_main_process():
+        with atomic_path(out_dir / "recipe.yaml") as temporary:
+            OmegaConf.save(config, temporary)
     return trainer
 
 
@@ -108,6 +113,14 @@ def make_tester(config: DictConfig) -> L.Trainer:
         enable_progress_bar=False,
         enable_model_summary=False,
     )
+
+
+class _OwnRandomness(L.Callback):
+    """Dropout and masks of its own for each process; weights and the order of windows stay common."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if process_index():
+            torch.manual_seed(torch.initial_seed() + process_index())
 
 
 class _Trajectory(ModelCheckpoint):
