@@ -155,7 +155,7 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
     for name in _changing_baselines(summary):
         del lines[name]
         found = [point["baselines"][name] for point in points]
-        curves[name] = [Estimate(row["value"], *row["ci95"], n=row["n_test"]) for row in found]
+        curves[name] = [Estimate(row["value"], row["ci95"][0], row["ci95"][1], n=row["n_test"]) for row in found]
     where = [places(point) for point in points]
     names = [
         f"{point['label']}\n{place:,}" if summary["axis"] == "model" else point["label"]
