@@ -64,7 +64,7 @@ def _go_through(paths: list[Path], timeout: float) -> tuple[int, str | None]:
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", __spec__.name]
     pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    child = subprocess.Popen(command, text=True, env=environment, **pipes)
+    child = subprocess.Popen(command, text=True, env=environment, **pipes)  # noqa: S603  this Python, no shell
     assert child.stdin is not None and child.stdout is not None
     said: queue.Queue[str | None] = queue.Queue()
     listener = threading.Thread(target=_listen, args=(child.stdout, said), daemon=True)
