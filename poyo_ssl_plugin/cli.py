@@ -364,6 +364,21 @@ def evaluate(checkpoint: Path, overrides: tuple[str, ...], out: Path | None) -> 
 
 
 @main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.safetensors")
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the weights of CHECKPOINT as safetensors, without what only training needs.
+
+    The recipe, the vocabularies, and the neurons and times it was trained on go along as JSON in the file's
+    metadata. 'init_from=OUT.safetensors' and 'poyo-ssl evaluate' take it like any checkpoint.
+    """
+    from poyo_ssl_plugin.models import read_checkpoint, write_safetensors
+
+    write_safetensors(read_checkpoint(checkpoint), out)
+    console.print(f"wrote {out}", highlight=False)
+
+
+@main.command()
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
 @click.option("--recordings", default=6, show_default=True, help="Number of simulated recordings.")
 @click.option("--seeds", default=3, show_default=True, help="Fine-tuning seeds per arm.")
