@@ -421,6 +421,7 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
       folds=N                hold out repeats of the stimulus    recordings=[ID,...]
       pretrain_each_seed=true    one pretraining per seed        processes=N
       field=spikes           score and decode spikes, with model=poyo in pretrain and in finetune
+      allow_leak=true        accept that pretraining saw decoded neurons or test time; the results say where
       pretrain=[KEY=VALUE,...]   finetune=[KEY=VALUE,...]        overrides of those recipes, for all arms
 
     \b
@@ -563,7 +564,7 @@ def _print_results(summary: dict[str, Any]) -> None:
     if "protocol" in summary:
         return _print_frames(summary)
     from poyo_ssl_plugin.experiments.measures import measure_of
-    from poyo_ssl_plugin.experiments.report import arm_verdicts, result_rows, verdict
+    from poyo_ssl_plugin.experiments.report import arm_verdicts, leak_warnings, result_rows, verdict
 
     rows = Table("arm", measure_of(summary["task"]).name, "95 % interval", "runs", title=summary["task"])
     for row in result_rows(summary):
@@ -572,7 +573,7 @@ def _print_results(summary: dict[str, Any]) -> None:
     if "pretrained_minus_scratch" in summary:
         console.print(verdict(summary), highlight=False)
     others = [text for text in arm_verdicts(summary) if not text.startswith("pretrained (")]
-    for text in others:
+    for text in [*others, *(leak_warnings(summary) if "neurons" in summary else [])]:
         console.print(_plain(text), highlight=False)
 
 

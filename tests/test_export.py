@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from quick import quick
 
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.cli import main
@@ -19,16 +20,6 @@ from poyo_ssl_plugin.training import evaluate, finetune, pretrain
 
 safetensors = pytest.importorskip("safetensors", reason="safetensors is not installed")
 
-QUICK = [
-    "model=tiny",
-    "data.batch_size=4",
-    "trainer.max_steps=2",
-    "trainer.log_every_n_steps=1",
-    "trainer.progress=false",
-    "trainer.tensorboard=false",
-    "trainer.accelerator=cpu",
-]
-
 
 @pytest.fixture(scope="module")
 def recipe(sim_dir, table_path, tmp_path_factory):
@@ -36,7 +27,7 @@ def recipe(sim_dir, table_path, tmp_path_factory):
 
     def make(command: str, name: str, *overrides: str):
         common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={folder / name}"]
-        return compose_recipe(command, None, [*QUICK, *common, *overrides])
+        return compose_recipe(command, None, [*quick(steps=2), *common, *overrides])
 
     return make
 

@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from quick import quick
 
 from poyo_ssl_plugin.cli import main
+from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.probe import unresponsive_files
+from poyo_ssl_plugin.training import pretrain, read_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that blocks whoever opens it")
 REASON = r"recording blocked: .*blocked\.h5: HDF5 did not come back from it in 1 s; prepare it again"
@@ -61,6 +64,15 @@ def test_before_training_it_is_an_error_or_left_out(folder):
         usable_recordings(dataset, timeout=1)
     good, damaged = usable_recordings(dataset, on_error="skip", timeout=1)
     assert good == ["sim_000", "sim_001"] and list(damaged) == ["blocked"]
+
+
+def test_a_run_that_leaves_it_out_says_so(folder, table_path, tmp_path):
+    common = [f"data.root={folder}", f"diet.table={table_path}", f"out_dir={tmp_path / 'run'}", "data.timeout=1"]
+    with pytest.raises(RecordingError, match=REASON):
+        pretrain(compose_recipe("pretrain", overrides=[*quick(steps=1), *common]))
+    assert not (tmp_path / "run").exists()
+    run = pretrain(compose_recipe("pretrain", overrides=[*quick(steps=1), *common, "data.on_error=skip"]))
+    assert list(read_checkpoint(run.checkpoint)["hyper_parameters"]["skipped"]) == ["blocked"]
 
 
 def run(*arguments: object):
