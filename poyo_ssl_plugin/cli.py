@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from poyo_ssl_plugin import __version__
-from poyo_ssl_plugin.errors import PoyoSSLError, Terminated
+from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError, Terminated
 
 # What commands need of torch, Lightning or matplotlib they import themselves: --help is to be quick.
 
@@ -24,6 +24,14 @@ console = Console()
 errors = Console(stderr=True)
 
 EXIT_INPUT = 2
+
+_timeout_option = click.option(
+    "--timeout",
+    default=60.0,
+    show_default=True,
+    help="Seconds that HDF5 may take to look through a file, in a process apart, before the file counts as damaged; "
+    "0 trusts it.",
+)
 
 
 class _Commands(click.Group):
@@ -109,6 +117,7 @@ def simulate(out_dir: Path, recordings: int, units: int, minutes: float, cre_lin
 @click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="On a damaged recording."
 )
+@_timeout_option
 @click.option(
     "--workers", type=click.IntRange(1), help="Recordings at once; by default up to 4, or all Ray has room for."
 )
@@ -132,6 +141,7 @@ def score(
     kurtosis: float,
     pearson: bool,
     on_error: str,
+    timeout: float,
     workers: int | None,
     ray: bool,
     report: bool,
@@ -143,11 +153,14 @@ def score(
     split are never read.
     """
     from poyo_ssl_plugin.data import Recordings
+    from poyo_ssl_plugin.data.check import responsive_recordings
     from poyo_ssl_plugin.experiments.figures import example_traces, predictability_plane
     from poyo_ssl_plugin.predictability import Diet, score_dataset
     from poyo_ssl_plugin.predictability.on_ray import on_ray
 
     dataset = Recordings(dataset_dir, recordings or None)
+    good, hanging = responsive_recordings(dataset, on_error=on_error, timeout=timeout)
+    dataset = Recordings(dataset_dir, good)
     with _Bar("scoring") as progress:
         table = score_dataset(
             dataset,
@@ -163,6 +176,8 @@ def score(
         )
     if table.provenance.get("skipped"):
         dataset = Recordings(dataset_dir, table.recordings)
+    if hanging:
+        table.provenance["skipped"] = {**hanging, **table.provenance.get("skipped", {})}
     diet = Diet.from_thresholds(table, skewness, kurtosis)
     table.save(out)
     figure = predictability_plane(table, out.with_suffix(".png"), skewness=skewness, kurtosis=kurtosis)
@@ -184,6 +199,41 @@ def score(
         f"{len(diet)} of {len(table)} neurons are predictable (skewness <= {skewness:g} and kurtosis <= {kurtosis:g})"
     )
     console.print("wrote " + ", ".join(str(path) for path in written), highlight=False)
+
+
+@main.command()
+@click.argument("dataset_dir", type=click.Path(path_type=Path))
+@click.option("--recording", "recordings", multiple=True, metavar="ID", help="Only this recording; repeatable.")
+@click.option("--field", help="Traces, or 'spikes'; by default what each recording has.")
+@click.option(
+    "--on-error",
+    type=click.Choice(["stop", "skip"]),
+    default="stop",
+    show_default=True,
+    help="With 'skip' damaged recordings are listed and no error.",
+)
+@_timeout_option
+def check(dataset_dir: Path, recordings: tuple[str, ...], field: str | None, on_error: str, timeout: float) -> None:
+    """Can every recording in DATASET_DIR be read? Says so of each, and what is wrong with the others.
+
+    Opens each recording, its activity and its splits, as training does before its first step. Exits with
+    code 2 if any is damaged.
+    """
+    from poyo_ssl_plugin.data import Recordings
+    from poyo_ssl_plugin.data.check import examine_recordings
+
+    dataset = Recordings(dataset_dir, recordings or None)
+    examined = dict(examine_recordings(dataset, field=field, timeout=timeout))
+    rows = Table("recording", "state")
+    for name, error in examined.items():
+        rows.add_row(name, "good" if error is None else _plain(str(error)))
+    console.print(rows)
+    damaged = [name for name, error in examined.items() if error is not None]
+    if damaged and on_error == "stop":
+        raise RecordingError(
+            f"{len(damaged)} of {len(examined)} recordings are damaged: {', '.join(damaged)}; prepare them again, or "
+            "leave them out (score --on-error skip, data.on_error=skip)"
+        )
 
 
 def _report_stability(
@@ -314,6 +364,21 @@ def evaluate(checkpoint: Path, overrides: tuple[str, ...], out: Path | None) -> 
 
 
 @main.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path), metavar="OUT.safetensors")
+def export(checkpoint: Path, out: Path) -> None:
+    """Write the weights of CHECKPOINT as safetensors, without what only training needs.
+
+    The recipe, the vocabularies, and the neurons and times it was trained on go along as JSON in the file's
+    metadata. 'init_from=OUT.safetensors' and 'poyo-ssl evaluate' take it like any checkpoint.
+    """
+    from poyo_ssl_plugin.models import read_checkpoint, write_safetensors
+
+    write_safetensors(read_checkpoint(checkpoint), out)
+    console.print(f"wrote {out}", highlight=False)
+
+
+@main.command()
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
 @click.option("--recordings", default=6, show_default=True, help="Number of simulated recordings.")
 @click.option("--seeds", default=3, show_default=True, help="Fine-tuning seeds per arm.")
@@ -356,6 +421,7 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
       folds=N                hold out repeats of the stimulus    recordings=[ID,...]
       pretrain_each_seed=true    one pretraining per seed        processes=N
       field=spikes           score and decode spikes, with model=poyo in pretrain and in finetune
+      allow_leak=true        accept that pretraining saw decoded neurons or test time; the results say where
       pretrain=[KEY=VALUE,...]   finetune=[KEY=VALUE,...]        overrides of those recipes, for all arms
 
     \b
@@ -498,7 +564,7 @@ def _print_results(summary: dict[str, Any]) -> None:
     if "protocol" in summary:
         return _print_frames(summary)
     from poyo_ssl_plugin.experiments.measures import measure_of
-    from poyo_ssl_plugin.experiments.report import arm_verdicts, result_rows, verdict
+    from poyo_ssl_plugin.experiments.report import arm_verdicts, leak_warnings, result_rows, verdict
 
     rows = Table("arm", measure_of(summary["task"]).name, "95 % interval", "runs", title=summary["task"])
     for row in result_rows(summary):
@@ -507,7 +573,7 @@ def _print_results(summary: dict[str, Any]) -> None:
     if "pretrained_minus_scratch" in summary:
         console.print(verdict(summary), highlight=False)
     others = [text for text in arm_verdicts(summary) if not text.startswith("pretrained (")]
-    for text in others:
+    for text in [*others, *(leak_warnings(summary) if "neurons" in summary else [])]:
         console.print(_plain(text), highlight=False)
 
 

@@ -23,7 +23,7 @@ from poyo_ssl_plugin.experiments.compare import Comparison, run_comparison
 from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
 from poyo_ssl_plugin.experiments.measures import decoded_task, measure_of, reference_lines
 from poyo_ssl_plugin.experiments.neurons import member_rows, split_neurons
-from poyo_ssl_plugin.experiments.report import arm_verdicts
+from poyo_ssl_plugin.experiments.report import arm_verdicts, leak_warnings
 from poyo_ssl_plugin.experiments.settings import prepare_recordings, preset_names
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training import read_checkpoint
@@ -201,6 +201,32 @@ class TestProtocol:
             with pytest.raises(RecipeError, match=message):
                 run_comparison(comparison(sim_dir, tmp_path, **options))
         assert list(tmp_path.iterdir()) == []
+
+    def test_leaks_that_are_allowed_are_in_the_results(self, sim_dir, tmp_path, caplog):
+        arms = ("pretrained", "reverse", "scratch")
+        settings = comparison(sim_dir, tmp_path, arms=arms, seeds=(0,), allow_leak=True)
+        summary = report_comparison(settings, title="leaky")
+        assert summary == json.loads((tmp_path / "results.json").read_text())
+        assert summary["comparison"]["allow_leak"] is True and summary["leaks"]["allowed"] is True
+        found = summary["leaks"]["arms"]
+        both = summary["neurons"]["decoded_from"]
+        assert {name: arm["units"] for name, arm in found.items()} == {"pretrained": 0, "reverse": both, "scratch": 0}
+        assert all(arm["known"] and arm["scored_seconds"] == 0 for arm in found.values())
+        assert f"arm reverse would pretrain on {both} of the neurons to be decoded (allowed)" in caplog.text
+        [warning] = leak_warnings(summary)
+        assert warning in (tmp_path / "report.html").read_text()
+        assert warning.startswith("LEAK") and f"reverse: pretraining saw {both} of the decoded neurons" in warning
+
+    def test_without_leaks_the_results_say_so(self, sim_dir, tmp_path):
+        summary = run_comparison(comparison(sim_dir, tmp_path, held_out=("sim_002",), seeds=(0,))).summary
+        clean = {"known": True, "units": 0, "test_seconds": 0.0, "scored_seconds": 0.0}
+        assert summary["leaks"] == {"allowed": False, "arms": {"pretrained": clean, "scratch": clean}}
+        assert leak_warnings(summary) == []
+        # What a version ran that did not write it down is not taken for clean.
+        summary["leaks"]["arms"]["scratch"]["known"] = False
+        assert leak_warnings(summary) == [
+            "scratch: an earlier version ran it and did not write down whether its test was seen before."
+        ]
 
     def test_a_share_of_the_neurons_is_kept_for_decoding(self, sim_dir, tmp_path):
         arms = ("everything", "scratch")

@@ -18,22 +18,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from quick import quick
 
 from poyo_ssl_plugin.errors import EXIT_TERMINATED
 from poyo_ssl_plugin.training import read_checkpoint
 
-TRAINER = [
-    "model=tiny",
-    "data.batch_size=4",
-    "trainer.max_steps=20",
-    "trainer.val_every_n_steps=5",
-    "trainer.save_every_n_steps=3",
-    "trainer.log_every_n_steps=1",
-    "trainer.tensorboard=false",
-    "trainer.progress=false",
-    "trainer.accelerator=cpu",
-    "trainer.threads=1",
-]
+
+def trainer(steps: int) -> list[str]:
+    """Overrides of a run that validates and saves several times."""
+    options = ["trainer.save_every_n_steps=3", "trainer.threads=1"]
+    return quick(*options, steps=steps, val_every=max(2, steps // 4), batch_size=4)
+
+
 COMMANDS = ("score", "pretrain", "finetune", "compare")
 
 
@@ -49,25 +45,31 @@ def start(arguments: list[str]) -> None:
 def process():
     """Start a command in a process of its own, its imports done: kills are to meet work, not imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["poyo_ssl_plugin.cli", "poyo_ssl_plugin.experiments.demo"])
+    modules = ("cli", "experiments.demo", "experiments.runs", "training")
+    context.set_forkserver_preload([f"poyo_ssl_plugin.{module}" for module in modules])
 
     def launch(arguments: list[str]):
         process = context.Process(target=start, args=(arguments,))
         process.start()
         return process
 
+    # Without this the first command would wait for the imports, and kills timed by it would come too late.
+    warm = context.Process(target=int)
+    warm.start()
+    warm.join()
     return launch
 
 
-def arguments(command: str, root: Path, table: Path, out: Path) -> list[str]:
+def arguments(command: str, root: Path, table: Path, out: Path, *, steps: int = 20) -> list[str]:
+    """A command with all its options; one of few steps also has one seed."""
     common = [f"data.root={root}", f"diet.table={table}", f"out_dir={out}", "resume=true"]
     if command == "score":
         return ["score", str(root), "--out", str(out / "table.csv")]
     if command == "pretrain":
-        return ["pretrain", *common, *TRAINER]
+        return ["pretrain", *common, *trainer(steps)]
     if command == "finetune":
-        return ["finetune", "--recipe", "scratch", *common, *TRAINER, "seeds=[0,1]"]
-    settings = ",".join(TRAINER)
+        return ["finetune", "--recipe", "scratch", *common, *trainer(steps), f"seeds={[0, 1] if steps >= 20 else [0]}"]
+    settings = ",".join(trainer(steps))
     return [
         "compare",
         f"root={root}",
@@ -137,10 +139,9 @@ def assert_same(a: dict[str, object], b: dict[str, object]) -> None:
         assert same, key
 
 
-def kill_and_restart(process, command, root, table, folder, reference, duration, kills, rng) -> int:
+def kill_and_restart(process, line: list[str], folder: Path, reference, duration: float, kills: int, rng) -> int:
     """Start, kill and restart until the command finishes; returns how many kills hit it while it ran."""
     hits = 0
-    line = arguments(command, root, table, folder)
     while True:
         running = process(line)
         if hits < kills:
@@ -157,17 +158,27 @@ def kill_and_restart(process, command, root, table, folder, reference, duration,
     return hits
 
 
-def test_killed_three_times(sim_dir, table_path, tmp_path, process):
-    rng = random.Random(0)
-    run_to_end(process, [*arguments("pretrain", sim_dir, table_path, tmp_path / "warm"), "trainer.max_steps=1"])
-    duration = run_to_end(process, arguments("pretrain", sim_dir, table_path, tmp_path / "whole"))
-    reference = outcome(tmp_path / "whole")
+def kill_at_random(process, command: str, root: Path, table: Path, place: Path, *, wanted: int, steps: int) -> int:
+    """Kill runs of a command until so many kills have hit one; returns over how many runs."""
+
+    def line(name: str) -> list[str]:
+        return arguments(command, root, table, place / name, steps=steps)
+
+    rng = random.Random(COMMANDS.index(command))
+    duration = run_to_end(process, line("whole"))
+    reference = outcome(place / "whole")
     hits = rounds = 0
-    while hits < 3:
+    while hits < wanted:
         rounds += 1
-        folder = tmp_path / f"killed{rounds}"
-        share = (duration * 0.8, 3 - hits, rng)
-        hits += kill_and_restart(process, "pretrain", sim_dir, table_path, folder, reference, *share)
+        at_once = min(wanted - hits, 6)
+        folder = place / f"killed{rounds}"
+        hits += kill_and_restart(process, line(folder.name), folder, reference, duration * 0.8, at_once, rng)
+    return rounds
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_killed_once(command, sim_dir, table_path, tmp_path, process):
+    kill_at_random(process, command, sim_dir, table_path, tmp_path, wanted=1, steps=6)
 
 
 @pytest.mark.slow
@@ -176,18 +187,9 @@ def test_killed_fifty_times(command, sim_dir, table_path, tmp_path, process, cap
     """50 kills over the four commands: most in training."""
     share = {"score": 0.16, "pretrain": 0.28, "finetune": 0.28, "compare": 0.28}[command]
     wanted = round(share * int(os.environ.get("POYO_SSL_KILLS", "50")))
-    rng = random.Random(COMMANDS.index(command))
-    run_to_end(process, arguments(command, sim_dir, table_path, tmp_path / "warm"))
-    duration = run_to_end(process, arguments(command, sim_dir, table_path, tmp_path / "whole"))
-    reference = outcome(tmp_path / "whole")
-    hits = rounds = 0
-    while hits < wanted:
-        rounds += 1
-        folder = tmp_path / f"killed{rounds}"
-        at_once = min(wanted - hits, 6)
-        hits += kill_and_restart(process, command, sim_dir, table_path, folder, reference, duration * 0.8, at_once, rng)
+    rounds = kill_at_random(process, command, sim_dir, table_path, tmp_path, wanted=wanted, steps=20)
     with capsys.disabled():
-        print(f"\n{command}: {hits} kills in {rounds} runs, nothing lost")
+        print(f"\n{command}: {wanted} kills in {rounds} runs, nothing lost")
 
 
 def command_line(*arguments: str) -> subprocess.Popen:

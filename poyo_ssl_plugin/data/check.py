@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
+from poyo_ssl_plugin.probe import unresponsive_files
 from poyo_ssl_plugin.recordings import open_signal, recording_errors, recording_id, split_intervals
 
 logger = logging.getLogger(__name__)
 
 
 def usable_recordings(
-    dataset: Any, names: Iterable[str] | None = None, *, on_error: str = "stop", field: str | None = None
+    dataset: Any,
+    names: Iterable[str] | None = None,
+    *,
+    on_error: str = "stop",
+    field: str | None = None,
+    timeout: float | None = None,
 ) -> tuple[list[str], dict[str, str]]:
     """Recordings that can be trained on, and those that cannot with the reason.
 
@@ -25,20 +31,73 @@ def usable_recordings(
         names: Which of them; all by default.
         on_error: ``"stop"`` raises at the first damaged one, ``"skip"`` lists it.
         field: The activity; by default traces where there are any, else spikes.
+        timeout: As :func:`examine_recordings`.
 
     Raises:
         RecordingError: Naming the recording and what to do; also if none is left.
     """
+    examined = examine_recordings(dataset, names, field=field, timeout=timeout)
+    return _sort_out(examined, on_error, "Pass data.on_error=skip to train without it")
+
+
+def responsive_recordings(
+    dataset: Any, *, on_error: str = "stop", timeout: float | None
+) -> tuple[list[str], dict[str, str]]:
+    """Recordings that HDF5 neither hangs nor crashes on, and the others with the reason; as :func:`usable_recordings`.
+
+    Raises:
+        RecordingError: Naming the recording and what to do; also if none is left.
+    """
+    hanging = _unresponsive(dataset, dataset.recording_ids, timeout)
+    examined = ((name, hanging.get(name)) for name in dataset.recording_ids)
+    return _sort_out(examined, on_error, "Leave it out with --on-error skip")
+
+
+def examine_recordings(
+    dataset: Any, names: Iterable[str] | None = None, *, field: str | None = None, timeout: float | None = None
+) -> Iterator[tuple[str, PoyoSSLError | None]]:
+    """Each recording by name with what is wrong with it, or ``None``.
+
+    Args:
+        dataset: The recordings.
+        names: Which of them; all by default.
+        field: The activity; by default traces where there are any, else spikes.
+        timeout: Look at all files in another process first, and take one for damaged that HDF5 crashes on
+            or does not come back from in so many seconds. ``None`` or 0 trusts HDF5.
+    """
+    names = list(dataset.recording_ids if names is None else names)
+    hanging = _unresponsive(dataset, names, timeout)
+    for name in names:
+        if name in hanging:
+            yield name, hanging[name]
+            continue
+        try:
+            check_recording(dataset, name, field=field)
+        except PoyoSSLError as error:
+            yield name, error
+        else:
+            yield name, None
+
+
+def _unresponsive(dataset: Any, names: Iterable[str], timeout: float | None) -> dict[str, RecordingError]:
+    if not timeout:
+        return {}
+    found = unresponsive_files({name: dataset.paths[name] for name in names}, timeout=timeout)
+    return {name: RecordingError(f"recording {name}: {reason}") for name, reason in found.items()}
+
+
+def _sort_out(
+    examined: Iterable[tuple[str, PoyoSSLError | None]], on_error: str, remedy: str
+) -> tuple[list[str], dict[str, str]]:
     if on_error not in ("stop", "skip"):
         raise RecordingError(f"data.on_error must be stop or skip, not {on_error!r}")
     good, damaged = [], {}
-    for name in dataset.recording_ids if names is None else names:
-        try:
-            check_recording(dataset, name, field=field)
+    for name, error in examined:
+        if error is None:
             good.append(name)
-        except PoyoSSLError as error:
-            if on_error == "stop":
-                raise RecordingError(f"{error}. Pass data.on_error=skip to train without it") from error
+        elif on_error == "stop":
+            raise RecordingError(f"{error}. {remedy}") from error
+        else:
             logger.warning("skipped: %s", error)
             damaged[name] = str(error)
     if not good:

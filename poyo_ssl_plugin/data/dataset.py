@@ -64,6 +64,11 @@ class Recordings(Dataset):
         self.uniquify_unit_ids = uniquify_unit_ids
         self.namespace_attributes = ["session.id", "subject.id", "units.id"]
 
+    @property
+    def paths(self) -> dict[str, Path]:
+        """The file of every recording, by id."""
+        return dict(self._data_objects.paths)
+
     def get_recording_hook(self, data: Data) -> None:
         """Let ``units`` stand for ``rois`` where the recording has only these."""
         groups = neuron_groups(data)
@@ -176,7 +181,7 @@ class _Files:
     """Recordings by id, opened on first use and again in every process that asks."""
 
     def __init__(self, paths: dict[str, Path]) -> None:
-        self._paths = paths
+        self.paths = paths
         self._process = os.getpid()
         self._open: dict[str, Data] = {}
 
@@ -184,11 +189,11 @@ class _Files:
         if self._process != os.getpid():
             self._process, self._open = os.getpid(), {}
         if recording_id not in self._open:
-            self._open[recording_id] = _open_recording(self._paths, recording_id)
+            self._open[recording_id] = _open_recording(self.paths, recording_id)
         return self._open[recording_id]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_paths": self._paths, "_process": -1, "_open": {}}
+        return {"paths": self.paths, "_process": -1, "_open": {}}
 
 
 def _recording_paths(folder: Path, recording_ids: Iterable[str] | None) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import json
+import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,9 +30,12 @@ from poyo_ssl_plugin.experiments.summary import summarise
 from poyo_ssl_plugin.predictability import PredictabilityTable, make_diet, score_dataset
 from poyo_ssl_plugin.recordings import TRACES
 
+logger = logging.getLogger(__name__)
+
 DEFAULT_ARMS = (POYO_SSL, SCRATCH)
 # From random weights: there is nothing to start from, and nothing learned that new units could be identified with.
 FROM_SCRATCH = ("init_from=null", "identify_steps=0")
+_ALLOW = "allow_leak=true"
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,7 @@ class Comparison:
         pretrain: Overrides of the recipe ``pretrain``, the same for all arms.
         finetune: Overrides of the fine-tuning recipe, the same for all arms.
         processes: Runs at once; 0 for one per core.
+        allow_leak: Accept that scoring or pretraining saw neurons or times of the test; the results say what and where.
         scratch_dir: Folder of the runs that start from random weights, if not ``out_dir``: comparisons that
             differ in pretraining only can share them.
         pretrain_dir: Folder of the pretraining runs, if not ``out_dir``: comparisons that differ in fine-tuning only
@@ -78,6 +83,7 @@ class Comparison:
     pretrain: tuple[str, ...] = ()
     finetune: tuple[str, ...] = ()
     processes: int = 0
+    allow_leak: bool = False
     scratch_dir: str = ""
     pretrain_dir: str = ""
 
@@ -115,6 +121,7 @@ def run_comparison(comparison: Comparison, *, stage: Callable[[str, int], Any] |
         PoyoSSLError: If the recordings, the task, an arm or an override are not as they must be.
     """
     began = time.monotonic()
+    asked, comparison = comparison, _with_allowance(comparison)
     arms = get_arms(comparison.arms)
     folds: list[int | None] = [*range(comparison.folds)] or [None]
     dataset, _split, table = load_fold(comparison, folds[0])
@@ -146,7 +153,7 @@ def run_comparison(comparison: Comparison, *, stage: Callable[[str, int], Any] |
         **summarise(comparison, arms, pretraining, pretrained, finetuning, finetuned, metric),
         "baselines": _baselines(comparison, folds),
         "neurons": _neurons(comparison, dataset, table, diets),
-        "comparison": json.loads(json.dumps(asdict(comparison))),
+        "comparison": json.loads(json.dumps(asdict(asked))),
         "recipes": _recipes(comparison, arms),
         "versions": versions(),
         "git": git_revision(),
@@ -190,6 +197,7 @@ def pretrain_job(job: Job) -> dict[str, Any]:
         "checkpoint": str(result.checkpoint),
         "metrics": _rounded(result.metrics),
         "initial": _rounded(result.initial),
+        "leaks": result.leaks,
         **_spent(config, result.checkpoint, began),
     }
 
@@ -206,6 +214,7 @@ def finetune_job(job: Job) -> dict[str, Any]:
         "trial_names": tested.names,
         "metrics": _rounded(tested.run.metrics),
         "checkpoint": str(tested.run.checkpoint),
+        "leaks": tested.run.leaks,
         **_spent(config, tested.run.checkpoint, began),
     }
 
@@ -221,6 +230,15 @@ def finetuning_of(job: Job) -> tuple[DictConfig, Any]:
     if job["init_from"] is not None:
         config.init_from = job["init_from"]
     return config, Inputs(dataset, table, split)
+
+
+def _with_allowance(comparison: Comparison) -> Comparison:
+    """Every run is told that leaks are allowed, if they are."""
+    if not comparison.allow_leak:
+        return comparison
+    return dataclasses.replace(
+        comparison, pretrain=(*comparison.pretrain, _ALLOW), finetune=(*comparison.finetune, _ALLOW)
+    )
 
 
 def _compose_finetune(job: Mapping[str, Any]) -> DictConfig:
@@ -383,10 +401,13 @@ def _check(
         counts[arm.name] = int(rows.sum())
         both = 0 if comparison.held_out else int((rows & decoded).sum())
         if both:
-            raise RecipeError(
-                f"arm {arm.name} would pretrain on {both} of the neurons to be decoded; decode other recordings "
-                "(held_out=[ID,...]), or decode only part of the neurons (decode_share=0.5)"
-            )
+            message = f"arm {arm.name} would pretrain on {both} of the neurons to be decoded"
+            if not comparison.allow_leak:
+                raise RecipeError(
+                    f"{message}; decode other recordings (held_out=[ID,...]), or decode only part of the neurons "
+                    f"(decode_share=0.5), or pass {_ALLOW} to accept it"
+                )
+            logger.warning("%s (allowed)", message)
     return counts
 
 

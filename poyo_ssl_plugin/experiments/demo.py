@@ -50,6 +50,8 @@ def draw_figures(comparison: Comparison, result: ComparisonResult) -> dict[str, 
     summary, measure = result.summary, measure_of(comparison.task)
     arms = {name: (_as_estimate(arm), [run["value"] for run in arm["runs"]]) for name, arm in summary["arms"].items()}
     dataset = Recordings(comparison.root, comparison.recordings or None)
+    leaks = any(found["units"] for found in summary["leaks"]["arms"].values())
+    neurons = "some neurons that pretraining saw" if leaks else "neurons that pretraining never saw"
     drawn = {
         "predictability": figures.predictability_plane(result.table, folder / "predictability.png"),
         "traces": figures.example_traces(dataset, result.table, folder / "traces.png"),
@@ -57,7 +59,7 @@ def draw_figures(comparison: Comparison, result: ComparisonResult) -> dict[str, 
             arms,
             reference_lines(summary),
             folder / f"{measure.name.lower()}.png",
-            title=f"{summary['task']}, neurons that pretraining never saw",
+            title=f"{summary['task']}, {neurons}",
             label=measure.name,
             bounds=measure.bounds,
         ),

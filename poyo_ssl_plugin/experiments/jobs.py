@@ -13,19 +13,21 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from poyo_ssl_plugin.errors import PoyoSSLError, Terminated
+from poyo_ssl_plugin.errors import EXIT_TERMINATED, PoyoSSLError, Terminated
 from poyo_ssl_plugin.files import write_json
 
 Job = dict[str, Any]
 # Name of the file that says which job was begun in a folder.
 BEGUN = "begun.json"
+# Name of the file that says which process does it, for as long as it does.
+DOES = "process.json"
 Progress = Callable[[Iterator[Any], int], Iterable[Any]]
 
 
@@ -78,15 +80,14 @@ def _parallel(
     # Forked torch processes can deadlock in its thread pools; fresh ones cannot.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(processes, max(len(waiting), 1)), mp_context=context, initializer=_worker) as pool:
-        futures = {pool.submit(_do, work, jobs[i]): i for i in waiting}
+        futures = {pool.submit(_do_in_worker, work, jobs[i]): i for i in waiting}
+        workers = dict(getattr(pool, "_processes", None) or {})
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
         except BrokenProcessPool as error:
-            raise PoyoSSLError(
-                "a worker process was killed, most often for want of memory; start again with fewer processes=..., "
-                "finished runs are kept and the others go on where they were"
-            ) from error
+            pool.shutdown()
+            raise _what_broke(workers, [jobs[i] for i in waiting]) from error
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if not isinstance(error, Exception):
@@ -94,6 +95,30 @@ def _parallel(
                 for process in list((getattr(pool, "_processes", None) or {}).values()):
                     process.terminate()
             raise
+
+
+def _what_broke(workers: Mapping[int, Any], jobs: Sequence[Job]) -> BaseException:
+    """Which job's process was killed; or that the workers were told to stop, from outside.
+
+    Args:
+        workers: The worker processes, all ended, by number.
+        jobs: The jobs they were given.
+    """
+    # When one was killed the others are told to stop.
+    stopped = (0, -signal.SIGTERM, EXIT_TERMINATED)
+    killed = {pid for pid, process in workers.items() if process.exitcode not in stopped}
+    if not killed:
+        return Terminated("the runs were stopped on SIGTERM; start again to go on")
+    began = {pid: job for job in jobs if (pid := _read(Path(job["folder"]) / DOES)) in workers}
+    names = [_name(job) for pid, job in began.items() if pid in killed] or ["a run that had not begun"]
+    return PoyoSSLError(
+        f"the process of {' and '.join(names)} was killed, most often for want of memory; start again with fewer "
+        "processes=..., finished runs are kept and the others go on where they were"
+    )
+
+
+def _name(job: Job) -> str:
+    return f"arm {job['arm']} ({job['folder']})" if "arm" in job else str(job["folder"])
 
 
 def _worker() -> None:
@@ -113,14 +138,24 @@ def _terminate(*_: Any) -> None:
     raise Terminated
 
 
+def _do_in_worker(work: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
+    try:
+        return _do(work, job)
+    except Terminated:
+        # The pool would take it for a result and the process would wait for another job, for ever.
+        os._exit(EXIT_TERMINATED)
+
+
 def _do(work: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
     folder = Path(job["folder"])
     if folder.exists() and _read(folder / BEGUN) != _as_json(job):
         # Of another job of this name.
         shutil.rmtree(folder)
     write_json(folder / BEGUN, _as_json(job))
+    write_json(folder / DOES, os.getpid())
     result = work(job)
     write_json(folder / "job.json", {"job": job, "result": result})
+    (folder / DOES).unlink(missing_ok=True)
     return result
 
 

@@ -41,7 +41,7 @@ def git_revision(folder: str | Path | None = None) -> str | None:
     place = Path(folder) if folder is not None else Path(__file__).resolve().parent
     try:
         answer = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607  the user's own git
             cwd=place,
             capture_output=True,
             text=True,

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from poyo_ssl_plugin.experiments.measures import measure_of
 from poyo_ssl_plugin.files import atomic_path
+from poyo_ssl_plugin.training.leaks import TOLERANCE
 
 STYLE_SHEET = """
   body { font: 16px/1.5 system-ui, sans-serif; color: #1d2126; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -64,6 +65,8 @@ _TEMPLATE = """\
 
 <h2>Which neurons</h2>
 <p>{{ neurons }}</p>
+{% for text in leaks %}<p class="verdict">{{ text }}</p>
+{% endfor %}
 {{ figure("predictability", "Dashed: the thresholds of the diet. Scores come from training time only.") }}
 {{ figure("traces", "Typical neurons of both kinds.") }}
 
@@ -154,6 +157,24 @@ def arm_verdicts(summary: Mapping[str, Any]) -> list[str]:
         for name, arm in summary["arms"].items()
         if arm.get("versus_scratch") is not None
     ]
+
+
+def leak_warnings(summary: Mapping[str, Any]) -> list[str]:
+    """A sentence for every arm whose test was seen before: its numbers say less than they seem to."""
+    texts = []
+    for name, found in summary.get("leaks", {"arms": {}})["arms"].items():
+        seen = []
+        if found["units"]:
+            seen.append(f"pretraining saw {found['units']} of the decoded neurons")
+        if found["test_seconds"] > TOLERANCE:
+            seen.append(f"pretraining saw {found['test_seconds']:.0f} s of the test time")
+        if found["scored_seconds"] > TOLERANCE:
+            seen.append(f"neurons were scored on {found['scored_seconds']:.0f} s of the test time")
+        if seen:
+            texts.append(f"LEAK, allowed by allow_leak=true: {name}: {', '.join(seen)}.")
+        elif not found["known"]:
+            texts.append(f"{name}: an earlier version ran it and did not write down whether its test was seen before.")
+    return texts
 
 
 def _arm_verdict(name: str, arm: Mapping[str, Any], chance: float | None) -> str:
@@ -290,6 +311,7 @@ def _texts(summary: Mapping[str, Any]) -> dict[str, Any]:
             + ("recordings, none of them seen in pretraining." if not shared else "recordings (the same ones).")
         ),
         "health": _health(summary),
+        "leaks": leak_warnings(summary),
         "against": comparison_rows(summary),
         "compute": compute_rows(summary),
         "verdicts": arm_verdicts(summary),

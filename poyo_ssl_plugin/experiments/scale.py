@@ -207,6 +207,7 @@ def _point(label: str, result: ComparisonResult, cost: dict[str, Any]) -> dict[s
         "cost": cost,
         "arms": arms,
         "baselines": summary["baselines"],
+        "leaks": summary["leaks"],
         "pretrained_on": summary["neurons"]["pretrained_on"],
         "pretrained_on_recordings": len(summary["neurons"]["pretrained_on_recordings"]),
     }

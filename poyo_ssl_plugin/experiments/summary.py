@@ -69,6 +69,7 @@ def summarise(
         "seeds": list(comparison.seeds),
         "folds": comparison.folds,
         "independent": _independent_in_words(comparison),
+        "leaks": _leaks(comparison, [*zip(pretraining, pretrained, strict=True), *zip(jobs, finetuned, strict=True)]),
     }
     if SCRATCH in runs:
         _add_comparisons(summary, {name: (runs[name], trials[name]) for name in runs})
@@ -145,6 +146,21 @@ def _independent_in_words(comparison: Comparison) -> str:
     if comparison.pretrain_each_seed:
         return "seeds (of pretraining and fine-tuning)"
     return "seeds of fine-tuning; each arm was pretrained once, so its intervals do not cover pretraining"
+
+
+def _leaks(comparison: Comparison, runs: Sequence[tuple[Job, dict[str, Any]]]) -> dict[str, Any]:
+    """What of the test scoring and pretraining saw, by arm, at worst of its runs; and whether that was allowed."""
+    found: dict[str, dict[str, Any]] = {}
+    for job, result in runs:
+        leaks = result.get("leaks") or {"known": False}
+        scoring = leaks.get("scoring") or {"known": False}
+        arm = found.setdefault(job["arm"], {"known": True, "units": 0, "test_seconds": 0.0, "scored_seconds": 0.0})
+        arm["known"] &= leaks.get("known", True) and scoring["known"]
+        arm["units"] = max(arm["units"], leaks.get("units", 0))
+        arm["test_seconds"] = max(arm["test_seconds"], leaks.get("test_seconds", 0.0))
+        arm["scored_seconds"] = max(arm["scored_seconds"], scoring.get("test_seconds", 0.0))
+    allowed = comparison.allow_leak or any((result.get("leaks") or {}).get("allowed") for _, result in runs)
+    return {"allowed": allowed, "arms": found}
 
 
 def _total(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
+from poyo_ssl_plugin.models.export import read_safetensors, write_safetensors
 from poyo_ssl_plugin.models.frame_decoder import SkipConnectionDecoder
 from poyo_ssl_plugin.models.latents import LatentPass, check_family, process_latents, run_with_latents
 from poyo_ssl_plugin.models.readout import MultitaskReadout
@@ -21,6 +22,8 @@ __all__ = [
     "model_state",
     "process_latents",
     "read_checkpoint",
+    "read_safetensors",
     "replace_vocabulary",
     "run_with_latents",
+    "write_safetensors",
 ]

@@ -96,7 +96,7 @@ class CalciumPOYO(nn.Module):
         t_min: float = 1e-2,
         t_max: float = 8.0,
         patch_size: int = 1,
-        token: Literal["gated", "additive"] = "gated",
+        token: Literal["gated", "additive"] = "gated",  # noqa: S107  a token of a transformer, no secret
     ) -> None:
         super().__init__()
         if token not in ("gated", "additive"):
@@ -118,7 +118,7 @@ class CalciumPOYO(nn.Module):
         self.patch_size = patch_size
         self.token = token
 
-        gated = token == "gated"
+        gated = token == "gated"  # noqa: S105  as above
         self.unit_emb = InfiniteVocabEmbedding(dim * (2 if gated else 1), init_scale=emb_init_scale)
         self.session_emb = InfiniteVocabEmbedding(dim, init_scale=emb_init_scale)
         self.value_map = nn.Linear(patch_size, dim, bias=False)
@@ -316,7 +316,7 @@ class CalciumPOYO(nn.Module):
         """Tokens (..., P, D) of patches (..., P, S) of neurons (...)."""
         projected = self.value_map(values)
         units = self.unit_emb(unit_index).unsqueeze(-2)
-        if self.token == "gated":
+        if self.token == "gated":  # noqa: S105  as above
             gate, units = units.chunk(2, dim=-1)
             projected = projected * gate
         return projected + units

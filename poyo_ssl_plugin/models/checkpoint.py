@@ -10,12 +10,13 @@ from typing import Any
 import torch
 
 from poyo_ssl_plugin.errors import CheckpointError
+from poyo_ssl_plugin.models.export import SUFFIX, read_safetensors
 
 _PREFIX = "model."
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is ever executed.
+    """Read a checkpoint, or an export of one as safetensors; nothing in it is ever executed.
 
     Returns:
         The checkpoint; it has the mappings ``state_dict`` and ``hyper_parameters``.
@@ -26,6 +27,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
+    if path.suffix == SUFFIX:
+        return read_safetensors(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

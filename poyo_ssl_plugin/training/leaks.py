@@ -18,7 +18,7 @@ from poyo_ssl_plugin.training.data import DietData
 logger = logging.getLogger(__name__)
 
 # Splits end on imaging frames and stimuli on frames of the screen: this much is no leak.
-_TOLERANCE = 1.0
+TOLERANCE = 1.0
 
 
 def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[
     units = sum(len(set(data.diet.units(name)) & set(seen["units"].get(name, []))) for name in data.recordings)
     seconds = _test_seconds(seen["intervals"], data)
     found = {"known": True, "units": units, "test_seconds": round(seconds, 3)}
-    if units or seconds > _TOLERANCE:
+    if units or seconds > TOLERANCE:
         message = (
             f"{checkpoint} was trained on {units} of the neurons to be fine-tuned and on {seconds:.0f} s of the test "
             "time"
@@ -74,7 +74,7 @@ def check_scoring(table: PredictabilityTable, data: DietData, *, allow: bool) ->
         logger.warning("the table does not say which times it was scored on: leaks cannot be excluded")
         return {"known": False, "split": None, "test_seconds": 0.0}
     seconds = _test_seconds(scored, data)
-    if seconds > _TOLERANCE:
+    if seconds > TOLERANCE:
         _refuse(
             f"the neurons were scored on {seconds:.0f} s of the test time; score the training split alone "
             "('poyo-ssl score' does by default)",
@@ -101,7 +101,7 @@ def check_test_time(record: dict[str, Any], data: DietData, *, allow: bool) -> d
     for stage in ("trained_on", "pretrained_on"):
         seconds = _test_seconds((record.get(stage) or {}).get("intervals", {}), data)
         found[stage] = round(seconds, 3)
-        if seconds > _TOLERANCE:
+        if seconds > TOLERANCE:
             _refuse(
                 f"the model was {stage.replace('_', ' ')} {seconds:.0f} s of the test time; choose other data", allow
             )

@@ -70,7 +70,7 @@ class Inputs:
         data = config.data
         recordings = None if data.recordings is None else [str(name) for name in data.recordings]
         dataset = Recordings(data.root, recordings, uniquify_unit_ids=data.uniquify_unit_ids)
-        good, damaged = usable_recordings(dataset, on_error=data.on_error)
+        good, damaged = usable_recordings(dataset, on_error=data.on_error, timeout=data.get("timeout"))
         if damaged:
             dataset = Recordings(data.root, good, uniquify_unit_ids=data.uniquify_unit_ids)
         require(config, "diet.table", "the table that 'poyo-ssl score' wrote")

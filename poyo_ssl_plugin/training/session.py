@@ -23,7 +23,7 @@ R = TypeVar("R")
 
 RESULT = "run.json"
 # Keys of a recipe that may differ between two starts of one run: they do not change what is learned.
-_FREE = {"resume", "out_dir", "seeds", "data.root", "data.num_workers", "diet.table", "init_from"}
+_FREE = {"resume", "out_dir", "seeds", "data.root", "data.num_workers", "data.timeout", "diet.table", "init_from"}
 _FREE_GROUPS = ("trainer.",)
 # Keys of the trainer that change the result all the same, so that a finished run is not taken for another.
 _TRAINER = ("max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite")

@@ -1,0 +1,52 @@
+"""What the pages promise is tested: every test that they name is there."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+PAGES = [TESTS.parent / name for name in ("docs/reliability.md", "SECURITY.md")]
+NAME = re.compile(r"`(?:tests/)?(test_\w+\.py)((?:::\w+)*)`")
+
+pytestmark = pytest.mark.skipif(not all(page.is_file() for page in PAGES), reason="the pages are not here")
+
+
+def defined(file: str) -> set[str]:
+    """Names of the tests of a file, as pytest has them: ``::test_one``, ``::TestClass``, ``::TestClass::test_two``."""
+    found = {""}
+    for node in ast.parse((TESTS / file).read_text(encoding="utf-8")).body:
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
+            found.add(f"::{node.name}")
+        if isinstance(node, ast.ClassDef):
+            found |= {f"::{node.name}::{child.name}" for child in node.body if isinstance(child, ast.FunctionDef)}
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page):
+    named = NAME.findall(page.read_text(encoding="utf-8"))
+    assert len(named) >= 5
+    for file, name in named:
+        assert (TESTS / file).is_file(), file
+        assert name in defined(file), f"{file}{name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_row_of_promises_names_one(page):
+    rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]
+    # A table begins with its head, which a row of dashes follows.
+    heads = {i for i, line in enumerate(rows) if i + 1 < len(rows) and set(rows[i + 1]) <= set("|- ")}
+    promises = [line for i, line in enumerate(rows) if i not in heads and set(line) - set("|- ")]
+    assert promises
+    for line in promises:
+        assert NAME.search(line), line
+
+
+def test_nothing_else_that_looks_like_a_test_is_named():
+    for page in PAGES:
+        for word in re.findall(r"`([^`\n]*(?:::|test_)[^`\n]*)`", page.read_text(encoding="utf-8")):
+            assert NAME.fullmatch(f"`{word}`") or word.startswith(("make ", "python -m pytest")), word
