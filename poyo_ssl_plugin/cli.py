@@ -400,7 +400,8 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
 @main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
-    "--preset", help="Settings to start from: small (seconds), report (hours), session (one recording), frames."
+    "--preset",
+    help="Settings to start from: small (seconds), report (an hour or two), session (one recording), frames.",
 )
 @click.option("--list-arms", is_flag=True, help="Print the arms and stop.")
 def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> None:
@@ -446,9 +447,9 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
 
 @main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--preset", help="Settings to start from: small (seconds), report (hours).")
+@click.option("--preset", help="Settings to start from: small (seconds), report (an hour or two).")
 def scale(overrides: tuple[str, ...], preset: str | None) -> None:
-    """Does it scale? The comparison of 'poyo-ssl compare' over sizes of the model, the diet or the recordings.
+    """Does it scale? The comparison of 'poyo-ssl compare' over sizes of the model, the diet, the recordings or the labels.
 
     Writes a curve per arm with 95 % intervals, a test for a rise at every step, and what each model costs
     (parameters, floating-point operations). Finished runs are kept: start it again to go on.
