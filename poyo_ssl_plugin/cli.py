@@ -449,7 +449,7 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--preset", help="Settings to start from: small (seconds), report (an hour or two).")
 def scale(overrides: tuple[str, ...], preset: str | None) -> None:
-    """Does it scale? The comparison of 'poyo-ssl compare' over sizes of the model, the diet, the recordings or the labels.
+    """Does it scale? The comparison of 'poyo-ssl compare' over models, diets, recordings or labels.
 
     Writes a curve per arm with 95 % intervals, a test for a rise at every step, and what each model costs
     (parameters, floating-point operations). Finished runs are kept: start it again to go on.
