@@ -211,7 +211,7 @@ class TestProtocol:
         found = summary["leaks"]["arms"]
         both = summary["neurons"]["decoded_from"]
         assert {name: arm["units"] for name, arm in found.items()} == {"pretrained": 0, "reverse": both, "scratch": 0}
-        assert all(arm["known"] and arm["scored_seconds"] == 0 for arm in found.values())
+        assert all(arm["scored_seconds"] == 0 for arm in found.values())
         assert f"arm reverse would pretrain on {both} of the neurons to be decoded (allowed)" in caplog.text
         [warning] = leak_warnings(summary)
         assert warning in (tmp_path / "report.html").read_text()
@@ -219,14 +219,9 @@ class TestProtocol:
 
     def test_without_leaks_the_results_say_so(self, sim_dir, tmp_path):
         summary = run_comparison(comparison(sim_dir, tmp_path, held_out=("sim_002",), seeds=(0,))).summary
-        clean = {"known": True, "units": 0, "test_seconds": 0.0, "scored_seconds": 0.0}
+        clean = {"units": 0, "test_seconds": 0.0, "scored_seconds": 0.0}
         assert summary["leaks"] == {"allowed": False, "arms": {"pretrained": clean, "scratch": clean}}
         assert leak_warnings(summary) == []
-        # What a version ran that did not write it down is not taken for clean.
-        summary["leaks"]["arms"]["scratch"]["known"] = False
-        assert leak_warnings(summary) == [
-            "scratch: an earlier version ran it and did not write down whether its test was seen before."
-        ]
 
     def test_a_share_of_the_neurons_is_kept_for_decoding(self, sim_dir, tmp_path):
         arms = ("everything", "scratch")
@@ -379,19 +374,6 @@ class TestFrames:
         with pytest.raises(PoyoSSLError, match=message):
             run_comparison(dataclasses.replace(settings, **{"root": root, "out_dir": str(tmp_path), **options}))
         assert list(tmp_path.iterdir()) == []
-
-
-def test_a_run_finished_by_an_earlier_version_still_counts():
-    """Its result calls what it measured accuracy; a run of today is measured alike and has the same trials."""
-    from poyo_ssl_plugin.experiments.summary import summarise
-
-    settings = Comparison(root="", out_dir="", seeds=(0, 1), arms=("scratch",))
-    spent = {"seconds": 1.0, "steps": 2, "windows": 8}
-    earlier = {"accuracy": 0.5, "n_test": 2, "correct": 1, "trials": [0, 1], **spent}
-    now = {"value": 1.0, "n_test": 2, "trials": [1, 1], "trial_names": None, **spent}
-    jobs = [{"arm": "scratch", "fold": None, "seed": seed} for seed in settings.seeds]
-    summary = summarise(settings, get_arms(settings.arms), [], [], jobs, [earlier, now], "accuracy")
-    assert [run["value"] for run in summary["arms"]["scratch"]["runs"]] == [0.5, 1.0]
 
 
 class TestSmallPreset:

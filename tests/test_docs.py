@@ -12,8 +12,6 @@ TESTS = Path(__file__).parent
 PAGES = [TESTS.parent / name for name in ("docs/reliability.md", "SECURITY.md")]
 NAME = re.compile(r"`(?:tests/)?(test_\w+\.py)((?:::\w+)*)`")
 
-pytestmark = pytest.mark.skipif(not all(page.is_file() for page in PAGES), reason="the pages are not here")
-
 
 def defined(file: str) -> set[str]:
     """Names of the tests of a file, as pytest has them: ``::test_one``, ``::TestClass``, ``::TestClass::test_two``."""

@@ -18,8 +18,6 @@ from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import model_state, read_checkpoint, write_safetensors
 from poyo_ssl_plugin.training import evaluate, finetune, pretrain
 
-safetensors = pytest.importorskip("safetensors", reason="safetensors is not installed")
-
 
 @pytest.fixture(scope="module")
 def recipe(sim_dir, table_path, tmp_path_factory):

@@ -139,12 +139,16 @@ class TestSmallPreset:
         assert again["trends"] == summary["trends"]
 
 
-def test_the_diet_axis_runs_scratch_once(sim_dir, tmp_path):
-    scaling = Scaling(
-        root=str(sim_dir), out_dir=str(tmp_path), axis="diet", values=(0.5, 1.0), held_out=("sim_002",), seeds=(0,),
+def over_shares(root, out, axis: str, values: tuple[float, ...]) -> Scaling:
+    """Both arms at a few shares, one seed and two steps each."""
+    return Scaling(
+        root=str(root), out_dir=str(out), axis=axis, values=values, held_out=("sim_002",), seeds=(0,),
         pretrain=QUICK, finetune=QUICK, processes=1,
     )  # fmt: skip
-    summary = report_scaling(scaling)
+
+
+def test_the_diet_axis_runs_scratch_once(sim_dir, tmp_path):
+    summary = report_scaling(over_shares(sim_dir, tmp_path, "diet", (0.5, 1.0)))
     assert len(list((tmp_path / "scratch").rglob("job.json"))) == 1
     first, second = summary["points"]
     assert first["arms"]["scratch"]["runs"] == second["arms"]["scratch"]["runs"]
@@ -152,10 +156,7 @@ def test_the_diet_axis_runs_scratch_once(sim_dir, tmp_path):
 
 
 def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir, tmp_path):
-    scaling = Scaling(
-        root=str(sim_dir), out_dir=str(tmp_path), axis="labels", values=(0.2, 1.0), held_out=("sim_002",), seeds=(0,),
-        pretrain=QUICK, finetune=QUICK, processes=1,
-    )  # fmt: skip
+    scaling = over_shares(sim_dir, tmp_path, "labels", (0.2, 1.0))
     summary = report_scaling(scaling)
     assert len(list((tmp_path / "pretrained").rglob("job.json"))) == 1
     few, all_of_them = (point["baselines"] for point in summary["points"])

@@ -184,16 +184,16 @@ class TestFinetune:
             for share in (1.0, 0.4)
         )
         for part in ("valid", "test"):
-            assert [len(data._trials(part)["sim_000"]) for data in (whole, few)] == [
-                len(whole._trials(part)["sim_000"])
+            assert [len(data.trials(part)["sim_000"]) for data in (whole, few)] == [
+                len(whole.trials(part)["sim_000"])
             ] * 2
-        for name, all_trials in whole._trials("train").items():
-            kept = few._trials("train")[name]
+        for name, all_trials in whole.trials("train").items():
+            kept = few.trials("train")[name]
             for label in np.unique(all_trials.label):
                 of_class = all_trials.start[all_trials.label == label]
                 expected = np.sort(of_class)[: max(1, int(np.ceil(0.4 * len(of_class))))]
                 np.testing.assert_array_equal(kept.start[kept.label == label], expected)
-        kept = few._trials("train")
+        kept = few.trials("train")
         for window in few.samplers["train"]:
             trials = kept[window.recording_id]
             assert ((trials.start < window.target_time) & (window.target_time < trials.end)).any()

@@ -162,7 +162,7 @@ def arm_verdicts(summary: Mapping[str, Any]) -> list[str]:
 def leak_warnings(summary: Mapping[str, Any]) -> list[str]:
     """A sentence for every arm whose test was seen before: its numbers say less than they seem to."""
     texts = []
-    for name, found in summary.get("leaks", {"arms": {}})["arms"].items():
+    for name, found in summary["leaks"]["arms"].items():
         seen = []
         if found["units"]:
             seen.append(f"pretraining saw {found['units']} of the decoded neurons")
@@ -172,8 +172,6 @@ def leak_warnings(summary: Mapping[str, Any]) -> list[str]:
             seen.append(f"neurons were scored on {found['scored_seconds']:.0f} s of the test time")
         if seen:
             texts.append(f"LEAK, allowed by allow_leak=true: {name}: {', '.join(seen)}.")
-        elif not found["known"]:
-            texts.append(f"{name}: an earlier version ran it and did not write down whether its test was seen before.")
     return texts
 
 

@@ -187,11 +187,7 @@ def cost_job(job: Job) -> dict[str, Any]:
 
 def _point(label: str, result: ComparisonResult, cost: dict[str, Any]) -> dict[str, Any]:
     summary = result.summary
-    # Costs that an earlier version measured were the same in both.
-    per_window = {
-        "pretraining": cost.get("pretraining_flops", cost["training_flops"]),
-        "finetuning": cost["training_flops"],
-    }
+    per_window = {"pretraining": cost["pretraining_flops"], "finetuning": cost["training_flops"]}
     arms = {}
     for name, arm in summary["arms"].items():
         spent = arm["compute"]

@@ -40,7 +40,7 @@ def summarise(
     runs: dict[str, list[dict[str, Any]]] = {arm.name: [] for arm in arms}
     trials: dict[str, list[dict[str, float]]] = {arm.name: [] for arm in arms}
     for job, result in zip(jobs, finetuned, strict=True):
-        row = {"fold": job["fold"], "seed": job["seed"], "value": _value(result), "n_test": result["n_test"]}
+        row = {"fold": job["fold"], "seed": job["seed"], "value": result["value"], "n_test": result["n_test"]}
         runs[job["arm"]].append({**row, **{name: result[name] for name in ("seconds", "steps", "windows")}})
         trials[job["arm"]].append(_named_trials(job, result))
     per_arm: dict[str, dict[str, Any]] = {}
@@ -120,14 +120,9 @@ def independent_values(rows: Sequence[Mapping[str, Any]]) -> list[float]:
     return [float(np.mean([row["value"] for row in rows if row["fold"] == fold])) for fold in folds]
 
 
-def _value(result: Mapping[str, Any]) -> float:
-    """What a run measured. Runs that were finished before frames could be compared call it accuracy."""
-    return float(result["value"] if "value" in result else result["accuracy"])
-
-
 def _named_trials(job: Job, result: Mapping[str, Any]) -> dict[str, float]:
     """The test trials of a run; those without a name are of their fold alone."""
-    names = result.get("trial_names") or [f"{job['fold']}/{i}" for i in range(len(result["trials"]))]
+    names = result["trial_names"] or [f"{job['fold']}/{i}" for i in range(len(result["trials"]))]
     return dict(zip(names, result["trials"], strict=True))
 
 
@@ -152,14 +147,13 @@ def _leaks(comparison: Comparison, runs: Sequence[tuple[Job, dict[str, Any]]]) -
     """What of the test scoring and pretraining saw, by arm, at worst of its runs; and whether that was allowed."""
     found: dict[str, dict[str, Any]] = {}
     for job, result in runs:
-        leaks = result.get("leaks") or {"known": False}
-        scoring = leaks.get("scoring") or {"known": False}
-        arm = found.setdefault(job["arm"], {"known": True, "units": 0, "test_seconds": 0.0, "scored_seconds": 0.0})
-        arm["known"] &= leaks.get("known", True) and scoring["known"]
-        arm["units"] = max(arm["units"], leaks.get("units", 0))
-        arm["test_seconds"] = max(arm["test_seconds"], leaks.get("test_seconds", 0.0))
-        arm["scored_seconds"] = max(arm["scored_seconds"], scoring.get("test_seconds", 0.0))
-    allowed = comparison.allow_leak or any((result.get("leaks") or {}).get("allowed") for _, result in runs)
+        # What started from random weights, and pretraining itself, had no pretraining before.
+        leaks = {"units": 0, "test_seconds": 0.0, **result["leaks"]}
+        arm = found.setdefault(job["arm"], {"units": 0, "test_seconds": 0.0, "scored_seconds": 0.0})
+        arm["units"] = max(arm["units"], leaks["units"])
+        arm["test_seconds"] = max(arm["test_seconds"], leaks["test_seconds"])
+        arm["scored_seconds"] = max(arm["scored_seconds"], leaks["scoring"]["test_seconds"])
+    allowed = comparison.allow_leak or any(result["leaks"].get("allowed") for _, result in runs)
     return {"allowed": allowed, "arms": found}
 
 

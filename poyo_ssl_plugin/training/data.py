@@ -294,9 +294,10 @@ class FinetuningData(DietData):
         if not training or not self.shuffle_labels:
             return []
         assert self.task is not None
-        return [ShuffleLabels(self.task, self._trials("train"), seed=self.seed)]
+        return [ShuffleLabels(self.task, self.trials("train"), seed=self.seed)]
 
-    def _trials(self, part: str) -> dict[str, Trials]:
+    def trials(self, part: str) -> dict[str, Trials]:
+        """The trials of a part, by recording; of the training part the share that is labelled."""
         share = self.label_share if part == "train" else 1.0
         return {name: self._find(name, part).first_of_each_class(share) for name in self.recordings}
 
@@ -310,7 +311,7 @@ class FinetuningData(DietData):
 
     def _sampler(self, part: str) -> TrialSampler:
         return TrialSampler(
-            self._trials(part),
+            self.trials(part),
             window_length=self.window_length,
             jitter=part == "train",
             generator=self._generator(),

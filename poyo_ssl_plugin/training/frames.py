@@ -74,11 +74,8 @@ class FrameData(FinetuningData):
         self.frames, self.delay = frames, delay
         super().__init__(*args, task=MOVIE_FRAMES_TASK, **options)
 
-    def trials(self, part: str) -> dict[str, Trials]:
-        """Presentations of a part's frames in its times, by recording."""
-        return self._trials(part)
-
     def _find(self, recording: str, part: str) -> Trials:
+        """Presentations of a part's frames in its times."""
         return find_presentations(self.dataset.get_recording(recording), self.frames[part], self.split[part][recording])
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
