@@ -328,8 +328,10 @@ def _job(comparison: Comparison, arm: Arm, fold: int | None, *, recordings: Sequ
 
 def _pretrain_job(comparison: Comparison, arm: Arm, fold: int | None, seed: int | None) -> Job:
     place = comparison.pretrain_dir or comparison.out_dir
-    folder = Path(place, "runs", "pretrain", arm.name, _fold_name(fold))
-    overrides = arm.pretraining(comparison.pretrain, _label_task(comparison))
+    labels = _label_task(comparison)
+    name = f"{arm.name}_{labels.name}" if arm.names_task else arm.name
+    folder = Path(place, "runs", "pretrain", name, _fold_name(fold))
+    overrides = arm.pretraining(comparison.pretrain, labels)
     job = _job(
         comparison,
         arm,
@@ -339,9 +341,11 @@ def _pretrain_job(comparison: Comparison, arm: Arm, fold: int | None, seed: int 
         overrides=overrides,
         folder=str(folder if seed is None else folder / f"seed{seed}"),
     )
-    # Of fine-tuning only the neurons it decodes concern pretraining, and those only where recordings are shared.
+    # Of fine-tuning only the neurons it decodes concern pretraining, and those only where recordings are shared; of the
+    # task only whose repeats are held out. The same pretraining then serves other tasks, by way of pretrain_dir.
     decides = job["decode_share"] is not None
     job["finetune"] = [text for text in job["finetune"] if decides and not text.startswith("label_share=")]
+    job["task"] = job["task"] if decides or fold is not None else None
     return job
 
 
