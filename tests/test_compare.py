@@ -269,6 +269,18 @@ class TestProtocol:
             ("finetune", "pretrained"),
         }
 
+    def test_tasks_share_the_pretraining_that_does_not_depend_on_them(self, sim_dir, tmp_path):
+        options = {"held_out": ("sim_002",), "seeds": (0,), "arms": ("pretrained", "supervised", "scratch")}
+        run_comparison(comparison(sim_dir, tmp_path / "a", **options))
+        before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("job.json")}
+        place = str(tmp_path / "a")
+        other = comparison(sim_dir, tmp_path / "b", **options, task="natural_movie", pretrain_dir=place)
+        pretraining = run_comparison(other).pretraining
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+        assert pretraining["pretrained/recorded"] == tmp_path / "a/runs/pretrain/pretrained/recorded"
+        recipe = OmegaConf.load(pretraining["supervised/recorded"] / "recipe.yaml")
+        assert recipe.aux.task == "natural_movie"
+
 
 class TestFrames:
     """Frames of a movie, reconstructed: what a comparison says of them is the similarity of images."""

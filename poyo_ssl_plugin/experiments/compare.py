@@ -309,7 +309,8 @@ def _start(
 
 
 def _job(comparison: Comparison, arm: Arm, fold: int | None, *, recordings: Sequence[str], **further: Any) -> Job:
-    # A job holds what changes its run and nothing else: a run is not repeated when another seed or arm joins.
+    # A job holds what changes its run and nothing else: a run is not repeated when another seed or arm joins, and is
+    # when a newer version has other defaults.
     threads = 1 if (comparison.processes or default_processes()) > 1 else None
     return {
         "root": comparison.root,
@@ -346,14 +347,14 @@ def _pretrain_job(comparison: Comparison, arm: Arm, fold: int | None, seed: int 
     decides = job["decode_share"] is not None
     job["finetune"] = [text for text in job["finetune"] if decides and not text.startswith("label_share=")]
     job["task"] = job["task"] if decides or fold is not None else None
-    return job
+    return {**job, "recipe": OmegaConf.to_container(_compose("pretrain", None, overrides))}
 
 
 def _finetune_job(
     comparison: Comparison, arm: Arm, fold: int | None, seed: int, start: tuple[Job, dict[str, Any]] | None
 ) -> Job:
     place = comparison.out_dir if start else comparison.scratch_dir or comparison.out_dir
-    return _job(
+    job = _job(
         comparison,
         arm,
         fold,
@@ -363,6 +364,7 @@ def _finetune_job(
         pretraining=start and start[0],
         folder=str(Path(place, "runs", "finetune", arm.name, _fold_name(fold), f"seed{seed}")),
     )
+    return {**job, "recipe": OmegaConf.to_container(_compose_finetune(job))}
 
 
 def _pretraining_recordings(comparison: Comparison) -> list[str]:
