@@ -135,7 +135,7 @@ def _at_recordings(scaling: Scaling, value: Any) -> dict[str, Any]:
 
 def _at_labels(scaling: Scaling, value: Any) -> dict[str, Any]:
     _check_share("labels", value)
-    shared = str(Path(scaling.out_dir, "pretrained"))
+    shared = scaling.pretrain_dir or str(Path(scaling.out_dir, "pretrained"))
     return {"finetune": (*scaling.finetune, f"label_share={float(value)}"), "pretrain_dir": shared}
 
 

@@ -1,4 +1,4 @@
-"""The pretraining step: masked latents, and a light auxiliary task."""
+"""The pretraining step: masked latents, and an auxiliary task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Pretraining(TrainingModule):
     r"""Self-supervised pretraining of a POYO-family model.
 
     The loss is that of the objective plus ``auxiliary_weight`` times the cross-entropy of an
-    auxiliary task (the paper's: gratings direction, weight 0.01), where windows have labels.
+    auxiliary task (the paper's: gratings direction, weight 0.01; here 1, see ``docs/objective.md``), where windows
+    have labels.
 
     Args:
         model: The model, its vocabularies initialised.
