@@ -552,6 +552,8 @@ def _one_speaks_for_all() -> None:
 
 
 def _terminate(*_: Any) -> None:
+    # Once is enough: a second one would break into the end that the first has begun.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated("stopped on SIGTERM; start again, runs with resume=true, to go on")
 
 

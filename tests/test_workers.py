@@ -54,9 +54,11 @@ def lingering_jobs(folder: Path) -> list[dict]:
 def start_jobs(folder: Path) -> subprocess.Popen:
     """Four jobs in two processes, started by a process of their own; it says what they gave, or their error."""
     code = (
-        "import json, sys\n"
+        "import json, signal, sys\n"
         "if __name__ == '__main__':\n"
         "    sys.path[:0] = json.loads(sys.argv[2])\n"
+        "    from poyo_ssl_plugin.cli import _terminate\n"
+        "    signal.signal(signal.SIGTERM, _terminate)\n"
         "    from pathlib import Path\n"
         "    from test_workers import lingering_jobs, linger\n"
         "    from poyo_ssl_plugin.experiments.jobs import run_jobs\n"
@@ -127,6 +129,18 @@ class TestJobs:
         assert set(workers.values()) <= set(everyone)
         run.kill()
         run.wait()
+        wait_until(lambda: not any(map(alive, everyone)), 60)
+
+    def test_a_parent_that_is_told_to_stop_stops_its_workers(self, started):
+        """And being told again does not keep it from ending."""
+        run, workers = started
+        everyone = children(run.pid)
+        assert set(workers.values()) <= set(everyone)
+        run.terminate()
+        time.sleep(0.2)
+        run.terminate()
+        _, said = run.communicate(timeout=60)
+        assert run.returncode == EXIT_TERMINATED and "Traceback" not in said, said
         wait_until(lambda: not any(map(alive, everyone)), 60)
 
     def test_workers_that_are_told_to_stop_are_not_an_error(self, started):

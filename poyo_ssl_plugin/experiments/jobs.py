@@ -91,8 +91,8 @@ def _parallel(
         except BaseException as error:
             pool.shutdown(wait=False, cancel_futures=True)
             if not isinstance(error, Exception):
-                # Told to stop: so are the workers, which save their state first.
-                for process in list((getattr(pool, "_processes", None) or {}).values()):
+                # Told to stop: so are the workers, which save their state first. The pool has forgotten them by now.
+                for process in workers.values():
                     process.terminate()
             raise
 
@@ -135,6 +135,8 @@ def _follow(sentinel: int) -> None:
 
 
 def _terminate(*_: Any) -> None:
+    # Once is enough: a second one would break into the end that the first has begun.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     raise Terminated
 
 
