@@ -26,6 +26,7 @@ from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals
 
 PREDICTABLE, UNPREDICTABLE, GREY = "#1b7f79", "#c8553d", "#8a8f98"
 ARM_COLOURS = {"pretrained": PREDICTABLE, "scratch": UNPREDICTABLE}
+OTHER_COLOURS = ("#4c6fb1", "#d39b2a", "#8e5aa8", "#5c9e4a", "#d06fa5", "#7a5230")
 
 STYLE = {
     "font.size": 10,
@@ -189,8 +190,9 @@ def scaling_curves(
     names: Sequence[str],
     measured: str,
     bounds: tuple[float, float] = (0.0, 1.0),
+    decoders: Sequence[str] = (),
 ) -> Path:
-    """What each arm reached over an axis, its 95 % interval shaded, with lines for chance and baselines.
+    """What each arm reached over an axis, with its 95 % interval, and lines for chance and baselines.
 
     Args:
         curves: Arm to its estimates, in the order of ``places``.
@@ -201,14 +203,32 @@ def scaling_curves(
         names: Names of the places, written over it.
         measured: What was measured.
         bounds: The least and the greatest value that it can have; no interval is drawn beyond them.
+        decoders: Those of the curves that are of simple decoders.
     """
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(6.6, 4.2))
-        for i, (arm, values) in enumerate(curves.items()):
-            colour = ARM_COLOURS.get(arm, f"C{i}")
-            axes.plot(places, [value.mean for value in values], "o-", color=colour, label=arm, ms=5)
+        others = iter(OTHER_COLOURS * len(curves))
+        beside = _side_by_side(places, len(curves))
+        for x, (arm, values) in zip(beside, curves.items(), strict=True):
+            simple = arm in decoders
+            colour = GREY if simple else ARM_COLOURS.get(arm) or next(others)
+            means = np.array([value.mean for value in values])
             low, high = [max(v.low, bounds[0]) for v in values], [min(v.high, bounds[1]) for v in values]
-            axes.fill_between(places, low, high, color=colour, alpha=0.15, lw=0)
+            error = np.maximum([means - low, high - means], 0)
+            marker = "s" if simple else "o"
+            axes.errorbar(
+                x,
+                means,
+                error,
+                color=colour,
+                label=arm,
+                marker=marker,
+                ms=5,
+                lw=1.5,
+                elinewidth=0.8,
+                capsize=2,
+                ls=(0, (1 + 3 * decoders.index(arm), 2)) if simple else "-",
+            )
         for (name, height), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
             axes.axhline(height, color="black", lw=1, ls=style, label=f"{name} {height:.2f}")
         axes.set_xscale("log")
@@ -278,6 +298,14 @@ def read_metric(folder: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
             values_at |= {int(row["step"]): float(row[metric]) for row in csv.DictReader(file) if row.get(metric)}
     steps, values = np.array(sorted(values_at.items()), dtype=float).reshape(-1, 2).T
     return steps, values
+
+
+def _side_by_side(places: Sequence[float], n: int) -> np.ndarray:
+    """Where n curves have their points, on a logarithmic axis, so that no interval hides another; (n, places)."""
+    at = np.log(places)
+    room = 0.3 * np.diff(at).min() if len(at) > 1 else 0.3
+    shift = np.linspace(-0.5, 0.5, n) if n > 1 else np.zeros(1)
+    return np.exp(at + room * shift[:, None])
 
 
 def _units(table: PredictabilityTable, recording: str) -> np.ndarray:

@@ -152,13 +152,14 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
     }[summary["axis"]]
     curves = {arm: [_estimate(point["arms"][arm]) for point in points] for arm in summary["trends"]}
     lines = reference_lines(summary)
-    for name in _changing_baselines(summary):
+    decoders = _changing_baselines(summary)
+    for name in decoders:
         del lines[name]
         found = [point["baselines"][name] for point in points]
         curves[name] = [Estimate(row["value"], row["ci95"][0], row["ci95"][1], n=row["n_test"]) for row in found]
     where = [places(point) for point in points]
     names = [
-        f"{point['label']}\n{place:,}" if summary["axis"] == "model" else point["label"]
+        f"{point['label']}\n{_in_short(place)}" if summary["axis"] == "model" else point["label"]
         for point, place in zip(points, where, strict=True)
     ]
     measure = measure_of(summary["task"])
@@ -171,7 +172,12 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
         names=names,
         measured=measure.name,
         bounds=measure.bounds,
+        decoders=decoders,
     )
+
+
+def _in_short(count: int) -> str:
+    return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
 
 
 def _estimate(found: Mapping[str, Any]) -> Estimate:
