@@ -217,13 +217,21 @@ class TestCompare:
 
 
 @pytest.mark.parametrize(
-    ("ci", "words"), [([0.02, 0.1], "helped, by 12 %"), ([-0.1, -0.02], "hurt"), ([-0.1, 0.1], "do not tell")]
+    ("ci", "p_holm", "words"),
+    [
+        ([0.02, 0.1], 0.01, "Pretraining helped, by +12 %"),
+        ([0.02, 0.1], 0.06, "Pretraining seems to help, but not beyond"),
+        ([-0.1, -0.02], 0.01, "Pretraining hurt"),
+        ([-0.1, 0.1], 0.8, "do not tell whether pretraining helped"),
+    ],
 )
-def test_the_verdict_says_what_the_interval_supports(ci, words):
+def test_the_verdict_says_what_the_numbers_support(ci, p_holm, words):
+    gain = {"mean": sum(ci) / 2, "ci95": ci, "relative_gain": 0.12}
+    against = {**gain, "relative_ci95": None, "p_holm": p_holm, "n": 3}
     summary = {
-        "arms": {"pretrained": {"mean": 0.56}, "scratch": {"mean": 0.5}},
+        "arms": {"pretrained": {"mean": 0.56, "versus_scratch": against}, "scratch": {"mean": 0.5}},
         "chance": 0.125,
-        "pretrained_minus_scratch": {"mean": sum(ci) / 2, "ci95": ci, "relative_gain": 0.12},
+        "pretrained_minus_scratch": gain,
         "baselines": {"template": {"value": 0.6}},
     }
     assert words in verdict(summary) and "not above the best simple decoder (template, 0.600)" in verdict(summary)

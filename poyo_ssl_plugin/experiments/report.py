@@ -136,12 +136,7 @@ def verdict(summary: Mapping[str, Any]) -> str:
         f"Pretrained {pretrained:.3f}, from scratch {scratch:.3f}{chance}: a difference of "
         f"{gain['mean']:+.3f} (95 % interval {low:+.3f} to {high:+.3f}). "
     )
-    if low > 0:
-        text += f"Pretraining helped, by {100 * gain['relative_gain']:.0f} % relative."
-    elif high < 0:
-        text += "Pretraining hurt."
-    else:
-        text += "These runs do not tell whether pretraining helped."
+    text += _supported(arms["pretrained"]["versus_scratch"], "Pretraining")
     best = max(summary["baselines"].items(), key=lambda item: item[1]["value"], default=None)
     if best is not None:
         name, value = best[0], best[1]["value"]
@@ -186,17 +181,20 @@ def _arm_verdict(name: str, arm: Mapping[str, Any], chance: float | None) -> str
             if reaches
             else f"It is at chance ({arm['mean']:.3f} against {chance:.3f}), as a control must be."
         )
+    return text + _supported(against, "It")
+
+
+def _supported(against: Mapping[str, Any], what: str) -> str:
+    """What a comparison with training from scratch supports: an effect needs its interval and Holm's p."""
+    low, high = against["ci95"]
     if against["n"] < 2:
-        return text + "One run tells nothing about its spread."
-    certain = against["p_holm"] is not None and against["p_holm"] < 0.05
-    if low > 0 and certain:
-        return text + f"It helped{_relative(against)}."
-    if high < 0 and certain:
-        return text + f"It hurt{_relative(against)}."
-    if low > 0 or high < 0:
-        word = "help" if low > 0 else "hurt"
-        return text + f"It seems to {word}, but not beyond what so many arms give by chance (Holm)."
-    return text + "These runs do not tell whether it helped."
+        return "One run tells nothing about its spread."
+    if not (low > 0 or high < 0):
+        return f"These runs do not tell whether {what.lower()} helped."
+    if against["p_holm"] is not None and against["p_holm"] < 0.05:
+        return f"{what} {'helped' if low > 0 else 'hurt'}{_relative(against)}."
+    word = "help" if low > 0 else "hurt"
+    return f"{what} seems to {word}, but not beyond what so many arms give by chance (Holm)."
 
 
 def _relative(against: Mapping[str, Any]) -> str:
