@@ -232,7 +232,7 @@ def scaling_curves(
         for (name, height), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
             axes.axhline(height, color="black", lw=1, ls=style, label=f"{name} {height:.2f}")
         axes.set_xscale("log")
-        axes.set_xticks(list(places), [str(name) for name in names])
+        axes.set_xticks(list(places), [str(name) for name in names], fontsize=8)
         axes.minorticks_off()
         axes.set_xlabel(label)
         axes.set_ylabel(f"test {measured}")
