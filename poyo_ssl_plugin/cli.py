@@ -401,7 +401,7 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option(
     "--preset",
-    help="Settings to start from: small (seconds), report (an hour or two), session (one recording), frames.",
+    help="Settings to start from: small (seconds), report (an hour), session (one recording), frames.",
 )
 @click.option("--list-arms", is_flag=True, help="Print the arms and stop.")
 def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> None:
@@ -447,7 +447,7 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
 
 @main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
-@click.option("--preset", help="Settings to start from: small (seconds), report (an hour or two).")
+@click.option("--preset", help="Settings to start from: small (seconds), report (an hour).")
 def scale(overrides: tuple[str, ...], preset: str | None) -> None:
     """Does it scale? The comparison of 'poyo-ssl compare' over models, diets, recordings or labels.
 
