@@ -36,8 +36,9 @@ demo: $(INSTALLED) ## Simulate, score, pretrain, fine-tune, report: about five m
 test: $(INSTALLED) ## Run the tests and the examples in docstrings
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
 
-test-legacy: $(LEGACY_INSTALLED) ## Public API, models, pipeline and short runs with torch_brain 0.1
+test-legacy: $(INSTALLED) $(LEGACY_INSTALLED) ## Short runs with torch_brain 0.1, and what passes between it and 0.2
 	$(LEGACY_VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile $(LEGACY_TESTS)
+	POYO_SSL_OTHER_PYTHON=$(abspath $(LEGACY_VENV))/bin/python $(BIN)/python -m pytest -q tests/test_generations.py
 
 test-slow: $(INSTALLED) ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -q -m slow

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from poyo_ssl_plugin import __version__
-from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError, Terminated
+from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError, Terminated, terminate
 
 # What commands need of torch, Lightning or matplotlib they import themselves: --help is to be quick.
 
@@ -68,7 +68,7 @@ def main(verbose: bool) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("poyo_ssl_plugin").setLevel(level)
     # Training saves its state first and has a handler of its own; all else just cleans up after itself.
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 @main.command()
@@ -549,12 +549,6 @@ def _one_speaks_for_all() -> None:
     if not is_main_process():
         logging.getLogger("poyo_ssl_plugin").setLevel(logging.ERROR)
         console.quiet = True
-
-
-def _terminate(*_: Any) -> None:
-    # Once is enough: a second one would break into the end that the first has begun.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated("stopped on SIGTERM; start again, runs with resume=true, to go on")
 
 
 def _show(config: Any) -> None:

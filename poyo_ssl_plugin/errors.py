@@ -6,6 +6,9 @@ message and exits with code 2; anything else is a defect of ours and keeps its t
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 
 class PoyoSSLError(ValueError):
     """Base of all errors caused by input: names the file, key or recording, and says what to do."""
@@ -67,3 +70,15 @@ class Terminated(SystemExit):
 
 
 EXIT_TERMINATED = 75
+
+
+def terminate(*_: Any) -> None:
+    """A handler of SIGTERM that ends the process in order, by an exception, and once: a second one is ignored.
+
+    It would break into the end that the first has begun.
+
+    Raises:
+        Terminated: Always.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated("stopped on SIGTERM; start again, runs with resume=true, to go on")

@@ -381,6 +381,7 @@ def test_many_flipped_and_missing_bytes(originals, capsys):
     assert sum(counts.values()) == 600 and counts["found by the probe"] <= 6
 
 
+@pytest.mark.skipif(h5py.version.hdf5_version != "2.0.0", reason="only of HDF5 2.0.0 is known that it hangs on these")
 def test_the_probe_finds_what_hdf5_hung_on(originals, tmp_path):
     """Two files of the slow set, which sees to it that none is missed whatever HDF5 does with them."""
     paths = {}
@@ -388,6 +389,5 @@ def test_the_probe_finds_what_hdf5_hung_on(originals, tmp_path):
         (tmp_path / str(seed)).mkdir()
         paths[str(seed)] = damage_bytes(originals, tmp_path / str(seed), seed)
     found = unresponsive_files(paths, timeout=2)
-    if not found:
-        pytest.skip("this HDF5 comes back from both")
+    assert set(found) == set(paths)
     assert all("did not come back" in reason for reason in found.values())

@@ -19,7 +19,9 @@ from poyo_ssl_plugin.predictability.on_ray import on_ray
 
 @pytest.fixture(scope="module")
 def cluster():
-    ray = pytest.importorskip("ray", reason="ray is not installed (pip install 'poyo-ssl-plugin[ray]')")
+    # Comes with either generation of torch_brain.
+    import ray
+
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="warning")
     yield ray
     ray.shutdown()

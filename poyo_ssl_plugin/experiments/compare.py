@@ -186,10 +186,10 @@ def pretrain_job(job: Job) -> dict[str, Any]:
     from poyo_ssl_plugin.training import Inputs, pretrain
 
     dataset, split, table = load_fold(job, job["fold"])
-    if job["decode_share"] is not None:
-        table, _ = split_neurons(table, _compose_finetune(job), share=job["decode_share"])
+    if job["decoding"] is not None:
+        table, _ = split_neurons(table, _as_config(job["decoding"]), share=job["decode_share"])
     began = time.monotonic()
-    config = _of_job(_compose("pretrain", None, job["overrides"]), job)
+    config = _of_job(job)
     if job["seed"] is not None:
         config.seed = job["seed"]
     result = pretrain(config, Inputs(dataset, table, split))
@@ -224,9 +224,9 @@ def finetuning_of(job: Job) -> tuple[DictConfig, Any]:
     from poyo_ssl_plugin.training import Inputs
 
     dataset, split, table = load_fold(job, job["fold"])
+    config = _of_job(job)
     if job["decode_share"] is not None:
-        _, table = split_neurons(table, _compose_finetune(job), share=job["decode_share"])
-    config = _of_job(_compose_finetune(job), job)
+        _, table = split_neurons(table, config, share=job["decode_share"])
     if job["init_from"] is not None:
         config.init_from = job["init_from"]
     return config, Inputs(dataset, table, split)
@@ -241,12 +241,6 @@ def _with_allowance(comparison: Comparison) -> Comparison:
     )
 
 
-def _compose_finetune(job: Mapping[str, Any]) -> DictConfig:
-    """The fine-tuning recipe of a job."""
-    own = job["finetune"] if job.get("init_from") is not None else join_overrides(job["finetune"], FROM_SCRATCH)
-    return _compose("finetune", job["task"], own)
-
-
 def _compose(command: str, recipe: str | None, overrides: Sequence[str]) -> DictConfig:
     """A recipe of one's own; composing is slow, so the same one is composed once."""
     return copy.deepcopy(_composed(command, recipe, tuple(overrides)))
@@ -257,8 +251,13 @@ def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> D
     return compose_recipe(command, recipe, overrides)
 
 
-def _of_job(config: DictConfig, job: Job) -> DictConfig:
-    """A recipe with what differs from run to run."""
+def _as_config(content: Mapping[str, Any]) -> DictConfig:
+    return OmegaConf.create(dict(content))
+
+
+def _of_job(job: Job) -> DictConfig:
+    """The recipe of a job, with what differs from run to run."""
+    config = _as_config(job["recipe"])
     settings = {
         "out_dir": job["folder"],
         "resume": True,
@@ -320,7 +319,6 @@ def _job(comparison: Comparison, arm: Arm, fold: int | None, *, recordings: Sequ
         "folds": comparison.folds,
         "fold": fold,
         "decode_share": None if comparison.held_out or comparison.decode_share == 1 else comparison.decode_share,
-        "finetune": [*comparison.finetune, *arm.finetune],
         "arm": arm.name,
         "threads": threads,
         **further,
@@ -339,22 +337,23 @@ def _pretrain_job(comparison: Comparison, arm: Arm, fold: int | None, seed: int 
         fold,
         recordings=_pretraining_recordings(comparison),
         seed=seed,
-        overrides=overrides,
+        recipe=_plain(_compose("pretrain", None, overrides)),
         folder=str(folder if seed is None else folder / f"seed{seed}"),
     )
     # Of fine-tuning only the neurons it decodes concern pretraining, and those only where recordings are shared; of the
     # task only whose repeats are held out. The same pretraining then serves other tasks, by way of pretrain_dir.
-    decides = job["decode_share"] is not None
-    job["finetune"] = [text for text in job["finetune"] if decides and not text.startswith("label_share=")]
-    job["task"] = job["task"] if decides or fold is not None else None
-    return {**job, "recipe": OmegaConf.to_container(_compose("pretrain", None, overrides))}
+    decoding = _compose("finetune", comparison.task, [*comparison.finetune, *arm.finetune])
+    job["decoding"] = None if job["decode_share"] is None else {"diet": _plain(decoding.diet)}
+    job["task"] = None if fold is None else job["task"]
+    return job
 
 
 def _finetune_job(
     comparison: Comparison, arm: Arm, fold: int | None, seed: int, start: tuple[Job, dict[str, Any]] | None
 ) -> Job:
     place = comparison.out_dir if start else comparison.scratch_dir or comparison.out_dir
-    job = _job(
+    overrides = [*comparison.finetune, *arm.finetune]
+    return _job(
         comparison,
         arm,
         fold,
@@ -362,9 +361,15 @@ def _finetune_job(
         seed=seed,
         init_from=start and start[1]["checkpoint"],
         pretraining=start and start[0],
+        recipe=_plain(
+            _compose("finetune", comparison.task, overrides if start else join_overrides(overrides, FROM_SCRATCH))
+        ),
         folder=str(Path(place, "runs", "finetune", arm.name, _fold_name(fold), f"seed{seed}")),
     )
-    return {**job, "recipe": OmegaConf.to_container(_compose_finetune(job))}
+
+
+def _plain(config: DictConfig) -> Any:
+    return OmegaConf.to_container(config)
 
 
 def _pretraining_recordings(comparison: Comparison) -> list[str]:

@@ -20,7 +20,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
-from poyo_ssl_plugin.errors import EXIT_TERMINATED, PoyoSSLError, Terminated
+from poyo_ssl_plugin.errors import EXIT_TERMINATED, PoyoSSLError, Terminated, terminate
 from poyo_ssl_plugin.files import write_json
 
 Job = dict[str, Any]
@@ -123,7 +123,7 @@ def _name(job: Job) -> str:
 
 def _worker() -> None:
     """Make a worker process end when it is told to, and when its parent is gone."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, terminate)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
@@ -132,12 +132,6 @@ def _worker() -> None:
 def _follow(sentinel: int) -> None:
     wait([sentinel])
     os._exit(1)
-
-
-def _terminate(*_: Any) -> None:
-    # Once is enough: a second one would break into the end that the first has begun.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    raise Terminated
 
 
 def _do_in_worker(work: Callable[[Job], dict[str, Any]], job: Job) -> dict[str, Any]:
