@@ -100,7 +100,7 @@ class _Gather(torch.autograd.Function):
         return total.chunk(n_processes())[process_index()]
 
 
-class ShareOfSampler(Sampler[Any]):
+class ShardedSampler(Sampler[Any]):
     """Every so-manieth sample of a sampler that yields the same in all processes.
 
     Together the processes' batches of each step are the next windows of the one epoch. Where the samples
@@ -112,7 +112,7 @@ class ShareOfSampler(Sampler[Any]):
         index: Which of them this is.
 
     Example:
-        >>> [list(ShareOfSampler(range(5), n_shares=2, index=i)) for i in range(2)]
+        >>> [list(ShardedSampler(range(5), n_shares=2, index=i)) for i in range(2)]
         [[0, 2, 4], [1, 3, 0]]
     """
 

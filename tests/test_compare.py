@@ -61,8 +61,8 @@ class TestArms:
         for name in ("aux_only", "supervised"):
             assert recipe(name).aux.weight == 1 and "NoReconstruction" in recipe(name).ssl._target_
         movie = recipe("supervised", get_task("natural_movie"))
-        assert (movie.aux.task, movie.data.within) == ("natural_movie", "natural_movie_one")
-        assert recipe("aux_only").aux.task == "drifting_gratings" and recipe("aux_only").data.within is None
+        assert (movie.aux.task, movie.data.stimulus) == ("natural_movie", "natural_movie_one")
+        assert recipe("aux_only").aux.task == "drifting_gratings" and recipe("aux_only").data.stimulus is None
         assert recipe("curriculum_step").data.curriculum == "step"
         assert get_arm("scratch").pretrain is None and get_arm("predictable") is get_arm("poyo_ssl")
 
@@ -369,7 +369,7 @@ class TestFrames:
         assert result.summary["arms"]["supervised"]["versus_scratch"]["over_trials"]["n"] == 3
         # Labels of a movie that is reconstructed: which second of it was shown.
         recipe = OmegaConf.load(result.pretraining["supervised/fold0"] / "recipe.yaml")
-        assert (recipe.aux.task, recipe.data.within) == ("natural_movie", "natural_movie_one")
+        assert (recipe.aux.task, recipe.data.stimulus) == ("natural_movie", "natural_movie_one")
 
     @pytest.mark.parametrize(
         ("options", "message"),

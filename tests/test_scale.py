@@ -163,7 +163,7 @@ def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir,
     _, split, table = load_fold(scaling, None)
     used, diet = Recordings(sim_dir, ["sim_002"]), make_diet(table, "unpredictable")
     for found, share in ((few, 0.2), (all_of_them, 1.0)):
-        expected = run_baselines(used, diet, get_task("drifting_gratings"), split, label_share=share)
+        expected = run_baselines(used, diet, get_task("drifting_gratings"), split, label_fraction=share)
         assert {name: row["value"] for name, row in found.items()} == {n: d.accuracy for n, d in expected.items()}
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2

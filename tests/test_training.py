@@ -180,7 +180,7 @@ class TestFinetune:
 
     def test_fewer_labels_are_the_earliest_of_each_class_and_only_in_training(self, recipe):
         whole, few = (
-            prepare_finetuning(recipe("finetune", f"label_share={share}", recipe="scratch")).data
+            prepare_finetuning(recipe("finetune", f"label_fraction={share}", recipe="scratch")).data
             for share in (1.0, 0.4)
         )
         for part in ("valid", "test"):
@@ -200,8 +200,8 @@ class TestFinetune:
 
     @pytest.mark.parametrize("share", [0.0, 1.2])
     def test_a_wrong_share_of_labels(self, recipe, share):
-        with pytest.raises(RecipeError, match="label_share must be in"):
-            finetune(recipe("finetune", f"label_share={share}", recipe="scratch"))
+        with pytest.raises(RecipeError, match="label_fraction must be in"):
+            finetune(recipe("finetune", f"label_fraction={share}", recipe="scratch"))
 
     def test_it_learns(self, recipe):
         """Above chance within seconds: eight directions, a tiny model."""
@@ -246,7 +246,7 @@ class TestBadInput:
             (["diet.skewness=-9"], DietError, "it keeps nothing"),
             (["+diet.skewnes=1"], DietError, "unexpected keyword"),
             (["data.window_length=1000.0"], RecordingError, "window .*Set data.window_length lower"),
-            (["data.within=nothing"], RecordingError, "nothing_domain"),
+            (["data.stimulus=nothing"], RecordingError, "nothing_domain"),
             (["aux.task=nothing"], RecipeError, "unknown task"),
             (["ssl.mask=nothing"], RecipeError, "unknown mask"),
             (["model.dim=0"], RecipeError, "dim must be greater than 0"),

@@ -87,7 +87,7 @@ def part_within(part: dict[str, np.ndarray], dataset: Any, domain: str | None) -
             if len(both):
                 restricted[name] = both
     if not restricted:
-        raise RecordingError(f"no recording has time in '{domain}_domain'; leave data.within empty to use all time")
+        raise RecordingError(f"no recording has time in '{domain}_domain'; leave data.stimulus empty to use all time")
     return restricted
 
 

@@ -100,11 +100,11 @@ class Trials:
     def __len__(self) -> int:
         return len(self.start)
 
-    def first_of_each_class(self, share: float) -> Trials:
-        """The earliest trials of every class, ``share`` of them and at least one: as if fewer had been recorded.
+    def first_of_each_class(self, fraction: float) -> Trials:
+        """The earliest trials of every class, ``fraction`` of them and at least one: as if fewer had been recorded.
 
         Args:
-            share: Share of the trials to keep, in (0, 1].
+            fraction: Fraction of the trials to keep, in (0, 1].
 
         Raises:
             RecipeError: If it is not.
@@ -115,15 +115,28 @@ class Trials:
             >>> trials.first_of_each_class(0.5).start.tolist()
             [0.0, 1.0, 2.0, 3.0]
         """
-        if not 0 < share <= 1:
-            raise RecipeError(f"label_share must be in (0, 1], not {share}")
+        if not 0 < fraction <= 1:
+            raise RecipeError(f"label_fraction must be in (0, 1], not {fraction}")
         order = np.lexsort((self.start, self.label))
         _, first, counts = np.unique(self.label[order], return_index=True, return_counts=True)
         rank = np.arange(len(order)) - np.repeat(first, counts)
         # Rounded up, but not by what floating point adds to a whole number.
-        kept = np.maximum(np.ceil(share * counts - 1e-9), 1)
+        kept = np.maximum(np.ceil(fraction * counts - 1e-9), 1)
         rows = np.sort(order[rank < np.repeat(kept, counts)])
-        return Trials(self.start[rows], self.end[rows], self.label[rows], self.bounds[rows])
+        return self.rows(rows)
+
+    def rows(self, rows: np.ndarray, label: np.ndarray | None = None) -> Trials:
+        """Some of the trials, with other labels if given."""
+        return Trials(self.start[rows], self.end[rows], self.label[rows] if label is None else label, self.bounds[rows])
+
+    def without(self, centre: np.ndarray) -> Trials:
+        """All trials but those with these centres in seconds, (K,)."""
+        return self.rows(np.flatnonzero(~np.isclose(self.centre[:, None], centre, rtol=0, atol=1e-6).any(axis=1)))
+
+    def joined(self, other: Trials) -> Trials:
+        """These trials and others."""
+        names = ("start", "end", "label", "bounds")
+        return Trials(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in names))
 
     @property
     def centre(self) -> np.ndarray:

@@ -69,7 +69,7 @@ ARMS: dict[str, Arm] = {
         Arm(
             "supervised",
             "pretrained on the decoded labels of the predictable neurons, without self-supervision",
-            (*_SUPERVISED, "aux.task={task}", "data.within={source}"),
+            (*_SUPERVISED, "aux.task={task}", "data.stimulus={source}"),
         ),
         Arm("shuffled", "control: fine-tuned on shuffled labels, random weights", None, ("shuffle_labels=true",)),
         *(

@@ -40,7 +40,7 @@ class Decoded:
 
 
 def run_baselines(
-    dataset: Any, diet: Diet, task: Task, split: Split, *, field: str = TRACES, label_share: float = 1.0
+    dataset: Any, diet: Diet, task: Task, split: Split, *, field: str = TRACES, label_fraction: float = 1.0
 ) -> dict[str, Decoded]:
     """Fit and test every baseline on each recording that the diet feeds; sum over recordings.
 
@@ -50,7 +50,7 @@ def run_baselines(
         task: What to decode.
         split: Times of training and test.
         field: What to decode: traces, or ``"spikes"``.
-        label_share: Train on the earliest trials of each class only, so many of them.
+        label_fraction: Train on the earliest trials of each class only, so many of them.
 
     Returns:
         ``"linear decoder"`` (ridge regression on indicators, its penalty chosen by leaving training
@@ -64,7 +64,7 @@ def run_baselines(
         signal = open_signal(data, field)
         keep = diet.mask(name, signal.unit_ids)
         parts = {}
-        for part, share in (("train", label_share), ("test", 1.0)):
+        for part, share in (("train", label_fraction), ("test", 1.0)):
             trials = find_trials(data, task, None, split[part][name]).first_of_each_class(share)
             parts[part] = trial_means(signal, trials, keep), trials.label
         (train, label), (test, truth) = parts["train"], parts["test"]

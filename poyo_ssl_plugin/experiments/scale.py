@@ -136,7 +136,7 @@ def _at_recordings(scaling: Scaling, value: Any) -> dict[str, Any]:
 def _at_labels(scaling: Scaling, value: Any) -> dict[str, Any]:
     _check_share("labels", value)
     shared = scaling.pretrain_dir or str(Path(scaling.out_dir, "pretrained"))
-    return {"finetune": (*scaling.finetune, f"label_share={float(value)}"), "pretrain_dir": shared}
+    return {"finetune": (*scaling.finetune, f"label_fraction={float(value)}"), "pretrain_dir": shared}
 
 
 def _check_share(axis: str, value: Any) -> None:

@@ -102,9 +102,7 @@ class CalciumPOYOAdapter(Adapter):
 
     def recorded(self) -> dict[str, Any]:
         readout = self.model.readout
-        if hasattr(readout, "projections"):
-            return {"dim_out": {name: layer.out_features for name, layer in readout.projections.items()}}
-        return {"dim_out": readout.out_features}
+        return {"dim_out": readout.dims_out() if hasattr(readout, "dims_out") else readout.out_features}
 
 
 class POYOAdapter(Adapter):

@@ -35,7 +35,7 @@ from poyo_ssl_plugin.models import (
 from poyo_ssl_plugin.objectives import FrameLoss
 from poyo_ssl_plugin.training.data import FinetuningData, _Fixed
 from poyo_ssl_plugin.training.frame_metrics import FRAME_METRICS, frame_metrics
-from poyo_ssl_plugin.training.module import StagedModule
+from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.recipe import (
     Inputs,
     build_model,
@@ -103,7 +103,7 @@ class FrameData(FinetuningData):
         )
 
 
-class FrameDecoding(StagedModule):
+class FrameDecoding(TransferModule):
     r"""Supervised training of a POYO-family model and a frame decoder to reconstruct a movie.
 
     The model's query for the time of the frame attends to its latents and is read out to a latent vector,
@@ -116,7 +116,7 @@ class FrameDecoding(StagedModule):
         movie: The images.
         base: The base image, (H, W) of values in [0, 1].
         loss: The loss between images.
-        **options: As :class:`StagedModule`.
+        **options: As :class:`TransferModule`.
     """
 
     base: torch.Tensor
@@ -159,7 +159,7 @@ class FrameDecoding(StagedModule):
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         latent_pass = run_with_latents(self.model, batch["inputs"])
-        self.health.update(latent_pass.last)
+        self.health.update(latent_pass.processor_latents)
         predicted = self.to_image(latent_pass.output[MOVIE_FRAMES_TASK.name])
         self._measure(predicted, batch, "valid")
 
@@ -346,7 +346,7 @@ def frame_data(config: DictConfig, inputs: Inputs, frames: Mapping[str, np.ndarr
         frames=frames,
         delay=config.frames.delay,
         seed=seed,
-        label_share=config.get("label_share", 1.0),
+        label_fraction=config.get("label_fraction", 1.0),
         **data_options(config),
     )
 
@@ -372,7 +372,8 @@ def _module(
         movie,
         base_image(movie, frames, config.frames.base),
         FrameLoss(weights),
-        identify_steps=config.identify_steps,
+        transfer=config.transfer,
+        probe_fraction=config.probe_fraction,
         hyper_parameters=record,
         **plain(config.optim, "optimizer", "schedule"),
     )

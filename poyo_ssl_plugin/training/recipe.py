@@ -31,14 +31,12 @@ from poyo_ssl_plugin.models import (
     replace_vocabulary,
 )
 from poyo_ssl_plugin.models.checkpoint import first_line
+from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData
 
 logger = logging.getLogger(__name__)
-
-VOCABULARIES = ("unit_emb", "session_emb")
-
 
 # The only classes that a checkpoint may ask for.
 _KNOWN_MODELS = (
@@ -183,22 +181,25 @@ def instantiate(config: DictConfig, group: str, **further: Any) -> Any:
         raise RecipeError(f"{group}: {first_line(error.__cause__ or error)}") from error
 
 
-def initialise(model: nn.Module, config: DictConfig, data: DietData, *, keep_words: bool) -> LoadReport | None:
-    """Weights from ``init_from``, if any, and the vocabularies of this dataset."""
-    words = {"unit_emb": data.unit_ids, "session_emb": _sessions(data)}
+def initialise(model: nn.Module, config: DictConfig, data: DietData) -> LoadReport | None:
+    """Weights from ``init_from``, if any, and the vocabularies of this dataset; known words keep their vectors."""
+    sessions = _sessions(data)
+    vocabularies: dict[str, tuple[Any, list[str]]] = {
+        "unit_emb": (getattr(model, "unit_emb"), data.unit_ids),  # noqa: B009  any POYO's
+        "session_emb": (getattr(model, "session_emb"), sessions),  # noqa: B009
+    }
+    if isinstance(model.readout, PrototypeReadout):
+        vocabularies |= {f"prototypes of {name}": (of, sessions) for name, of in model.readout.prototypes.items()}
     if config.init_from is None:
-        for name in VOCABULARIES:
-            getattr(model, name).initialize_vocab(words[name])
+        for embedding, words in vocabularies.values():
+            embedding.initialize_vocab(words)
         return None
-    state = model_state(read_checkpoint(config.init_from))
-    report = load_weights(model, state, source=config.init_from)
+    report = load_weights(model, model_state(read_checkpoint(config.init_from)), source=config.init_from)
     logger.info("init_from %s: %s", config.init_from, report.summary())
-    for name in VOCABULARIES:
-        embedding = getattr(model, name)
-        if keep_words and not embedding.is_lazy() and set(words[name]) <= set(embedding.vocab):
-            embedding.subset_vocab(words[name])
-        else:
-            replace_vocabulary(embedding, words[name], source=config.get("vocabulary", "pretrained"))
+    for name, (embedding, words) in vocabularies.items():
+        known = replace_vocabulary(embedding, words, source=config.get("vocabulary", "pretrained"))
+        if known:
+            logger.info("%s: %d of %d are known to the checkpoint and keep their weights", name, known, len(words))
     return report
 
 

@@ -11,14 +11,17 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.data import get_task
+from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import model_state, read_checkpoint
+from poyo_ssl_plugin.predictability import Diet
 from poyo_ssl_plugin.training.checkpoint import LoadReport
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.identification import Identification, identify
 from poyo_ssl_plugin.training.leaks import check_leaks, check_scoring, check_test_time
 from poyo_ssl_plugin.training.pretraining import Pretraining
+from poyo_ssl_plugin.training.prototypes import SelfTraining, start_from_class_means
 from poyo_ssl_plugin.training.recipe import (
     Inputs,
     auxiliary_task,
@@ -39,7 +42,7 @@ from poyo_ssl_plugin.training.trainer import fit, last_checkpoint, make_tester, 
 
 logger = logging.getLogger(__name__)
 
-_PRETRAINING_DATA = ("within", "curriculum", "curriculum_start", "curriculum_share")
+_PRETRAINING_DATA = ("stimulus", "curriculum", "curriculum_start", "curriculum_fraction")
 
 
 @dataclass
@@ -97,7 +100,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     )
     model = build_model(config, data, {task.name: task.n_classes} if task else {})
     objective = instantiate(config.ssl, "ssl")
-    loaded = initialise(model, config, data, keep_words=True)
+    loaded = initialise(model, config, data)
     leaks = {"scoring": check_scoring(inputs.table, data, allow=config.get("allow_leak", False))}
     module = Pretraining(
         model,
@@ -152,24 +155,43 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
         task=task,
         seed=seed,
         shuffle_labels=config.shuffle_labels,
-        label_share=config.label_share,
+        label_fraction=config.label_fraction,
         **data_options(config),
     )
     model = build_model(config, data, {task.name: task.n_classes})
-    loaded = initialise(model, config, data, keep_words=False)
+    loaded = initialise(model, config, data)
     record = describe(config, model, data, data.split["train"], inputs.skipped)
     record["leaks"] = leaks_of(config, inputs, data)
     if config.init_from is not None:
         record["pretrained_on"] = read_checkpoint(config.init_from)["hyper_parameters"].get("trained_on")
+    identification = Identification(**config.identify)
+    if identification.method == "unlabelled":
+        unlabelled = unlabelled_data(config, inputs, diet, data, identification, seed=seed)
+        unlabelled.attach(model)
+        identify(model, unlabelled, identification)
+    guessed = start_from_class_means(model, data, task.name, SelfTraining(**config.self_training))
+    record["unlabelled"] = {"identified": identification.method == "unlabelled", "guessed_trials": guessed}
+    record["leaks"]["unlabelled"] = record["unlabelled"]
     module = Finetuning(
         model,
         task,
-        identify_steps=config.identify_steps,
+        transfer=config.transfer,
+        probe_fraction=config.probe_fraction,
         label_smoothing=config.label_smoothing,
         hyper_parameters=record,
         **plain(config.optim, "optimizer", "schedule"),
     )
     return Prepared(config, module, data, loaded, record["leaks"])
+
+
+def unlabelled_data(
+    config: DictConfig, inputs: Inputs, diet: Diet, data: FinetuningData, options: Identification, *, seed: int
+) -> PretrainingData:
+    """Unlabelled windows of the training time of the neurons that are decoded, for their identification."""
+    windows = {**data_options(config), "batch_size": options.batch_size, "unit_dropout": None}
+    fed = {part: {name: times[name] for name in data.recordings} for part, times in inputs.split.items()}
+    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings, uniquify_unit_ids=inputs.dataset.uniquify_unit_ids)
+    return PretrainingData(chosen, inputs.table, diet, fed, task=None, seed=seed, **windows)
 
 
 @run_session
