@@ -6,7 +6,7 @@ from scipy import stats
 
 from poyo_ssl_plugin import compat
 from poyo_ssl_plugin.data import Recordings, simulate
-from poyo_ssl_plugin.data.simulate import MOVIE_FRAMES, make_movie, make_recording
+from poyo_ssl_plugin.simulation import MOVIE_FRAMES, make_movie, make_recording
 from poyo_ssl_plugin.errors import PoyoSSLError
 
 

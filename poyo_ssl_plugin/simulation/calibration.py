@@ -1,0 +1,85 @@
+"""What is measured of real recordings, and what the simulation has to agree with.
+
+All of it is measured on bins of 1/3 s. The reference is session 501574836 of the Allen Brain Observatory
+(Cux2-CreERT2, VISp, 242 neurons, 64 minutes, dF/F modelled from its inferred spikes).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+BIN_SECONDS = 1 / 3
+COMPONENTS = (1, 2, 5, 10, 20, 40, 80)
+LAGS = (1, 3, 10, 60)  # s
+SIGNAL_LAGS = (1, 3, 6, 9)
+
+
+def measure_population(traces: np.ndarray, rate: float, repeat_start: np.ndarray, repeat_seconds: int = 30) -> dict:
+    """How the neurons of a recording vary together.
+
+    Args:
+        traces: dF/F, (T, N), whose first row is at 0 s.
+        rate: Rows per second.
+        repeat_start: Start of each repeat of a movie in seconds, (R,).
+        repeat_seconds: Its length.
+
+    Returns:
+        Numbers by name: share of the variance of z-scored bins in the first components; quantiles of the
+        correlations of pairs; share of a neuron's variance that the movie determines (its quantiles);
+        mean and spread over pairs of the signal covariance (from means over odd and even
+        repeats, so unbiased) and of the noise correlation (spread from odd and even repeats likewise); their
+        correlation; and the autocorrelation of the population's mean.
+
+    Example:
+        >>> traces = np.random.default_rng(0).standard_normal((30 * 120, 9))
+        >>> found = measure_population(traces, 30.0, np.array([0.0, 30.0, 60.0, 90.0]))
+        >>> found["variance in 1 component"] < 0.2
+        True
+    """
+    width = round(rate * BIN_SECONDS)
+    n = traces.shape[1]
+    binned = traces[: len(traces) // width * width].reshape(-1, width, n).mean(axis=1)
+    z = (binned - binned.mean(axis=0)) / binned.std(axis=0)
+    correlation = z.T @ z / len(z)
+    pairs = np.triu_indices(n, 1)
+    shares = np.cumsum(np.linalg.eigvalsh(correlation)[::-1]) / n
+    found = {
+        f"variance in {k} component{'s' * (k > 1)}": shares[k - 1] for k in COMPONENTS if k <= n
+    }
+    for q in (5, 50, 95):
+        found[f"pairwise correlation, {q} %"] = np.quantile(correlation[pairs], q / 100)
+    found |= _signal_and_noise(traces, rate, width, repeat_start, repeat_seconds)
+    mean = z.mean(axis=1)
+    mean = (mean - mean.mean()) / mean.std()
+    for seconds in LAGS:
+        lag = round(seconds / BIN_SECONDS)
+        found[f"memory of the population's mean, {seconds} s"] = (mean[lag:] * mean[:-lag]).mean()
+    return {name: float(value) for name, value in found.items()}
+
+
+def _signal_and_noise(
+    traces: np.ndarray, rate: float, width: int, repeat_start: np.ndarray, repeat_seconds: int
+) -> dict[str, float]:
+    n, bins = traces.shape[1], round(repeat_seconds / BIN_SECONDS)
+    first = np.round(repeat_start * rate).astype(int)
+    response = np.stack([traces[i : i + bins * width].reshape(bins, width, n).mean(axis=1) for i in first])
+    response = (response - response.mean(axis=(0, 1))) / response.std(axis=(0, 1))
+    pairs = np.triu_indices(n, 1)
+    means, noises = [], []
+    for half in (response[::2], response[1::2]):
+        means.append(half.mean(axis=0) - half.mean(axis=(0, 1)))
+        rest = (half - half.mean(axis=0)).reshape(-1, n)
+        noises.append(np.corrcoef(rest.T)[pairs])
+    signal = means[0].T @ means[1] / bins
+    signal = (signal + signal.T) / 2
+    noise = (noises[0] + noises[1]) / 2
+    both = (means[0] * means[1]).mean()
+    return {
+        **{f"memory of the signal, {k} bins": (means[0][k:] * means[1][:-k]).mean() / both for k in SIGNAL_LAGS},
+        **{f"signal share of a neuron, {q} %": np.quantile(np.diag(signal), q / 100) for q in (25, 50, 75, 95)},
+        "signal covariance, mean": signal[pairs].mean(),
+        "signal covariance, spread": signal[pairs].std(),
+        "noise correlation, mean": noise.mean(),
+        "noise correlation, spread": np.sqrt(max(np.cov(noises)[0, 1], 0.0)),
+        "signal with noise correlation": np.corrcoef(signal[pairs], noise)[0, 1],
+    }
