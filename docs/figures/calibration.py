@@ -18,9 +18,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from poyo_ssl_plugin.data import Recordings
-from poyo_ssl_plugin.simulation import make_movie, make_recording
 from poyo_ssl_plugin.experiments.figures import GREY, PREDICTABLE, STYLE
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, skewness_kurtosis
+from poyo_ssl_plugin.simulation import make_movie, make_recording
 
 SECONDS = 120
 

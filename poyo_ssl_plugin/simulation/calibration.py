@@ -1,7 +1,8 @@
 """What is measured of real recordings, and what the simulation has to agree with.
 
 All of it is measured on bins of 1/3 s. The reference is session 501574836 of the Allen Brain Observatory
-(Cux2-CreERT2, VISp, 242 neurons, 64 minutes, dF/F modelled from its inferred spikes).
+(Cux2-CreERT2, VISp, 242 neurons, 64 minutes, dF/F modelled from its inferred spikes, movie one 10 times):
+``measure_population`` of its whole recording and its repeats of the movie gave the values below.
 """
 
 from __future__ import annotations
@@ -11,10 +12,43 @@ import numpy as np
 BIN_SECONDS = 1 / 3
 COMPONENTS = (1, 2, 5, 10, 20, 40, 80)
 LAGS = (1, 3, 10, 60)  # s
-SIGNAL_LAGS = (1, 3, 6, 9)
+SIGNAL_LAGS = (1, 3, 6, 9)  # bins
+
+# Value of the reference, and how far a simulated session of its line, length and number of neurons may be from it.
+REFERENCE: dict[str, tuple[float, float]] = {
+    "variance in 1 component": (0.059, 0.03),
+    "variance in 2 components": (0.078, 0.04),
+    "variance in 5 components": (0.128, 0.05),
+    "variance in 10 components": (0.189, 0.065),
+    "variance in 20 components": (0.283, 0.06),
+    "variance in 40 components": (0.422, 0.05),
+    "variance in 80 components": (0.618, 0.05),
+    "pairwise correlation, 5 %": (-0.021, 0.015),
+    "pairwise correlation, 50 %": (0.038, 0.02),
+    "pairwise correlation, 95 %": (0.136, 0.06),
+    "memory of the signal, 1 bins": (0.871, 0.12),
+    "memory of the signal, 3 bins": (0.505, 0.12),
+    "memory of the signal, 6 bins": (0.228, 0.12),
+    "memory of the signal, 9 bins": (0.095, 0.12),
+    "signal share of a neuron, 25 %": (0.043, 0.06),
+    "signal share of a neuron, 50 %": (0.135, 0.06),
+    "signal share of a neuron, 75 %": (0.265, 0.08),
+    "signal share of a neuron, 95 %": (0.593, 0.24),
+    "signal covariance, mean": (0.009, 0.015),
+    "signal covariance, spread": (0.064, 0.02),
+    "noise correlation, mean": (0.06, 0.02),
+    "noise correlation, spread": (0.05, 0.02),
+    "signal with noise correlation": (0.059, 0.12),
+    "memory of the population's mean, 1 s": (0.656, 0.12),
+    "memory of the population's mean, 3 s": (0.408, 0.12),
+    "memory of the population's mean, 10 s": (0.212, 0.17),
+    "memory of the population's mean, 60 s": (0.159, 0.22),
+}
 
 
-def measure_population(traces: np.ndarray, rate: float, repeat_start: np.ndarray, repeat_seconds: int = 30) -> dict:
+def measure_population(
+    traces: np.ndarray, rate: float, repeat_start: np.ndarray, repeat_seconds: int = 30
+) -> dict[str, float]:
     """How the neurons of a recording vary together.
 
     Args:
@@ -27,8 +61,7 @@ def measure_population(traces: np.ndarray, rate: float, repeat_start: np.ndarray
         Numbers by name: share of the variance of z-scored bins in the first components; quantiles of the
         correlations of pairs; share of a neuron's variance that the movie determines (its quantiles);
         mean and spread over pairs of the signal covariance (from means over odd and even
-        repeats, so unbiased) and of the noise correlation (spread from odd and even repeats likewise); their
-        correlation; and the autocorrelation of the population's mean.
+        repeats, so unbiased) and of the noise correlation (spread from odd and even repeats likewise); their correlation; how long the signal lasts; and the autocorrelation of the population's mean.
 
     Example:
         >>> traces = np.random.default_rng(0).standard_normal((30 * 120, 9))
@@ -43,9 +76,7 @@ def measure_population(traces: np.ndarray, rate: float, repeat_start: np.ndarray
     correlation = z.T @ z / len(z)
     pairs = np.triu_indices(n, 1)
     shares = np.cumsum(np.linalg.eigvalsh(correlation)[::-1]) / n
-    found = {
-        f"variance in {k} component{'s' * (k > 1)}": shares[k - 1] for k in COMPONENTS if k <= n
-    }
+    found = {f"variance in {k} component{'s' * (k > 1)}": shares[k - 1] for k in COMPONENTS if k <= n}
     for q in (5, 50, 95):
         found[f"pairwise correlation, {q} %"] = np.quantile(correlation[pairs], q / 100)
     found |= _signal_and_noise(traces, rate, width, repeat_start, repeat_seconds)

@@ -42,7 +42,8 @@ from poyo_ssl_plugin.simulation.stimuli import (
     movie_factors,
 )
 
-LIFETIMES = (1.0, 8.0, 60.0, 1.0, 8.0, 60.0)  # s; the first three move all neurons one way
+LIFETIMES = (0.5, 2.5, 60.0, 0.5, 2.5, 60.0)  # s; the first three states move all neurons one way
+STRENGTHS = (1.8, 0.9, 0.2, 1.8, 0.9, 0.2)  # of the loadings on each state
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,8 @@ class Population:
 
     Attributes:
         baseline: :math:`b`, spontaneous rate in Hz.
-        evoked: :math:`g`, rate in Hz at full drive, drawn for gratings and for movies.
+        grating_rate: :math:`g` for gratings, rate in Hz at full drive.
+        movie_rate: :math:`g` for movies.
         arousal: Mean and sd of the loadings :math:`A` on the states that move all neurons one way.
         mixed: Sd of the loadings on the other states.
         factors: Sd of the loadings :math:`B` on the slow and on the fast stimulus-locked factors.
@@ -64,7 +66,8 @@ class Population:
     """
 
     baseline: tuple[float, float]
-    evoked: tuple[float, float]
+    grating_rate: tuple[float, float]
+    movie_rate: tuple[float, float]
     arousal: tuple[float, float]
     mixed: float
     factors: tuple[float, float]
@@ -79,9 +82,10 @@ class Population:
 POPULATIONS: dict[str, Population] = {
     "dense": Population(
         baseline=(4.0, 0.5),
-        evoked=(8.0, 0.4),
-        arousal=(0.3, 0.1),
-        mixed=0.15,
+        grating_rate=(8.0, 0.4),
+        movie_rate=(8.0, 0.4),
+        arousal=(0.17, 0.06),
+        mixed=0.1,
         factors=(0.3, 0.1),
         reliability=(6.0, 0.3),
         concentration=(0.8, 0.3),
@@ -91,14 +95,15 @@ POPULATIONS: dict[str, Population] = {
         noise=(0.045, 0.35),
     ),
     "sparse": Population(
-        baseline=(0.035, 0.5),
-        evoked=(2.2, 0.8),
-        arousal=(0.5, 0.15),
-        mixed=0.3,
-        factors=(0.5, 0.2),
-        reliability=(0.9, 0.3),
-        concentration=(3.0, 0.4),
-        exponent=2.5,
+        baseline=(0.058, 0.35),
+        grating_rate=(0.8, 0.5),
+        movie_rate=(1.15, 0.8),
+        arousal=(0.28, 0.07),
+        mixed=0.22,
+        factors=(0.36, 0.2),
+        reliability=(2.5, 0.6),
+        concentration=(0.9, 0.4),
+        exponent=2.6,
         amplitude=(0.20, 0.25),
         decay=(0.65, 0.1),
         noise=(0.043, 0.35),
@@ -158,9 +163,9 @@ class Neurons:
         limits = np.array([[4, 28], [4, 60], [2.5, 6.0], [0.06, 0.16]])
         return cls(
             baseline=log_normal("baseline"),
-            grating_rate=log_normal("evoked"),
-            movie_rate=log_normal("evoked"),
-            states=np.hstack([arousal, mixed]),
+            grating_rate=log_normal("grating_rate"),
+            movie_rate=log_normal("movie_rate"),
+            states=np.hstack([arousal, mixed]) * STRENGTHS,
             factors=np.repeat(loading, 3, axis=1) * rng.standard_normal((n, 6)),
             reliability=log_normal("reliability"),
             concentration=log_normal("concentration"),
@@ -216,7 +221,9 @@ class Neurons:
         drift = ornstein_uhlenbeck(len(states), np.full(len(self.decay), 60.0), rng)
         traces = self.noise * (rng.standard_normal(spikes.shape) + 0.3 * drift)
         for i, decay in enumerate(self.decay):
-            traces[:, i] += self.amplitude[i] * lfilter([1.0], [1.0, -math.exp(-1 / (SAMPLING_RATE * decay))], spikes[:, i])
+            traces[:, i] += self.amplitude[i] * lfilter(
+                [1.0], [1.0, -math.exp(-1 / (SAMPLING_RATE * decay))], spikes[:, i]
+            )
         return traces.astype(np.float32)
 
     def _filters(self) -> np.ndarray:

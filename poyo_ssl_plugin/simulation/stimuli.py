@@ -14,8 +14,8 @@ SCENE_SECONDS = 5
 GRATING_SECONDS, GRATING_PERIOD = 2.0, 3.0
 DIRECTIONS = 45.0 * np.arange(8)
 TEMPORAL_FREQUENCIES = np.array([1.0, 2.0, 4.0, 8.0, 15.0])
-SMOOTHING = (1.5, 0.1)  # s, of the slow and the fast stimulus-locked factors
-SPEED = 0.35
+SMOOTHING_SECONDS = (2.2, 0.1)  # s, of the slow and the fast stimulus-locked factors
+TEXTURE_SPEED = 0.35  # pixels per frame
 
 
 def make_movie(seed: int = 0, seconds: int = int(MOVIE_SECONDS), *, number: int = 1) -> np.ndarray:
@@ -41,7 +41,10 @@ def movie_factors(movie: np.ndarray) -> np.ndarray:
     thirds = np.array_split(movie.astype(np.float32), 3, axis=2)
     contrast = np.stack([third.std(axis=(1, 2)) for third in thirds], axis=1)
     motion = np.stack([np.abs(np.diff(third, axis=0, append=third[:1])).mean(axis=(1, 2)) for third in thirds], axis=1)
-    slow, fast = (gaussian_filter1d(x, SAMPLING_RATE * s, axis=0, mode="wrap") for x, s in zip((contrast, motion), SMOOTHING))
+    slow, fast = (
+        gaussian_filter1d(x, SAMPLING_RATE * seconds, axis=0, mode="wrap")
+        for x, seconds in zip((contrast, motion), SMOOTHING_SECONDS, strict=True)
+    )
     return np.hstack([_uncorrelated(slow), _uncorrelated(fast)])
 
 
@@ -130,7 +133,7 @@ def _moving_texture(n_frames: int, rng: np.random.Generator) -> np.ndarray:
     space = np.sqrt(y[:, None] ** 2 + x[None, :] ** 2)
     # Energy where temporal frequency is about speed times spatial frequency: texture that moves.
     speed = np.abs(t)[:, None, None] / np.maximum(space, 1e-3)
-    power = np.exp(-((speed / SPEED) ** 2)) / np.maximum(space, 1 / width)
+    power = np.exp(-((speed / TEXTURE_SPEED) ** 2)) / np.maximum(space, 1 / width)
     noise = np.fft.rfftn(rng.standard_normal((n_frames, height, width)))
     texture = np.fft.irfftn(noise * power, s=(n_frames, height, width), axes=(0, 1, 2))
     texture = 128 + 50 * (texture - texture.mean()) / texture.std()

@@ -121,8 +121,8 @@ def make_recording(
     schedule = Schedule.draw(minutes, rng)
     neurons = Neurons.draw(n_units, CRE_LINES[cre_line][0], rng)
     states = draw_states(schedule.n_rows, rng)
-    # Every animal sees one movie three, the excerpt of which depends on the length of the recording only.
-    excerpt = make_movie(int(movie[0, 0, 0]), schedule.excerpt_seconds, number=3)
+    # Its seed follows from movie one, so that all animals that saw that one see the same movie three.
+    excerpt = make_movie(int(movie[0].sum(dtype=np.int64)), schedule.excerpt_seconds, number=3)
     movie_drive = neurons.movie_drive(movie)
     shown = [
         *grating_presentations(schedule.grating_start, neurons.grating_drive()[schedule.direction, schedule.frequency]),
