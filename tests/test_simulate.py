@@ -219,44 +219,52 @@ class TestSharedDynamics:
         assert np.corrcoef(change, drawn.states[:, 0])[0, 1] > 0.8
 
 
+@pytest.fixture(scope="module")
+def decoded_recordings() -> list[compat.Data]:
+    """Recordings of an excitatory and of an Sst line."""
+    lines, movie = ("Cux2_CreERT2", "Sst_IRES_Cre"), make_movie(50)
+    return [make_recording("x", line, 80, 14, movie, np.random.default_rng([50, 5])) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def accuracy(decoded_recordings) -> dict[str, np.ndarray]:
+    """Accuracy on the second of the movie of each decoder, in each recording."""
+    found = [decode(data) for data in decoded_recordings]
+    oracle = [oracle_accuracy(data, "natural_movie", n_draws=30) for data in decoded_recordings]
+    return {name: np.array([f[name] for f in found]) for name in found[0]} | {"oracle": np.array(oracle)}
+
+
 class TestDecoders:
     """How much simple decoders tell, and how much there is to tell."""
 
-    @pytest.fixture(scope="class")
-    def accuracy(self) -> dict[str, np.ndarray]:
-        """Accuracy on the second of the movie of each decoder, for an excitatory and an Sst line."""
-        lines = ("Cux2_CreERT2", "Sst_IRES_Cre")
-        rngs = [np.random.default_rng([50, i]) for i in range(2)]
-        recordings = [
-            make_recording("x", line, 80, 14, make_movie(50), rng) for line, rng in zip(lines, rngs, strict=True)
-        ]
-        found = [decode(data) for data in recordings]
-        oracle = [oracle_accuracy(data, "natural_movie", n_draws=30) for data in recordings]
-        return {name: np.array([f[name] for f in found]) for name in found[0]} | {"oracle": np.array(oracle)}
-
     def test_the_oracle_is_the_best(self, accuracy):
         for simple in ("template", "ridge"):
-            assert (accuracy["oracle"] > accuracy[simple] + 0.04).all(), simple
+            assert accuracy["oracle"].mean() > accuracy[simple].mean() + 0.04, simple
+            assert (accuracy["oracle"] > accuracy[simple]).all(), simple
 
     def test_whitening_by_unlabelled_windows_pays(self, accuracy):
-        """As on the real session, where it is worth .03 to .08."""
-        assert ((accuracy["whitened"] - accuracy["template"]) > 0.02).all()
+        """As on 80 neurons of the real session, where it is worth .07."""
+        gain = accuracy["whitened"] - accuracy["template"]
+        assert gain.mean() > 0.03 and (gain >= 0).all()
 
     def test_few_labels_tell_less(self, accuracy):
         assert (accuracy["template"] - accuracy["template, 1 repeat"] > 0.2).all()
-        assert (accuracy["template, 1 repeat"] > 3 / 30).all() and (accuracy["template"] < 0.93).all()
+        assert (accuracy["template, 1 repeat"] > 3 / 30).all() and (accuracy["template"] < 0.95).all()
 
-    def test_the_oracle_of_gratings(self, tmp_path):
-        folder = simulate(tmp_path, n_recordings=1, n_units=60, minutes=14, seed=51)
-        data = Recordings(folder).get_recording("sim_000")
-        gratings, n = data.drifting_gratings, 110
-        windows, label = two_seconds(data, np.asarray(gratings.timestamps)), np.asarray(gratings.orientation_id)
-        simple = [f(windows[:n], label[:n], windows[n:]) == label[n:] for f in (template, ridge)]
-        after = {"centres": np.asarray(gratings.timestamps)[n:], "labels": label[n:]}
-        oracle = oracle_accuracy(data, "drifting_gratings", n_draws=30, **after)
-        assert oracle > np.max(np.mean(simple, axis=1)) and len(label) > n + 20
-        few = oracle_accuracy(data, "drifting_gratings", n_draws=30, units=np.arange(6), **after)
-        assert few < oracle
+    def test_the_oracle_of_gratings(self, decoded_recordings):
+        for data in decoded_recordings:
+            gratings = data.drifting_gratings
+            windows, label = two_seconds(data, np.asarray(gratings.timestamps)), np.asarray(gratings.orientation_id)
+            fold = np.arange(len(label)) % 5
+            oracle = oracle_accuracy(data, "drifting_gratings", n_draws=30)
+            for method in (template, ridge):
+                right = [
+                    method(windows[fold != k], label[fold != k], windows[fold == k]) == label[fold == k]
+                    for k in range(5)
+                ]
+                assert oracle > np.mean(np.concatenate(right)) + 0.02
+            few = {"units": np.arange(6), "centres": gratings.timestamps[fold == 0], "labels": label[fold == 0]}
+            assert 1 / 8 < oracle_accuracy(data, "drifting_gratings", n_draws=30, **few) < oracle
 
     def test_the_oracle_refuses(self, session, dataset):
         with pytest.raises(PoyoSSLError, match="does not know the task 'pupil'"):

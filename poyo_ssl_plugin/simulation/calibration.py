@@ -46,22 +46,20 @@ REFERENCE: dict[str, tuple[float, float]] = {
 }
 
 
-def measure_population(
-    traces: np.ndarray, rate: float, repeat_start: np.ndarray, repeat_seconds: int = 30
-) -> dict[str, float]:
+def measure_population(traces: np.ndarray, rate: float, repeat_start: np.ndarray) -> dict[str, float]:
     """How the neurons of a recording vary together.
 
     Args:
         traces: dF/F, (T, N), whose first row is at 0 s.
         rate: Rows per second.
-        repeat_start: Start of each repeat of a movie in seconds, (R,).
-        repeat_seconds: Its length.
+        repeat_start: Start of each repeat of a movie of 30 s in seconds, (R,).
 
     Returns:
-        Numbers by name: share of the variance of z-scored bins in the first components; quantiles of the
-        correlations of pairs; share of a neuron's variance that the movie determines (its quantiles);
-        mean and spread over pairs of the signal covariance (from means over odd and even
-        repeats, so unbiased) and of the noise correlation (spread from odd and even repeats likewise); their correlation; how long the signal lasts; and the autocorrelation of the population's mean.
+        Numbers by name: the share of the variance of z-scored bins in the first components; quantiles of the
+        correlations of pairs; how long the movie's signal and the population's mean last; which share of a
+        neuron's variance is signal; mean and spread over pairs of signal covariances and noise
+        correlations. Signal, and the spread of noise, come from odd against even repeats, and so without
+        the bias of finite repeats.
 
     Example:
         >>> traces = np.random.default_rng(0).standard_normal((30 * 120, 9))
@@ -79,7 +77,7 @@ def measure_population(
     found = {f"variance in {k} component{'s' * (k > 1)}": shares[k - 1] for k in COMPONENTS if k <= n}
     for q in (5, 50, 95):
         found[f"pairwise correlation, {q} %"] = np.quantile(correlation[pairs], q / 100)
-    found |= _signal_and_noise(traces, rate, width, repeat_start, repeat_seconds)
+    found |= _signal_and_noise(traces, rate, width, repeat_start)
     mean = z.mean(axis=1)
     mean = (mean - mean.mean()) / mean.std()
     for seconds in LAGS:
@@ -88,10 +86,8 @@ def measure_population(
     return {name: float(value) for name, value in found.items()}
 
 
-def _signal_and_noise(
-    traces: np.ndarray, rate: float, width: int, repeat_start: np.ndarray, repeat_seconds: int
-) -> dict[str, float]:
-    n, bins = traces.shape[1], round(repeat_seconds / BIN_SECONDS)
+def _signal_and_noise(traces: np.ndarray, rate: float, width: int, repeat_start: np.ndarray) -> dict[str, float]:
+    n, bins = traces.shape[1], round(30 / BIN_SECONDS)
     first = np.round(repeat_start * rate).astype(int)
     response = np.stack([traces[i : i + bins * width].reshape(bins, width, n).mean(axis=1) for i in first])
     response = (response - response.mean(axis=(0, 1))) / response.std(axis=(0, 1))

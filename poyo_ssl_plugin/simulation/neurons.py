@@ -83,7 +83,7 @@ POPULATIONS: dict[str, Population] = {
     "dense": Population(
         baseline=(4.0, 0.5),
         grating_rate=(8.0, 0.4),
-        movie_rate=(8.0, 0.4),
+        movie_rate=(5.0, 0.4),
         arousal=(0.17, 0.06),
         mixed=0.1,
         factors=(0.3, 0.1),
@@ -95,15 +95,15 @@ POPULATIONS: dict[str, Population] = {
         noise=(0.045, 0.35),
     ),
     "sparse": Population(
-        baseline=(0.058, 0.35),
-        grating_rate=(0.8, 0.5),
-        movie_rate=(1.15, 0.8),
-        arousal=(0.28, 0.07),
+        baseline=(0.06, 0.2),
+        grating_rate=(1.1, 0.25),
+        movie_rate=(1.3, 0.5),
+        arousal=(0.3, 0.07),
         mixed=0.22,
         factors=(0.36, 0.2),
-        reliability=(2.5, 0.6),
-        concentration=(0.9, 0.4),
-        exponent=2.6,
+        reliability=(2.6, 0.4),
+        concentration=(0.9, 0.3),
+        exponent=2.9,
         amplitude=(0.20, 0.25),
         decay=(0.65, 0.1),
         noise=(0.043, 0.35),
@@ -220,10 +220,8 @@ class Neurons:
         spikes = rng.poisson(rates / SAMPLING_RATE)
         drift = ornstein_uhlenbeck(len(states), np.full(len(self.decay), 60.0), rng)
         traces = self.noise * (rng.standard_normal(spikes.shape) + 0.3 * drift)
-        for i, decay in enumerate(self.decay):
-            traces[:, i] += self.amplitude[i] * lfilter(
-                [1.0], [1.0, -math.exp(-1 / (SAMPLING_RATE * decay))], spikes[:, i]
-            )
+        for i, keep in enumerate(np.exp(-1 / (SAMPLING_RATE * self.decay))):
+            traces[:, i] += self.amplitude[i] * lfilter([1.0], [1.0, -keep], spikes[:, i])
         return traces.astype(np.float32)
 
     def _filters(self) -> np.ndarray:

@@ -41,11 +41,8 @@ def movie_factors(movie: np.ndarray) -> np.ndarray:
     thirds = np.array_split(movie.astype(np.float32), 3, axis=2)
     contrast = np.stack([third.std(axis=(1, 2)) for third in thirds], axis=1)
     motion = np.stack([np.abs(np.diff(third, axis=0, append=third[:1])).mean(axis=(1, 2)) for third in thirds], axis=1)
-    slow, fast = (
-        gaussian_filter1d(x, SAMPLING_RATE * seconds, axis=0, mode="wrap")
-        for x, seconds in zip((contrast, motion), SMOOTHING_SECONDS, strict=True)
-    )
-    return np.hstack([_uncorrelated(slow), _uncorrelated(fast)])
+    both = zip((contrast, motion), SMOOTHING_SECONDS, strict=True)
+    return np.hstack([_uncorrelated(gaussian_filter1d(x, SAMPLING_RATE * s, axis=0, mode="wrap")) for x, s in both])
 
 
 def grating_factors() -> np.ndarray:
