@@ -242,10 +242,17 @@ class TestDecoders:
             assert accuracy["oracle"].mean() > accuracy[simple].mean() + 0.04, simple
             assert (accuracy["oracle"] > accuracy[simple]).all(), simple
 
-    def test_whitening_by_unlabelled_windows_pays(self, accuracy):
-        """As on 80 neurons of the real session, where it is worth .07."""
-        gain = accuracy["whitened"] - accuracy["template"]
-        assert gain.mean() > 0.03 and (gain >= 0).all()
+    def test_whitening_pays_for_interneurons_because_of_shared_states(self, monkeypatch):
+        """Measured on seeds 50 to 53: .14, .05, .05, .07, and without states .02, .00, .00, .00."""
+        gain = whitening_gain("Sst_IRES_Cre")
+        for kind, population in neurons.POPULATIONS.items():
+            monkeypatch.setitem(neurons.POPULATIONS, kind, replace(population, arousal=(0.0, 0.0), mixed=0.0))
+        assert gain > 0.03 > whitening_gain("Sst_IRES_Cre")
+
+    @pytest.mark.xfail(strict=True, reason="the simulation lacks what makes whitening pay on the real session")
+    def test_whitening_pays_for_excitatory_neurons(self):
+        """On 80 neurons of the real session it is worth .07; here .02, -.01, .01, .00 on seeds 50 to 53."""
+        assert whitening_gain("Cux2_CreERT2") > 0.03
 
     def test_few_labels_tell_less(self, accuracy):
         assert (accuracy["template"] - accuracy["template, 1 repeat"] > 0.2).all()
@@ -273,6 +280,15 @@ class TestDecoders:
         del data.simulation
         with pytest.raises(PoyoSSLError, match="sim_000: holds no true parameters"):
             oracle_accuracy(data, "natural_movie")
+
+
+def whitening_gain(line: str) -> float:
+    """Mean over three recordings of what whitening adds to a template with all labels."""
+    found = [
+        decode(make_recording("x", line, 80, 14, make_movie(seed), np.random.default_rng([seed, 5])))
+        for seed in (51, 52, 53)
+    ]
+    return float(np.mean([f["whitened"] - f["template"] for f in found]))
 
 
 def two_seconds(data: compat.Data, centres: np.ndarray) -> np.ndarray:
@@ -307,6 +323,7 @@ def decode(data: compat.Data) -> dict[str, float]:
             ("template", z, ~test, template),
             ("template, 1 repeat", z, one, template),
             ("whitened", white, ~test, template),
+            ("whitened, 1 repeat", white, one, template),
             ("ridge", z, ~test, ridge),
         ):
             correct.setdefault(name, []).append(float((method(x[train], label[train], x[test]) == label[test]).mean()))
