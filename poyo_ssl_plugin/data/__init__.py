@@ -10,10 +10,10 @@ from poyo_ssl_plugin.data.frames import (
     split_frames,
 )
 from poyo_ssl_plugin.data.sampler import PredictabilitySampler
-from poyo_ssl_plugin.data.simulate import simulate
 from poyo_ssl_plugin.data.tasks import TASKS, Task, Trials, TrialSampler, find_targets, find_trials, get_task
 from poyo_ssl_plugin.data.transforms import DietUnitDropout, SelectUnits, StandardizeTraces, keep_units
 from poyo_ssl_plugin.data.windows import WindowIndex
+from poyo_ssl_plugin.simulation import simulate
 
 __all__ = [
     "MOVIE_FRAMES_TASK",
