@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.data.tasks import Task, Trials
+from poyo_ssl_plugin.data.tasks import Task
+from poyo_ssl_plugin.data.trials import Trials
 from poyo_ssl_plugin.recordings import recording_id
 
 
@@ -30,13 +31,10 @@ class ShuffleLabels:
         }
 
     def __call__(self, data: Any) -> Any:
-        """Overwrite the labels of a window, in place."""
+        """Give a window another target, which :func:`~poyo_ssl_plugin.data.find_targets` then finds."""
         moment = getattr(data, "window_target_time", None)
-        if moment is None or self.task.source not in data.keys():
-            return data
-        centre, label = self._trials[recording_id(data)]
-        presentations = getattr(data, self.task.source)
-        wrong = int(label[np.argmin(np.abs(centre - moment))]) * self.task.labels_per_class
-        # A new array: the window's own may be shared with the whole recording.
-        setattr(presentations, self.task.label, np.full(len(presentations.start), wrong))
+        if moment is not None and self.task.source in data.keys():
+            centre, label = self._trials[recording_id(data)]
+            row = int(np.argmin(np.abs(centre - moment)))
+            data.window_target_label = label[row : row + 1]
         return data

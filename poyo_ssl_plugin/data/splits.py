@@ -69,7 +69,8 @@ def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:
         if len(repeats) < n_folds:
             raise RecordingError(f"recording {name}: {source} has {len(repeats)} repeats, too few for {n_folds} folds")
         everything = np.concatenate([split_intervals(data, part) for part in PARTS])
-        split["test"][name] = repeats[fold::n_folds]
+        # Where trials are cut out, time that lies between them is in no part.
+        split["test"][name] = intersect_intervals(repeats[fold::n_folds], split_intervals(data, None))
         split["train"][name] = _without(merge_intervals(everything), split["test"][name])
         split["valid"][name] = np.empty((0, 2))
     return split
