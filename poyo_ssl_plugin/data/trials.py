@@ -68,7 +68,7 @@ class Trials:
             [0.0, 1.0, 2.0, 3.0]
         """
         if not 0 < fraction <= 1:
-            raise RecipeError(f"label_fraction must be in (0, 1], not {fraction}")
+            raise RecipeError(f"label_share must be in (0, 1], not {fraction}")
         label = self.label if self.label.ndim == 1 else np.zeros(len(self), int)
         order = np.lexsort((self.start, label))
         _, first, counts = np.unique(label[order], return_index=True, return_counts=True)
