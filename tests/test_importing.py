@@ -183,7 +183,7 @@ def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f") ->
     file = pynwb.NWBFile("test", "test", datetime(2020, 1, 1, tzinfo=timezone.utc))
     if traces is not None:
         device = file.create_device("microscope")
-        channel = OpticalChannel("channel", "green", 510.0)
+        channel = OpticalChannel(name="channel", description="green", emission_lambda=510.0)
         plane = file.create_imaging_plane(
             name="plane", optical_channel=channel, description="", device=device, excitation_lambda=900.0,
             imaging_rate=RATE, indicator="GCaMP6f", location="VISp",

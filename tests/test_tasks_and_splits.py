@@ -345,8 +345,22 @@ class TestSplits:
     def test_too_many_folds(self, dataset):
         with pytest.raises(RecordingError, match="too few for 99 folds"):
             repeat_fold(dataset, "natural_movie_one", 0, 99)
-        with pytest.raises(RecordingError, match="no repeats of 'drifting_gratings'"):
-            repeat_fold(dataset, "drifting_gratings", 0, 2)
+        with pytest.raises(RecordingError, match="has no 'static_gratings' to make folds of"):
+            repeat_fold(dataset, "static_gratings", 0, 2)
+
+    @pytest.mark.parametrize("source", ["drifting_gratings", "running"])
+    def test_folds_of_what_has_no_repeats(self, dataset, source):
+        """Every trial is tested in one fold and trained on in the others."""
+        data, name = dataset.get_recording("sim_000"), "sim_000"
+        task = fit_task(get_task(source), dataset, recorded_split(dataset)["train"])
+        splits = [repeat_fold(dataset, source, fold, 3) for fold in range(3)]
+        for split in splits:
+            assert len(intersect_intervals(split["train"][name], split["test"][name])) == 0
+            if source != "running":
+                parts = [find_trials(data, task, None, split[part][name]).start for part in ("train", "test")]
+                assert sorted(np.concatenate(parts)) == np.asarray(data.drifting_gratings.start).tolist()
+        tested = [find_trials(data, task, None, split["test"][name]) for split in splits]
+        assert min(map(len, tested)) >= len(find_trials(data, task, None)) // 4
 
     def test_within_a_domain(self, dataset):
         train = recorded_split(dataset)["train"]

@@ -317,7 +317,8 @@ def test_spikes_become_counts_that_calcium_models_read(spike_dir, spike_table_pa
     expected = next(iter(whole.blocks(np.array([[10.0, 12.0]]))))[:, diet.mask(name, whole.unit_ids)]
     np.testing.assert_array_equal(counts, expected)
     standardized = StandardizeTraces(table)(window).calcium_traces.df_over_f
-    rows = [np.flatnonzero(table["unit_id"] == unit)[0] for unit in window.rois.id]
+    scored = [str(unit).rpartition("/")[2] for unit in table["unit_id"]]
+    rows = [scored.index(unit.rpartition("/")[2]) for unit in window.rois.id.tolist()]
     np.testing.assert_allclose(standardized, (counts - table["mean"][rows]) / table["std"][rows], rtol=1e-4, atol=1e-5)
     model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, patch_size=5, dim=16, dim_out=3)
     model.set_vocabs(unit_ids=window.rois.id.tolist(), session_ids=[name])
