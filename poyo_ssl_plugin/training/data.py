@@ -263,6 +263,8 @@ class FinetuningData(DietData):
         RecipeError: If ``label_share`` is not in (0, 1].
     """
 
+    delay: float = 0.0  # seconds from the decoded moment to the middle of its window
+
     def __init__(self, *args: Any, shuffle_labels: bool = False, label_share: float = 1.0, **options: Any) -> None:
         super().__init__(*args, **options)
         self.shuffle_labels, self.label_share = shuffle_labels, label_share
@@ -297,7 +299,13 @@ class FinetuningData(DietData):
         return [ShuffleLabels(self.task, self.trials("train"), seed=self.seed)]
 
     def trials(self, part: str) -> dict[str, Trials]:
-        """The trials of a part, by recording; of the training part the share that is labelled."""
+        """The trials of a part that a window fits around, by recording; of the training part the labelled share.
+
+        References that decode these have the very trials that the model has.
+        """
+        return {name: of.that_fit(self.window_length, self.delay) for name, of in self._labelled(part).items()}
+
+    def _labelled(self, part: str) -> dict[str, Trials]:
         share = self.label_share if part == "train" else 1.0
         return {name: self._find(name, part).first_of_each_class(share) for name in self.recordings}
 
@@ -311,7 +319,7 @@ class FinetuningData(DietData):
 
     def _sampler(self, part: str) -> TrialSampler:
         return TrialSampler(
-            self.trials(part),
+            self._labelled(part),
             window_length=self.window_length,
             jitter=part == "train",
             generator=self._generator(),
