@@ -196,7 +196,7 @@ class TestCompare:
         runs = summary["arms"]["pretrained"]["runs"]
         assert [run["fold"] for run in runs] == [0, 1] and len(summary["pretraining"]) == 2
         n_repeats = len(np.unique(Recordings(sim_dir).get_recording("sim_000").natural_movie_one.repeat))
-        assert sum(run["n_test"] for run in runs) == 30 * n_repeats
+        assert sum(run["n_test"] for run in runs) == 28 * n_repeats  # not the outer two seconds
 
     def test_bad_settings(self, sim_dir, tmp_path):
         with pytest.raises(RecipeError, match="held_out names sim_9"):

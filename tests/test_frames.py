@@ -165,7 +165,7 @@ class TestWindows:
     def test_the_delay_moves_the_window_and_not_what_is_asked(self):
         trials = Trials(np.array([4.0, 9.5]), np.array([4.2, 9.7]), np.zeros(2, int), np.array([[0.0, 10.0]] * 2))
         windows = list(TrialSampler({"a": trials}, window_length=1.0, delay=0.3))
-        assert [(round(w.start, 6), w.target_time) for w in windows] == [(3.9, 4.1), (9.0, 9.6)]
+        assert [(round(w.start, 6), w.target_time) for w in windows] == [(3.9, 4.1)]  # no window fits around the other
 
     @pytest.mark.parametrize("protocol", ["repeats", "frames"])
     def test_training_never_shows_a_held_out_image(self, recipe, protocol):

@@ -10,14 +10,18 @@ from poyo_ssl_plugin.data.frames import (
     split_frames,
 )
 from poyo_ssl_plugin.data.sampler import PredictabilitySampler
-from poyo_ssl_plugin.data.tasks import TASKS, Task, Trials, TrialSampler, find_targets, find_trials, get_task
+from poyo_ssl_plugin.data.spike_counts import CountSpikes
+from poyo_ssl_plugin.data.supported import tasks_of
+from poyo_ssl_plugin.data.tasks import TASKS, Task, fit_task, get_task
 from poyo_ssl_plugin.data.transforms import DietUnitDropout, SelectUnits, StandardizeTraces, keep_units
+from poyo_ssl_plugin.data.trials import Trials, TrialSampler, find_targets, find_trials
 from poyo_ssl_plugin.data.windows import WindowIndex
 from poyo_ssl_plugin.simulation import simulate
 
 __all__ = [
     "MOVIE_FRAMES_TASK",
     "TASKS",
+    "CountSpikes",
     "CurriculumSampler",
     "DietUnitDropout",
     "MovieFrames",
@@ -33,8 +37,10 @@ __all__ = [
     "find_presentations",
     "find_targets",
     "find_trials",
+    "fit_task",
     "get_task",
     "keep_units",
     "simulate",
     "split_frames",
+    "tasks_of",
 ]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.data.tasks import Task, Trials
+from poyo_ssl_plugin.data.tasks import Task
+from poyo_ssl_plugin.data.trials import Trials
 from poyo_ssl_plugin.recordings import recording_id
 
 
@@ -27,15 +28,12 @@ class GivenLabels:
         self._trials = {name: (of.centre, of.label) for name, of in trials.items()}
 
     def __call__(self, data: Any) -> Any:
-        """Overwrite the labels of a window, in place."""
+        """Give a window another target, which :func:`~poyo_ssl_plugin.data.find_targets` then finds."""
         moment = getattr(data, "window_target_time", None)
-        if moment is None or self.task.source not in data.keys():
-            return data
-        centre, label = self._trials[recording_id(data)]
-        presentations = getattr(data, self.task.source)
-        given = int(label[np.argmin(np.abs(centre - moment))]) * self.task.labels_per_class
-        # A new array: the window's own may be shared with the whole recording.
-        setattr(presentations, self.task.label, np.full(len(presentations.start), given))
+        if moment is not None and self.task.source in data.keys():
+            centre, label = self._trials[recording_id(data)]
+            row = int(np.argmin(np.abs(centre - moment)))
+            data.window_target_label = label[row : row + 1]
         return data
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -265,6 +266,8 @@ class FinetuningData(DietData):
         RecipeError: If ``label_fraction`` is not in (0, 1].
     """
 
+    delay: float = 0.0  # seconds from the decoded moment to the middle of its window
+
     def __init__(self, *args: Any, shuffle_labels: bool = False, label_fraction: float = 1.0, **options: Any) -> None:
         super().__init__(*args, **options)
         self.shuffle_labels, self.label_fraction = shuffle_labels, label_fraction
@@ -303,8 +306,8 @@ class FinetuningData(DietData):
 
         The batches hold true labels, which nothing may learn from.
         """
-        trials = {name: self._find(name, "train").first_of_each_class(1.0) for name in self.recordings}
-        rest = {name: of.without(self.trials("train")[name].centre) for name, of in trials.items()}
+        labelled = self._labelled("train")
+        rest = {name: self._find(name, "train").without(labelled[name].centre) for name in self.recordings}
         if not any(map(len, rest.values())):
             return None
         return self._loader(self._trial_sampler(rest, jitter=False), training=False)
@@ -323,7 +326,7 @@ class FinetuningData(DietData):
             if not own.any():
                 continue
             rows = np.abs(every.centre[None] - times[own][:, None]).argmin(axis=1)
-            self._adopted[name] = every.rows(rows, label=labels[own])
+            self._adopted[name] = replace(every[rows], label=labels[own])
         self.samplers["train"] = self._sampler("train")
 
     def _label_transforms(self, training: bool, given: Mapping[str, Trials] | None) -> list[Transform]:
@@ -333,7 +336,13 @@ class FinetuningData(DietData):
         return [] if given is None else [GivenLabels(self.task, given)]
 
     def trials(self, part: str) -> dict[str, Trials]:
-        """The trials of a part, by recording; of the training part those that are labelled, or guessed."""
+        """The trials of a part that a window fits around, by recording; of training those labelled, or guessed.
+
+        References that decode these have the very trials that the model has.
+        """
+        return {name: of.that_fit(self.window_length, self.delay) for name, of in self._labelled(part).items()}
+
+    def _labelled(self, part: str) -> dict[str, Trials]:
         if part != "train":
             return {name: self._find(name, part) for name in self.recordings}
         found = {name: self._find(name, part).first_of_each_class(self.label_fraction) for name in self.recordings}
@@ -350,7 +359,7 @@ class FinetuningData(DietData):
         return any(len(self.split[part][name]) for name in self.recordings)
 
     def _sampler(self, part: str) -> TrialSampler:
-        return self._trial_sampler(self.trials(part), jitter=part == "train")
+        return self._trial_sampler(self._labelled(part), jitter=part == "train")
 
     def _trial_sampler(self, trials: Mapping[str, Trials], *, jitter: bool, repeats: int = 1) -> TrialSampler:
         return TrialSampler(
