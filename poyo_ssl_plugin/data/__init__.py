@@ -2,13 +2,6 @@
 
 from poyo_ssl_plugin.data.curriculum import CurriculumSampler
 from poyo_ssl_plugin.data.dataset import Recordings
-from poyo_ssl_plugin.data.frames import (
-    MOVIE_FRAMES_TASK,
-    MovieFrames,
-    find_frames_file,
-    find_presentations,
-    split_frames,
-)
 from poyo_ssl_plugin.data.sampler import PredictabilitySampler
 from poyo_ssl_plugin.data.simulate import simulate
 from poyo_ssl_plugin.data.tasks import TASKS, Task, Trials, TrialSampler, find_targets, find_trials, get_task
@@ -16,11 +9,9 @@ from poyo_ssl_plugin.data.transforms import DietUnitDropout, SelectUnits, Standa
 from poyo_ssl_plugin.data.windows import WindowIndex
 
 __all__ = [
-    "MOVIE_FRAMES_TASK",
     "TASKS",
     "CurriculumSampler",
     "DietUnitDropout",
-    "MovieFrames",
     "PredictabilitySampler",
     "Recordings",
     "SelectUnits",
@@ -29,12 +20,9 @@ __all__ = [
     "TrialSampler",
     "Trials",
     "WindowIndex",
-    "find_frames_file",
-    "find_presentations",
     "find_targets",
     "find_trials",
     "get_task",
     "keep_units",
     "simulate",
-    "split_frames",
 ]

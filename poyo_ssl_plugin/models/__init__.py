@@ -4,7 +4,6 @@ from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
 from poyo_ssl_plugin.models.export import read_safetensors, write_safetensors
-from poyo_ssl_plugin.models.frame_decoder import SkipConnectionDecoder
 from poyo_ssl_plugin.models.latents import LatentPass, check_family, process_latents, run_with_latents
 from poyo_ssl_plugin.models.readout import MultitaskReadout
 from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids, replace_vocabulary
@@ -14,7 +13,6 @@ __all__ = [
     "CalciumPOYO",
     "LatentPass",
     "MultitaskReadout",
-    "SkipConnectionDecoder",
     "adapt",
     "adapter_class",
     "check_family",

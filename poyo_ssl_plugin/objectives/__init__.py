@@ -1,7 +1,6 @@
 """Objectives of pretraining. They know tensors and models, not datasets."""
 
 from poyo_ssl_plugin.objectives.ema_teacher import EMATeacher
-from poyo_ssl_plugin.objectives.frame_losses import FrameLoss
 from poyo_ssl_plugin.objectives.health import centred_latents, effective_rank, input_dependent_std
 from poyo_ssl_plugin.objectives.masked_activity import ACTIVITY_MASKS, MaskedActivity
 from poyo_ssl_plugin.objectives.masked_latent import (
@@ -17,7 +16,6 @@ __all__ = [
     "ACTIVITY_MASKS",
     "MASKS",
     "EMATeacher",
-    "FrameLoss",
     "LatentLayout",
     "MaskedActivity",
     "MaskedLatentReconstruction",

@@ -3,8 +3,8 @@
 from poyo_ssl_plugin.models import model_state, read_checkpoint
 from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
+from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult, decoding_kind, decoding_of
 from poyo_ssl_plugin.training.finetuning import Finetuning
-from poyo_ssl_plugin.training.frames import FrameData, FrameDecoding, FrameResult, evaluate_frames, finetune_frames
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.recipe import Inputs
@@ -19,22 +19,22 @@ from poyo_ssl_plugin.training.run import (
 )
 
 __all__ = [
+    "Decoding",
     "DietData",
     "Finetuning",
     "FinetuningData",
-    "FrameData",
-    "FrameDecoding",
-    "FrameResult",
     "Inputs",
     "LoadReport",
+    "Metric",
     "Prepared",
     "Pretraining",
     "PretrainingData",
     "RunResult",
+    "TestResult",
+    "decoding_kind",
+    "decoding_of",
     "evaluate",
-    "evaluate_frames",
     "finetune",
-    "finetune_frames",
     "load_weights",
     "model_state",
     "open_finetuned",

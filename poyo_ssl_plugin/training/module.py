@@ -70,6 +70,8 @@ class StagedModule(TrainingModule):
     """
 
     fresh: tuple[str, ...] = READOUT
+    # One row per tested moment, after a test.
+    predictions: list[dict[str, Any]]
 
     def __init__(self, model: nn.Module, *, identify_steps: int = 0, **options: Any) -> None:
         super().__init__(model, **options)

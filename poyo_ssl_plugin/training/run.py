@@ -11,13 +11,13 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import model_state, read_checkpoint
 from poyo_ssl_plugin.training.checkpoint import LoadReport
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
-from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
 from poyo_ssl_plugin.training.leaks import check_leaks, check_scoring, check_test_time
+from poyo_ssl_plugin.training.module import StagedModule
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.recipe import (
     Inputs,
@@ -123,6 +123,7 @@ class Prepared:
 
     Attributes:
         config: The resolved recipe.
+        decoding: What is decoded.
         module: The Lightning module; ``module.model`` is the model, its vocabularies initialised.
         data: The data module, attached to the model.
         loaded: Which weights it starts from.
@@ -130,7 +131,8 @@ class Prepared:
     """
 
     config: DictConfig
-    module: Finetuning
+    decoding: Decoding
+    module: StagedModule
     data: FinetuningData
     loaded: LoadReport | None = None
     leaks: dict[str, Any] = field(default_factory=dict)
@@ -139,37 +141,19 @@ class Prepared:
 def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
     """Everything of a fine-tuning run but the training; arguments as :func:`finetune`."""
     config = resolved(config)
-    require(config, "init_from", "a pretrained checkpoint; the recipe 'scratch' needs none", null=True)
+    require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
+    decoding = decoding_of(config)
     inputs = inputs or Inputs.from_recipe(config)
-    diet = make_recipe_diet(config, inputs.table)
     L.seed_everything(seed, workers=True, verbose=False)
-    task = get_task(config.task)
-    data = FinetuningData(
-        inputs.dataset,
-        inputs.table,
-        diet,
-        inputs.split,
-        task=task,
-        seed=seed,
-        shuffle_labels=config.shuffle_labels,
-        label_share=config.label_share,
-        **data_options(config),
-    )
-    model = build_model(config, data, {task.name: task.n_classes})
+    data = decoding.data(inputs, seed=seed)
+    model = build_model(config, data, {decoding.task.name: decoding.n_outputs})
     loaded = initialise(model, config, data, keep_words=False)
     record = describe(config, model, data, data.split["train"], inputs.skipped)
     record["leaks"] = leaks_of(config, inputs, data)
     if config.init_from is not None:
         record["pretrained_on"] = read_checkpoint(config.init_from)["hyper_parameters"].get("trained_on")
-    module = Finetuning(
-        model,
-        task,
-        identify_steps=config.identify_steps,
-        label_smoothing=config.label_smoothing,
-        hyper_parameters=record,
-        **plain(config.optim, "optimizer", "schedule"),
-    )
-    return Prepared(config, module, data, loaded, record["leaks"])
+    module = decoding.module(model, record)
+    return Prepared(config, decoding, module, data, loaded, record["leaks"])
 
 
 @run_session
@@ -188,7 +172,7 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         return finished
     run = prepare_finetuning(config, inputs, seed=seed)
     config, module, data = run.config, run.module, run.data
-    trainer = make_trainer(config, monitor="valid/accuracy", mode="max")
+    trainer = make_trainer(config, monitor=f"valid/{run.decoding.metric.key}", mode="max")
     metrics = fit(config, trainer, module, data)
     trainer.test(module, data, verbose=False)
     result = RunResult(
@@ -197,7 +181,7 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         {**metrics, **numbers(trainer)},
         predictions=module.predictions,
         loaded=run.loaded,
-        task=module.task.name,
+        task=run.decoding.task.name,
         leaks=run.leaks,
     )
     return _keep(config, result, seed=seed)
@@ -233,21 +217,24 @@ def open_finetuned(
         raise CheckpointError(f"{checkpoint}: not of a fine-tuning run of this package; evaluate needs one")
     config = recorded_recipe(content, overrides, source=checkpoint)
     inputs = inputs or Inputs.from_recipe(config)
-    task = get_task(config.task)
-    data = FinetuningData(
-        inputs.dataset,
-        inputs.table,
-        make_recipe_diet(config, inputs.table),
-        inputs.split,
-        task=task,
-        **data_options(config),
-    )
+    decoding = decoding_of(config)
+    data = decoding.data(inputs)
     leaks = check_test_time(record, data, allow=bool(config.get("allow_leak", False)))
-    model = build_model(config, data, {task.name: task.n_classes})
+    model = build_model(config, data, {decoding.task.name: decoding.n_outputs})
+    module = decoding.module(model, record)
     with must_fit(checkpoint):
-        model.load_state_dict(model_state(content))
-    module = Finetuning(model, task, hyper_parameters=record, **plain(config.optim, "optimizer", "schedule"))
-    return Prepared(config, module, data, leaks=leaks)
+        _load(module, content)
+    return Prepared(config, decoding, module, data, leaks=leaks)
+
+
+def _load(module: StagedModule, content: Mapping[str, Any]) -> None:
+    """Load a model and what its module learned beside it; a network that only measures is not part of it."""
+    learned = {f"model.{name}": value for name, value in model_state(content).items()}
+    learned |= {name: value for name, value in content["state_dict"].items() if name in module.state_dict()}
+    missing, unexpected = module.load_state_dict(learned, strict=False)
+    misfit = [name for name in (*missing, *unexpected) if not name.startswith("loss.")]
+    if misfit:
+        raise KeyError(misfit[0])
 
 
 @run_session
@@ -261,7 +248,7 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
         Path(checkpoint),
         numbers(trainer),
         predictions=run.module.predictions,
-        task=run.module.task.name,
+        task=run.decoding.task.name,
         leaks=run.leaks,
     )
 
