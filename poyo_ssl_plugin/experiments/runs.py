@@ -16,7 +16,7 @@ from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines, te
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
 from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
-from poyo_ssl_plugin.frames.references import reconstruct, reference_images, score_images
+from poyo_ssl_plugin.frames.references import latent_images, reconstruct, reference_images, score_images
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
 from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.recordings import TRACES
@@ -145,22 +145,24 @@ def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[s
     """Draw true frames over reconstructed ones; returns the row of a linear decoder on the model's latent vectors."""
     opened = open_finetuned(run.checkpoint, inputs=inputs)
     decoding, data = cast(FrameReconstruction, opened.decoding), cast(FrameData, opened.data)
-    made = reconstruct(cast(FrameDecoding, opened.module), data, decoding)
-    n = made.recordings.count(made.recordings[0])
+    module = cast(FrameDecoding, opened.module)
+    latent, images, frame, recordings = reconstruct(module, data.test_dataloader(), decoding)
+    linear = latent_images(module, data, decoding, latent)
+    n = recordings.count(recordings[0])
     shown = np.linspace(0, n - 1, min(8, n)).round().astype(int)
-    true = decoding.movie.image[decoding.movie.rows(made.frame[shown])] / 255
-    references = reference_images(data, made.recordings[0], decoding)
-    lines = {arm: made.images, **references, "linear decoder on latents": made.linear}
+    true = decoding.movie.image[decoding.movie.rows(frame[shown])] / 255
+    references = reference_images(data, recordings[0], decoding)
+    lines = {arm: images, **references, "linear decoder on latents": linear}
     figures.image_rows(
-        {"true": true, **{name: images[shown] for name, images in lines.items()}},
-        [f"frame {frame}" for frame in made.frame[shown]],
+        {"true": true, **{name: made[shown] for name, made in lines.items()}},
+        [f"frame {number}" for number in frame[shown]],
         path,
     )
-    rows = score_images(made.linear, made.frame, decoding.movie, made.recordings)
+    rows = score_images(linear, frame, decoding.movie, recordings)
     return {"linear decoder on latents": tested_row(decoding.test_result(rows))}
 
 
-def _arm(metric: Metric, tests: Mapping[int | None, TestResult]) -> dict[str, Any]:
+def _arm(metric: Metric, tests: Mapping[Any, TestResult]) -> dict[str, Any]:
     """An arm of ``results.json``; the interval of a single run is over the samples of its test."""
     runs = [
         {**({} if seed is None else {"seed": seed}), "value": test.value, "n_test": test.n_test, **test.further}

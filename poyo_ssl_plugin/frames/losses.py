@@ -161,7 +161,8 @@ class FrameLoss(nn.Module):
                 raise RecipeError(f"the weight of {name!r} in the frame loss must not be negative, it is {weight}")
         self.features = alexnet_features() if "perceptual" in self.weights else None
         off = ""
-        if self.features is None and self.weights.pop("perceptual", None):
+        if "perceptual" in self.weights and self.features is None:
+            del self.weights["perceptual"]
             off = "; perceptual off (no torchvision or no AlexNet weights)"
         if not self.weights:
             raise RecipeError("the frame loss has no term left: give one a weight greater than 0")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -96,35 +95,27 @@ def reference_images(data: FrameData, recording: str, decoding: FrameReconstruct
     return made
 
 
-@dataclass(frozen=True)
-class Reconstructed:
-    """What a trained model makes of the test, in its order.
+def reconstruct(
+    module: FrameDecoding, loader: Any, decoding: FrameReconstruction
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+    """Reconstruct the windows of a loader with a trained model.
 
-    Attributes:
-        images: Its reconstructions, float32 (R, H, W) in [0, 1].
-        linear: What a linear decoder makes of its latent vectors, in place of the frame decoder.
-        frame: The frames shown, (R,).
-        recordings: Ids of the recordings.
+    Returns:
+        Latent vectors (R, D), images float32 (R, H, W) in [0, 1], the frames shown (R,), and ids of recordings.
     """
+    batches: Any = make_tester(decoding.config).predict(module, loader)
+    latent, images, frame, recordings = zip(*batches, strict=True)
+    latent, images, frame = (torch.cat(column).cpu().numpy() for column in (latent, images, frame))
+    return latent.astype(np.float64), as_images(images).numpy(), frame, list(itertools.chain(*recordings))
 
-    images: np.ndarray
-    linear: np.ndarray
-    frame: np.ndarray
-    recordings: list[str]
 
-
-def reconstruct(module: FrameDecoding, data: FrameData, decoding: FrameReconstruction) -> Reconstructed:
-    """Reconstruct the test of a trained model, once by its frame decoder and once by ridge regression."""
-    loaders, parts = {"train": data.fitting_dataloader(), "test": data.test_dataloader()}, {}
-    for part, loader in loaders.items():
-        batches: Any = make_tester(decoding.config).predict(module, loader)
-        latent, images, frame, recordings = zip(*batches, strict=True)
-        columns = (torch.cat(column).cpu().numpy() for column in (latent, images, frame))
-        parts[part] = *columns, list(itertools.chain(*recordings))
-    (latent, _, frame, _), (test, images, shown, recordings) = parts["train"], parts["test"]
-    x, y = _standardised(latent.astype(np.float64), test.astype(np.float64))
-    linear = ridge_images(x, frame, y, decoding.movie, leave_out=decoding.config.frames.protocol)
-    return Reconstructed(images.astype(np.float32) / 255, linear, shown, recordings)
+def latent_images(
+    module: FrameDecoding, data: FrameData, decoding: FrameReconstruction, latent: np.ndarray
+) -> np.ndarray:
+    """What a linear decoder makes of a model's latent vectors (R, D), in place of its frame decoder."""
+    train, _, frame, _ = reconstruct(module, data.fitting_dataloader(), decoding)
+    x, y = _standardised(train, latent)
+    return ridge_images(x, frame, y, decoding.movie, leave_out=decoding.config.frames.protocol)
 
 
 def window_features(data: FrameData, recording: str, trials: Trials) -> np.ndarray:
@@ -147,10 +138,7 @@ def window_features(data: FrameData, recording: str, trials: Trials) -> np.ndarr
 def template_frames(x: np.ndarray, frame: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The training frame whose mean response correlates best with each test response, (R,).
 
-    Args:
-        x: Training responses (K, F).
-        frame: Their frames (K,).
-        y: Test responses (R, F).
+    Training responses ``x`` are (K, F), their frames ``frame`` (K,), test responses ``y`` (R, F).
     """
     frames = np.unique(frame)
     templates = np.stack([x[frame == one].mean(axis=0) for one in frames])
