@@ -104,8 +104,8 @@ def reconstruct(
         Latent vectors (R, D), images float32 (R, H, W) in [0, 1], the frames shown (R,), and ids of recordings.
     """
     batches: Any = make_tester(decoding.config).predict(module, loader)
-    latent, images, frame, recordings = zip(*batches, strict=True)
-    latent, images, frame = (torch.cat(column).cpu().numpy() for column in (latent, images, frame))
+    *tensors, recordings = zip(*batches, strict=True)
+    latent, images, frame = (torch.cat(column).cpu().numpy() for column in tensors)
     return latent.astype(np.float64), as_images(images).numpy(), frame, list(itertools.chain(*recordings))
 
 

@@ -8,9 +8,9 @@ from poyo_ssl_plugin.training.finetuning import Finetuning
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.recipe import Inputs
+from poyo_ssl_plugin.training.record import RunRecord, RunResult
 from poyo_ssl_plugin.training.run import (
     Prepared,
-    RunResult,
     evaluate,
     finetune,
     open_finetuned,
@@ -29,6 +29,7 @@ __all__ = [
     "Prepared",
     "Pretraining",
     "PretrainingData",
+    "RunRecord",
     "RunResult",
     "TestResult",
     "decoding_kind",

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import model_state, read_checkpoint
@@ -34,40 +34,14 @@ from poyo_ssl_plugin.training.recipe import (
     require,
     resolved,
 )
-from poyo_ssl_plugin.training.session import keep_result, kept_result, run_session
-from poyo_ssl_plugin.training.trainer import fit, last_checkpoint, make_tester, make_trainer, numbers, validate
+from poyo_ssl_plugin.training.record import RunRecord, RunResult, hardware_errors, last_checkpoint, own_folder
+from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, validate
 
 logger = logging.getLogger(__name__)
 
 _PRETRAINING_DATA = ("within", "curriculum", "curriculum_start", "curriculum_share")
 
 
-@dataclass
-class RunResult:
-    """What came of a run.
-
-    Attributes:
-        out_dir: Its folder.
-        checkpoint: Its last checkpoint.
-        metrics: Last value of everything that was measured, by name.
-        initial: Measured before the first step.
-        predictions: One row per test trial, of a fine-tuning run.
-        loaded: Which weights the run started from.
-        task: What was decoded, of a fine-tuning run.
-        leaks: What of the test was seen before, and whether that was allowed.
-    """
-
-    out_dir: Path
-    checkpoint: Path
-    metrics: dict[str, float]
-    initial: dict[str, float] = field(default_factory=dict)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    loaded: LoadReport | None = None
-    task: str = ""
-    leaks: dict[str, Any] = field(default_factory=dict)
-
-
-@run_session
 def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     """Run a pretraining recipe.
 
@@ -79,7 +53,9 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
     config = resolved(config)
-    if (finished := _finished(config)) is not None:
+    record = RunRecord.of(config)
+    if (finished := record.finished(config)) is not None:
+        logger.info("%s: finished already", config.out_dir)
         return finished
     inputs = inputs or Inputs.from_recipe(config)
     diet = make_recipe_diet(config, inputs.table)
@@ -107,14 +83,13 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         hyper_parameters={**describe(config, model, data, data.train_times, inputs.skipped), "leaks": leaks},
         **plain(config.optim, "optimizer", "schedule"),
     )
-    trainer = make_trainer(config, monitor="valid/loss", mode="min")
-    initial = validate(trainer, module, data)
-    metrics = fit(config, trainer, module, data)
-    metrics |= validate(trainer, module, data)
-    return _keep(
-        config,
-        RunResult(Path(config.out_dir), last_checkpoint(config), metrics, initial=initial, loaded=loaded, leaks=leaks),
-    )
+    with own_folder(config):
+        trainer = make_trainer(config, record, monitor="valid/loss", mode="min")
+        initial = validate(trainer, module, data)
+        metrics = fit(config, trainer, module, data)
+        metrics |= validate(trainer, module, data)
+        last = last_checkpoint(config.out_dir)
+        return record.finish(RunResult(last.parents[1], last, metrics, initial=initial, loaded=loaded, leaks=leaks))
 
 
 @dataclass
@@ -156,7 +131,6 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     return Prepared(config, decoding, module, data, loaded, record["leaks"])
 
 
-@run_session
 def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
     """Run a fine-tuning recipe with one seed, and test it.
 
@@ -168,23 +142,27 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
     Raises:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
-    if (finished := _finished(resolved(config), seed=seed)) is not None:
+    config = resolved(config)
+    record = RunRecord.of(config, seed=seed)
+    if (finished := record.finished(config)) is not None:
+        logger.info("%s: finished already", config.out_dir)
         return finished
     run = prepare_finetuning(config, inputs, seed=seed)
-    config, module, data = run.config, run.module, run.data
-    trainer = make_trainer(config, monitor=f"valid/{run.decoding.metric.key}", mode="max")
-    metrics = fit(config, trainer, module, data)
-    trainer.test(module, data, verbose=False)
-    result = RunResult(
-        Path(config.out_dir),
-        last_checkpoint(config),
-        {**metrics, **numbers(trainer)},
-        predictions=module.predictions,
-        loaded=run.loaded,
-        task=run.decoding.task.name,
-        leaks=run.leaks,
-    )
-    return _keep(config, result, seed=seed)
+    with own_folder(config):
+        trainer = make_trainer(config, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
+        metrics = fit(config, trainer, run.module, run.data)
+        trainer.test(run.module, run.data, verbose=False)
+        last = last_checkpoint(config.out_dir)
+        result = RunResult(
+            last.parents[1],
+            last,
+            {**metrics, **numbers(trainer)},
+            predictions=run.module.predictions,
+            loaded=run.loaded,
+            task=run.decoding.task.name,
+            leaks=run.leaks,
+        )
+        return record.finish(result)
 
 
 def leaks_of(config: DictConfig, inputs: Inputs, data: FinetuningData) -> dict[str, Any]:
@@ -237,12 +215,12 @@ def _load(module: StagedModule, content: Mapping[str, Any]) -> None:
         raise KeyError(misfit[0])
 
 
-@run_session
 def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> RunResult:
     """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`."""
     run = open_finetuned(checkpoint, overrides)
-    trainer = make_tester(run.config)
-    trainer.test(run.module, run.data, verbose=False)
+    with hardware_errors():
+        trainer = make_tester(run.config)
+        trainer.test(run.module, run.data, verbose=False)
     return RunResult(
         Path(checkpoint).parent,
         Path(checkpoint),
@@ -251,28 +229,3 @@ def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None)
         task=run.decoding.task.name,
         leaks=run.leaks,
     )
-
-
-def _finished(config: DictConfig, **further: Any) -> RunResult | None:
-    """The result of the run in ``out_dir`` if it is to be resumed and was finished."""
-    content = kept_result(config.out_dir, _identity(config, further)) if config.resume else None
-    if content is None or not last_checkpoint(config).exists():
-        return None
-    logger.info("%s: finished already", config.out_dir)
-    loaded = None if content["loaded"] is None else LoadReport(**content["loaded"])
-    values = {name: content[name] for name in ("metrics", "initial", "predictions", "task", "leaks")}
-    return RunResult(Path(config.out_dir), last_checkpoint(config), loaded=loaded, **values)
-
-
-def _keep(config: DictConfig, result: RunResult, **further: Any) -> RunResult:
-    content = asdict(result)
-    for name in ("out_dir", "checkpoint"):
-        del content[name]
-    keep_result(config.out_dir, _identity(config, further), content)
-    return result
-
-
-def _identity(config: DictConfig, further: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = OmegaConf.to_container(config)
-    assert isinstance(recipe, dict)
-    return {**recipe, **further}  # type: ignore[dict-item]
