@@ -112,9 +112,11 @@ class TestDevices:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_a_gpu_that_is_not_there(self, recipe):
+    @pytest.mark.parametrize("accelerator", ["cuda", "gpu"])
+    def test_an_accelerator_that_is_not_there(self, recipe, accelerator, tmp_path):
         with pytest.raises(DeviceError, match=r"trainer\.accelerator=cpu"):
-            pretrain(recipe("pretrain", "trainer.accelerator=cuda"))
+            pretrain(recipe("pretrain", f"trainer.accelerator={accelerator}"))
+        assert not (tmp_path / "run").exists()
 
 
 class TestFolders:

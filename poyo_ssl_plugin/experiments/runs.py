@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
+from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments import figures
@@ -42,14 +44,14 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
     end_unless_main_process()
     metrics = [name for name in ("train/masked", "valid/effective_rank", "valid/latent_std") if _has(result, name)]
     figures.training_curves({"pretraining": result.out_dir}, result.out_dir / "curves.png", metrics=metrics)
-    inputs_table = config.diet.table
-    diet = make_diet(inputs_table, config.diet.rule, **_rule_options(config))
+    diet = make_diet(config.diet.table, config.diet.rule, **_rule_options(config))
+    fed = Recordings(config.data.root, config.data.recordings).recording_ids
     summary = {
         "format": 1,
         "checkpoint": str(result.checkpoint),
         "initial": _finite(result.initial),
         "metrics": _finite(result.metrics),
-        "diet": f"{diet.name}: {diet.summary()}",
+        "diet": f"{diet.name}: {diet.summary(fed)}",
         "loaded": result.loaded.summary() if result.loaded else None,
         "leaks": result.leaks,
         **_made(config),
@@ -67,8 +69,9 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     results: dict[int, RunResult] = {}
     progress = stage("fine-tuning", len(seeds)) if stage else (lambda items, n: items)
     for seed in progress(iter(seeds), len(seeds)):
-        # The bar over seeds takes the place of Lightning's own, one per run.
-        change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": False}}
+        # On a terminal, the bar over seeds takes the place of one per run.
+        lines = bool(config.trainer.progress) and not sys.stderr.isatty()
+        change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": lines}}
         of_seed = OmegaConf.merge(config, change)
         assert isinstance(of_seed, DictConfig)
         results[seed] = finetune_once(of_seed, seed=seed)

@@ -128,9 +128,7 @@ def plain(config: DictConfig, *names: str) -> dict[str, Any]:
 
 def make_recipe_diet(config: DictConfig, table: PredictabilityTable) -> Diet:
     options = {key: value for key, value in config.diet.items() if key not in ("rule", "table")}
-    diet = make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
-    logger.info("diet %s (%s)", diet.summary(), diet.name)
-    return diet
+    return make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
 
 
 def data_options(config: DictConfig) -> dict[str, Any]:

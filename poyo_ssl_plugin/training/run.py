@@ -121,6 +121,8 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     inputs = inputs or Inputs.from_recipe(config)
     L.seed_everything(seed, workers=True, verbose=False)
     data = decoding.data(inputs, seed=seed)
+    if seed == next(iter(config.seeds), seed):
+        logger.info("diet %s (%s)", data.diet.summary(inputs.dataset.recording_ids), data.diet.name)
     model = build_model(config, data, {decoding.task.name: decoding.n_outputs})
     loaded = initialise(model, config, data, keep_words=False)
     record = describe(config, model, data, data.split["train"], inputs.skipped)

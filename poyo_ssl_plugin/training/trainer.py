@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,6 +18,7 @@ from poyo_ssl_plugin.models import read_checkpoint
 from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
 from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
 from poyo_ssl_plugin.training.logs import MetricsLog
+from poyo_ssl_plugin.training.progress import StepProgress
 from poyo_ssl_plugin.training.record import RunRecord, last_checkpoint, refuse_other_recipe
 from poyo_ssl_plugin.training.resume import ResumePoint
 
@@ -60,7 +61,7 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
             _Trajectory(filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place)
         )
     guards = [FiniteGuard(out_dir, options.on_nonfinite), CollapseWarning()]
-    bars = [RichProgressBar()] if options.progress else []
+    bars = [StepProgress("pretraining" if mode == "min" else "fine-tuning")] if options.progress else []
     trainer = L.Trainer(
         max_steps=options.max_steps,
         max_epochs=options.max_epochs if options.max_epochs is not None else -1,
@@ -71,7 +72,7 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
         callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *bars],
         plugins=[SafeCheckpointIO()],
         logger=_loggers(out_dir, resumed=last.exists(), tensorboard=options.tensorboard, wandb=options.wandb),
-        enable_progress_bar=bool(options.progress),
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         **{
