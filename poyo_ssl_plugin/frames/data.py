@@ -20,9 +20,6 @@ FRAMES_TASK = Task(
 )
 FRAMES_STEM = "natural_movie_one_frames"
 
-Protocol = Literal["repeats", "frames"]
-PROTOCOLS = ("repeats", "frames")
-
 
 @dataclass(frozen=True)
 class MovieFrames:
@@ -61,14 +58,11 @@ class MovieFrames:
                 f"{path}: cannot be read as movie frames ({error}); it must be an .npz or HDF5 file with 'image' "
                 "(frames, height, width) and 'frame' (frames,)"
             ) from None
+        found = f"image {image.dtype} {image.shape}, frame {frame.dtype} {frame.shape}"
         if image.ndim != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise RecordingError(
-                f"{path}: 'image' has shape {image.shape} and type {image.dtype}, not (frames, height, width) of uint8"
-            )
+            raise RecordingError(f"{path}: 'image' is not (frames, height, width) of uint8: {found}")
         if frame.shape != image.shape[:1] or frame.dtype.kind not in "iu":
-            raise RecordingError(
-                f"{path}: 'frame' has shape {frame.shape} and type {frame.dtype}, not ({len(image)},) of integers"
-            )
+            raise RecordingError(f"{path}: 'frame' is not ({len(image)},) of integers: {found}")
         if len(np.unique(frame)) < len(frame):
             raise RecordingError(f"{path}: a frame occurs twice in 'frame'")
         order = np.argsort(frame)
@@ -98,10 +92,6 @@ class MovieFrames:
 def find_frames_file(folder: str | Path, file: str | Path | None = None) -> Path:
     """The file of movie frames: the one named, or the one beside the recordings or in the folder above.
 
-    Args:
-        folder: Folder of the recordings.
-        file: A path, if it has another place or name.
-
     Raises:
         RecordingError: If there is none.
     """
@@ -121,7 +111,7 @@ def find_frames_file(folder: str | Path, file: str | Path | None = None) -> Path
 def split_frames(
     available: np.ndarray,
     *,
-    protocol: Protocol = "repeats",
+    protocol: Literal["repeats", "frames"] = "repeats",
     fold: int = 0,
     n_folds: int = 5,
     n_blocks: int = 10,
@@ -157,8 +147,8 @@ def split_frames(
         ([4, 5, 6, 7], [0, 1, 10, 11])
     """
     available = np.unique(available)
-    if protocol not in PROTOCOLS:
-        raise RecipeError(f"frames.protocol must be {' or '.join(map(repr, PROTOCOLS))}, not {protocol!r}")
+    if protocol not in ("repeats", "frames"):
+        raise RecipeError(f"frames.protocol must be 'repeats' or 'frames', not {protocol!r}")
     if protocol == "repeats":
         return {"train": available, "valid": available, "test": available}
     if not 0 <= fold < n_folds <= n_blocks:
@@ -186,7 +176,7 @@ def find_presentations(data: Any, frames: np.ndarray, times: np.ndarray) -> Tria
     Args:
         data: The recording.
         frames: The frames, (F,).
-        times: Start and end of the times in seconds, (R, 2).
+        times: Start and end in seconds, (R, 2).
 
     Raises:
         RecordingError: If the recording was not shown the movie.

@@ -32,10 +32,6 @@ _AT_ONCE = 64
 def frame_references(decoding: FrameReconstruction, folds: Iterable[Inputs]) -> dict[str, TestResult]:
     """Test simple decoders on the neurons, windows and folds of a recipe.
 
-    Args:
-        decoding: The recipe.
-        folds: What fine-tuning reads in each fold.
-
     Returns:
         ``"mean frame"``, ``"template"`` and ``"linear decoder"`` to what their test measured over all folds.
     """
@@ -53,14 +49,7 @@ def frame_references(decoding: FrameReconstruction, folds: Iterable[Inputs]) -> 
 def score_images(
     images: np.ndarray, frames: np.ndarray, movie: MovieFrames, recordings: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Compare reconstructions with the frames that were shown, in rows like those of a model's test.
-
-    Args:
-        images: Reconstructions, float (R, H, W) of values in [0, 1].
-        frames: Which frame of the movie each should be, (R,).
-        movie: The images.
-        recordings: Id of the recording of each.
-    """
+    """Compare reconstructions (R, H, W) with the frames shown (R,), in rows like those of a model's test."""
     rows = []
     for i in range(0, len(frames), _AT_ONCE):
         label = frames[i : i + _AT_ONCE]
@@ -74,10 +63,8 @@ def score_images(
 def reference_images(data: FrameData, recording: str, decoding: FrameReconstruction) -> dict[str, np.ndarray]:
     """Reconstruct every tested presentation of a recording without a network.
 
-    Args:
-        data: The windows.
-        recording: Id of the recording, to which the decoders are fitted.
-        decoding: The recipe; the ridge's penalty is chosen by leaving out of training what its test holds out.
+    The decoders are fitted to this recording; the ridge's penalty is chosen by leaving out of training what the
+    recipe's test holds out.
 
     Returns:
         ``"mean frame"`` (of the training images), ``"template"`` (the image of the training frame whose mean
@@ -120,19 +107,14 @@ def latent_images(
 
 def window_features(data: FrameData, recording: str, trials: Trials) -> np.ndarray:
     """Mean trace of each neuron of the diet in quarters of a second of each window, (R, N * bins)."""
-    recorded = data.dataset.get_recording(recording)
-    signal: Any = open_signal(recorded, TRACES)
-    keep = data.diet.mask(recording, signal.unit_ids)
+    signal = open_signal(data.dataset.get_recording(recording), TRACES)
     low, high = trials.bounds.T
-    start = np.clip(
-        trials.centre + data.delay - data.window_length / 2, low, np.maximum(low, high - data.window_length)
-    )
+    start = trials.centre + data.delay - data.window_length / 2
+    start = np.clip(start, low, np.maximum(low, high - data.window_length))
     n_bins = max(1, round(data.window_length / BIN_SECONDS))
-    edges = signal.clock.row(start[:, None] + np.linspace(0, data.window_length, n_bins + 1))
-    first = int(edges.min())
-    traces = np.nan_to_num(signal.samples[first : int(edges.max())].astype(np.float64)[:, keep])
-    sums = np.concatenate([np.zeros((1, traces.shape[1])), traces.cumsum(axis=0)])[edges - first]
-    return (np.diff(sums, axis=1) / np.maximum(np.diff(edges, axis=1), 1)[:, :, None]).reshape(len(trials), -1)
+    edges = start[:, None] + np.linspace(0, data.window_length, n_bins + 1)
+    means = signal.means(np.stack([edges[:, :-1], edges[:, 1:]], axis=-1))
+    return np.nan_to_num(means[:, data.diet.mask(recording, signal.unit_ids)]).reshape(len(trials), -1)
 
 
 def template_frames(x: np.ndarray, frame: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -149,17 +131,10 @@ def template_frames(x: np.ndarray, frame: np.ndarray, y: np.ndarray) -> np.ndarr
 
 
 def ridge_images(x: np.ndarray, frame: np.ndarray, y: np.ndarray, movie: MovieFrames, *, leave_out: str) -> np.ndarray:
-    """Images by ridge regression, its penalty chosen by leaving repeats or stretches of frames out.
+    """Images (R, H, W) by ridge regression, its penalty chosen by leaving ``"repeats"`` or ``"frames"`` out.
 
-    Args:
-        x: Training responses (K, F), of mean 0.
-        frame: Their frames (K,), in the order of time.
-        y: Test responses (R, F).
-        movie: The images.
-        leave_out: ``"repeats"`` or ``"frames"``.
-
-    Returns:
-        Float32 (R, H, W) in [0, 1].
+    Training responses ``x`` are (K, F) of mean 0, their frames ``frame`` (K,) in the order of time, test
+    responses ``y`` (R, F).
     """
     used, row = np.unique(frame, return_inverse=True)
     flat = movie.image[movie.rows(used)].reshape(len(used), -1).astype(np.float64) / 255
@@ -174,14 +149,9 @@ def ridge_images(x: np.ndarray, frame: np.ndarray, y: np.ndarray, movie: MovieFr
 
 
 def ridge(x: np.ndarray, target: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Weights (F, D) of the ridge regression whose penalty predicts left-out groups best.
+    """Weights (F, D) of the ridge regression of ``target`` (K, D) on ``x`` (K, F) that predicts left-out groups best.
 
     A group is left out by taking its part from the Gram matrix, so that every window is multiplied once.
-
-    Args:
-        x: Features (K, F) of mean 0 and variance 1.
-        target: Targets (K, D) of mean 0.
-        groups: Group of each row (K,).
     """
     penalties = [len(x) * penalty * np.eye(x.shape[1]) for penalty in PENALTIES]
     gram, cross = x.T @ x, x.T @ target
