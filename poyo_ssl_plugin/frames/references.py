@@ -19,7 +19,7 @@ from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstru
 from poyo_ssl_plugin.recordings import TRACES, open_signal
 from poyo_ssl_plugin.training.decoding import TestResult
 from poyo_ssl_plugin.training.recipe import Inputs
-from poyo_ssl_plugin.training.trainer import make_tester
+from poyo_ssl_plugin.training.trainer import make_tester, quiet_lightning
 
 # Times the number of windows; features are standardised.
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
@@ -90,7 +90,8 @@ def reconstruct(
     Returns:
         Latent vectors (R, D), images float32 (R, H, W) in [0, 1], the frames shown (R,), and ids of recordings.
     """
-    batches: Any = make_tester(decoding.config).predict(module, loader)
+    with quiet_lightning():
+        batches: Any = make_tester(decoding.config).predict(module, loader)
     *tensors, recordings = zip(*batches, strict=True)
     latent, images, frame = (torch.cat(column).cpu().numpy() for column in tensors)
     return latent.astype(np.float64), as_images(images).numpy(), frame, list(itertools.chain(*recordings))

@@ -35,7 +35,7 @@ from poyo_ssl_plugin.training.recipe import (
     resolved,
 )
 from poyo_ssl_plugin.training.record import RunRecord, RunResult, hardware_errors, last_checkpoint, own_folder
-from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, validate
+from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, quiet_lightning, validate
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         hyper_parameters={**describe(config, model, data, data.train_times, inputs.skipped), "leaks": leaks},
         **plain(config.optim, "optimizer", "schedule"),
     )
-    with own_folder(config):
+    with own_folder(config), quiet_lightning():
         trainer = make_trainer(config, record, monitor="valid/loss", mode="min")
         initial = validate(trainer, module, data)
         metrics = fit(config, trainer, module, data)
@@ -150,7 +150,7 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         logger.info("%s: finished already", config.out_dir)
         return finished
     run = prepare_finetuning(config, inputs, seed=seed)
-    with own_folder(config):
+    with own_folder(config), quiet_lightning():
         trainer = make_trainer(config, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
         metrics = fit(config, trainer, run.module, run.data)
         trainer.test(run.module, run.data, verbose=False)
@@ -220,7 +220,7 @@ def _load(module: StagedModule, content: Mapping[str, Any]) -> None:
 def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> RunResult:
     """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`."""
     run = open_finetuned(checkpoint, overrides)
-    with hardware_errors():
+    with hardware_errors(), quiet_lightning():
         trainer = make_tester(run.config)
         trainer.test(run.module, run.data, verbose=False)
     return RunResult(

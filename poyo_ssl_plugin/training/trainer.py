@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -22,18 +24,30 @@ from poyo_ssl_plugin.training.progress import StepProgress
 from poyo_ssl_plugin.training.record import RunRecord, last_checkpoint, refuse_other_recipe
 from poyo_ssl_plugin.training.resume import ResumePoint
 
-# Lightning announces hardware it did not find and advertises; and it advises worker processes, which a
-# step on a CPU does not need: windows load many times faster than they train.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-for _hint in (
+# What Lightning warns of and runs here need not know: a step on a CPU does not need worker processes, windows load many
+# times faster than they train; every process validates on all windows, so there is nothing to average.
+_NOT_HERE = (
     ".*Checkpoint directory .* is not empty.*",
     ".*does not have many workers.*",
     ".*isinstance.treespec.*",
     ".*smaller than the logging interval.*",
-    # Every process validates on all windows, so there is nothing to average.
     ".*sync_dist=True.*",
-):
-    warnings.filterwarnings("ignore", _hint)
+)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning from announcing hardware it did not find, and from warnings that do not apply here."""
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for hint in _NOT_HERE:
+                warnings.filterwarnings("ignore", hint)
+            yield
+    finally:
+        lightning.setLevel(level)
 
 
 def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: str) -> L.Trainer:
