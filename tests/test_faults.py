@@ -22,7 +22,7 @@ from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.locks import only_run_in
 from poyo_ssl_plugin.training import finetune, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.guards import CollapseWarning
-from poyo_ssl_plugin.training.record import hardware_errors
+from poyo_ssl_plugin.training.run_folder import hardware_errors
 
 QUICK = quick(steps=4, val_every=2, batch_size=4)
 

@@ -122,7 +122,7 @@ class TestPretrain:
 
         screen = io.StringIO()
         terminal = Console(file=screen, force_terminal=True, width=100)
-        monkeypatch.setattr("poyo_ssl_plugin.training.progress.Console", lambda stderr: terminal)
+        monkeypatch.setattr("poyo_ssl_plugin.training.step_progress.Console", lambda stderr: terminal)
         pretrain(recipe("pretrain", "trainer.progress=true"))
         assert "pretraining" in screen.getvalue() and "6/6" in screen.getvalue()
         assert "Epoch" not in screen.getvalue() and "v_num" not in screen.getvalue()

@@ -8,7 +8,6 @@ from poyo_ssl_plugin.training.finetuning import Finetuning
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.recipe import Inputs
-from poyo_ssl_plugin.training.record import RunRecord, RunResult
 from poyo_ssl_plugin.training.run import (
     Prepared,
     evaluate,
@@ -17,6 +16,7 @@ from poyo_ssl_plugin.training.run import (
     prepare_finetuning,
     pretrain,
 )
+from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult
 
 __all__ = [
     "Decoding",

@@ -34,7 +34,7 @@ from poyo_ssl_plugin.training.recipe import (
     require,
     resolved,
 )
-from poyo_ssl_plugin.training.record import RunRecord, RunResult, hardware_errors, last_checkpoint, own_folder
+from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult, hardware_errors, last_checkpoint, own_folder
 from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, quiet_lightning, validate
 
 logger = logging.getLogger(__name__)

@@ -20,9 +20,9 @@ from poyo_ssl_plugin.models import read_checkpoint
 from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
 from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
 from poyo_ssl_plugin.training.logs import MetricsLog
-from poyo_ssl_plugin.training.progress import StepProgress
-from poyo_ssl_plugin.training.record import RunRecord, last_checkpoint, refuse_other_recipe
 from poyo_ssl_plugin.training.resume import ResumePoint
+from poyo_ssl_plugin.training.run_folder import RunRecord, last_checkpoint, refuse_other_recipe
+from poyo_ssl_plugin.training.step_progress import StepProgress
 
 # What Lightning warns of and runs here need not know: a step on a CPU does not need worker processes, windows load many
 # times faster than they train; every process validates on all windows, so there is nothing to average.
