@@ -217,9 +217,11 @@ def _load(module: StagedModule, content: Mapping[str, Any]) -> None:
         raise KeyError(misfit[0])
 
 
-def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> RunResult:
+def evaluate(
+    checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, inputs: Inputs | None = None
+) -> RunResult:
     """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`."""
-    run = open_finetuned(checkpoint, overrides)
+    run = open_finetuned(checkpoint, overrides, inputs)
     with hardware_errors(), quiet_lightning():
         trainer = make_tester(run.config)
         trainer.test(run.module, run.data, verbose=False)
