@@ -20,6 +20,7 @@ from poyo_ssl_plugin.training import (
     finetune,
     load_weights,
     model_state,
+    open_finetuned,
     prepare_finetuning,
     pretrain,
     read_checkpoint,
@@ -232,6 +233,14 @@ class TestFinetune:
         again = evaluate(result.checkpoint)
         assert again.predictions == result.predictions and again.task == "drifting_gratings"
         assert again.metrics["test/accuracy"] == result.metrics["test/accuracy"]
+
+    def test_an_opened_run_has_the_training_trials_that_it_had(self, recipe):
+        run = finetune(recipe("finetune", "label_share=0.3", "shuffle_labels=true", recipe="scratch"), seed=2)
+        prepared = prepare_finetuning(recipe("finetune", "label_share=0.3", recipe="scratch"), seed=2)
+        opened = open_finetuned(run.checkpoint)
+        assert opened.data.shuffle_labels and opened.data.seed == 2
+        for name, trials in prepared.data.trials("train").items():
+            assert np.array_equal(opened.data.trials("train")[name].start, trials.start)
 
     def test_neurons_that_pretraining_saw_are_refused(self, recipe, pretrained, caplog):
         with pytest.raises(RecipeError, match=r"trained on \d+ of the neurons.*allow_leak"):

@@ -126,7 +126,7 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     model = build_model(config, data, {decoding.task.name: decoding.n_outputs})
     loaded = initialise(model, config, data, keep_words=False)
     record = describe(config, model, data, data.split["train"], inputs.skipped)
-    record["leaks"] = leaks_of(config, inputs, data)
+    record |= {"seed": seed, "leaks": leaks_of(config, inputs, data)}
     if config.init_from is not None:
         record["pretrained_on"] = read_checkpoint(config.init_from)["hyper_parameters"].get("trained_on")
     module = decoding.module(model, record)
@@ -198,7 +198,7 @@ def open_finetuned(
     config = recorded_recipe(content, overrides, source=checkpoint)
     inputs = inputs or Inputs.from_recipe(config)
     decoding = decoding_of(config)
-    data = decoding.data(inputs)
+    data = decoding.data(inputs, seed=int(record.get("seed", 0)))
     leaks = check_test_time(record, data, allow=bool(config.get("allow_leak", False)))
     model = build_model(config, data, {decoding.task.name: decoding.n_outputs})
     module = decoding.module(model, record)
