@@ -316,7 +316,7 @@ class TestFrames:
 
     def test_the_baselines_are_those_of_a_single_run(self, summary, settings):
         from poyo_ssl_plugin.experiments.compare import finetuning_of
-        from poyo_ssl_plugin.frames.references import frame_references
+        from poyo_ssl_plugin.frames.simple_decoders import frame_references
         from poyo_ssl_plugin.training import decoding_of
 
         job = json.loads((Path(settings.out_dir) / "runs/finetune/scratch/recorded/seed0/job.json").read_text())["job"]

@@ -18,7 +18,7 @@ from poyo_ssl_plugin.data import Trials, TrialSampler
 from poyo_ssl_plugin.data.splits import recorded_split
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.frames import MovieFrames, find_frames_file, find_presentations, split_frames
-from poyo_ssl_plugin.frames.references import (
+from poyo_ssl_plugin.frames.simple_decoders import (
     PENALTIES,
     frame_references,
     reference_images,

@@ -197,7 +197,7 @@ class FrameSimilarity(Measure):
     def baselines(
         self, config: DictConfig, folds: Iterable[Inputs], *, task: Task, field: str
     ) -> dict[str, dict[str, Any]]:
-        from poyo_ssl_plugin.frames.references import frame_references
+        from poyo_ssl_plugin.frames.simple_decoders import frame_references
         from poyo_ssl_plugin.frames.task import FrameReconstruction
 
         references = frame_references(FrameReconstruction(config), folds)

@@ -18,7 +18,7 @@ from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines, te
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
 from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
-from poyo_ssl_plugin.frames.references import latent_images, reconstruct, reference_images, score_images
+from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
 from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.recordings import TRACES

@@ -32,8 +32,8 @@ from poyo_ssl_plugin.models import (
 )
 from poyo_ssl_plugin.models.checkpoint import first_line
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
-from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData
+from poyo_ssl_plugin.training.weights import LoadReport, load_weights
 
 logger = logging.getLogger(__name__)
 

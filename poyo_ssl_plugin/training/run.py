@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import model_state, read_checkpoint
-from poyo_ssl_plugin.training.checkpoint import LoadReport
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
 from poyo_ssl_plugin.training.leaks import check_leaks, check_scoring, check_test_time
@@ -36,6 +35,7 @@ from poyo_ssl_plugin.training.recipe import (
 )
 from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult, hardware_errors, last_checkpoint, own_folder
 from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, quiet_lightning, validate
+from poyo_ssl_plugin.training.weights import LoadReport
 
 logger = logging.getLogger(__name__)
 

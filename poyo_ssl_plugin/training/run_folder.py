@@ -20,7 +20,7 @@ from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.locks import only_run_in
-from poyo_ssl_plugin.training.checkpoint import LoadReport
+from poyo_ssl_plugin.training.weights import LoadReport
 
 RECORD = "run.json"
 # Keys of a recipe that change neither a run nor its result.
