@@ -558,8 +558,6 @@ def _show(config: Any) -> None:
 
 
 def _print_results(summary: dict[str, Any]) -> None:
-    if "protocol" in summary:
-        return _print_frames(summary)
     from poyo_ssl_plugin.experiments.measures import measure_of
     from poyo_ssl_plugin.experiments.report import arm_verdicts, leak_warnings, result_rows, verdict
 
@@ -581,16 +579,6 @@ def _print_arms() -> None:
     for arm in ARMS.values():
         pretrain = "none" if arm.pretrain is None else "\n".join(arm.pretrain) or "the recipe 'pretrain'"
         rows.add_row(arm.name, arm.title, _plain(pretrain), _plain("\n".join(arm.finetune)))
-    console.print(rows)
-
-
-def _print_frames(summary: dict[str, Any]) -> None:
-    """How like the true frames those of each arm and baseline are."""
-    from poyo_ssl_plugin.experiments.frames import result_rows
-
-    rows = Table("arm", "SSIM", "95 % interval", "PSNR (dB)", "correlation", title=f"{summary['metric']}")
-    for row in result_rows(summary):
-        rows.add_row(*row.values())
     console.print(rows)
 
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
+from torch.distributed.nn.functional import all_gather
 from torch.utils.data import Sampler
 
 T = TypeVar("T")
@@ -80,24 +81,7 @@ def whole_batch(x: torch.Tensor) -> torch.Tensor:
     """
     if n_processes() == 1:
         return x
-    gathered_parts: torch.Tensor = _Gather.apply(x)
-    return gathered_parts
-
-
-class _Gather(torch.autograd.Function):
-    """Concatenate the parts of all processes; each gets back the gradient that all of them have for its part."""
-
-    @staticmethod
-    def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(x) for _ in range(n_processes())]
-        torch.distributed.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        total = gradient.contiguous()
-        torch.distributed.all_reduce(total)
-        return total.chunk(n_processes())[process_index()]
+    return torch.cat(all_gather(x))
 
 
 class ShardedSampler(Sampler[Any]):

@@ -11,7 +11,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 from omegaconf import OmegaConf
 from quick import quick
 
@@ -317,22 +316,17 @@ class TestFrames:
 
     def test_the_baselines_are_those_of_a_single_run(self, summary, settings):
         from poyo_ssl_plugin.experiments.compare import finetuning_of
-        from poyo_ssl_plugin.experiments.frame_baselines import run_frame_baselines
-        from poyo_ssl_plugin.training.frame_metrics import frame_metrics
-        from poyo_ssl_plugin.training.frames import frame_data, read_movie
+        from poyo_ssl_plugin.frames.simple_decoders import frame_references
+        from poyo_ssl_plugin.training import decoding_of
 
         job = json.loads((Path(settings.out_dir) / "runs/finetune/scratch/recorded/seed0/job.json").read_text())["job"]
         config, inputs = finetuning_of(job)
-        movie, frames = read_movie(config)
-        data = frame_data(config, inputs, frames)
-        true = movie.image[movie.rows(data.trials("test")["sim_002"].label)]
-        made = run_frame_baselines(data, movie, leave_out="repeats")
-        assert set(summary["baselines"]) == set(made) == {"mean frame", "template", "linear decoder"}
-        for name, images in made.items():
+        references = frame_references(decoding_of(config), [inputs])
+        assert set(summary["baselines"]) == set(references) == {"mean frame", "template", "linear decoder"}
+        for name, result in references.items():
             found = summary["baselines"][name]
-            scores = frame_metrics(torch.from_numpy(images), torch.from_numpy(true).float() / 255)["ssim"]
-            assert found["value"] == pytest.approx(float(scores.mean()), abs=1e-5)
-            assert found["n_test"] == len(true) == summary["arms"]["scratch"]["runs"][0]["n_test"]
+            assert found["value"] == pytest.approx(result.value, abs=1e-5)
+            assert found["n_test"] == result.n_test == summary["arms"]["scratch"]["runs"][0]["n_test"]
             assert found["ci95"][0] < found["value"] < found["ci95"][1]
 
     def test_from_scratch_is_the_same_recipe_without_a_start(self, summary, settings):

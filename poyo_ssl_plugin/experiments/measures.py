@@ -13,19 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from omegaconf import DictConfig
 
-from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, TASKS, Recordings, Task, get_task
+from poyo_ssl_plugin.data import TASKS, Task, get_task
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments.baselines import Decoded, run_baselines
 from poyo_ssl_plugin.experiments.neurons import diet_of
-from poyo_ssl_plugin.experiments.statistics import binomial_interval
-from poyo_ssl_plugin.recordings import TRACES
+from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
+from poyo_ssl_plugin.frames import FRAMES_TASK
 
 if TYPE_CHECKING:
     from poyo_ssl_plugin.experiments.flops import Cost
-    from poyo_ssl_plugin.training import Inputs, RunResult
+    from poyo_ssl_plugin.training import Inputs, RunResult, TestResult
 
 
 @dataclass(frozen=True)
@@ -172,9 +171,9 @@ class FrameSimilarity(Measure):
     logged = "valid/ssim"
 
     def describe(self, config: DictConfig) -> str:
-        from poyo_ssl_plugin.experiments.frame_scores import METRIC
+        from poyo_ssl_plugin.training import decoding_of
 
-        return METRIC[config.frames.protocol]
+        return decoding_of(config).describe()
 
     def chance(self, task: Task) -> float | None:
         return None
@@ -184,82 +183,43 @@ class FrameSimilarity(Measure):
         return get_task("natural_movie")
 
     def check(self, config: DictConfig, *, field: str) -> None:
-        from poyo_ssl_plugin.training.frames import read_movie
+        from poyo_ssl_plugin.training import decoding_of
 
-        if config.shuffle_labels:
-            raise RecipeError(
-                f"the task {MOVIE_FRAMES_TASK.name!r} has images and no labels to shuffle (shuffle_labels=true); leave "
-                "it out of arms=[...], and take task=natural_movie for that control"
-            )
-        if field != TRACES:
-            raise RecipeError(f"frames are reconstructed from {TRACES} only, not from field={field}")
-        read_movie(config)
+        decoding_of(config).check(field=field)
 
     def finetune(self, config: DictConfig, inputs: Inputs, *, seed: int) -> Tested:
-        from poyo_ssl_plugin.experiments.frame_scores import second_means
-        from poyo_ssl_plugin.training import finetune_frames
+        from poyo_ssl_plugin.training import decoding_of, finetune
 
-        run = finetune_frames(config, inputs, seed=seed)
-        scores = [row["ssim"] for row in run.predictions]
-        seconds = second_means(run.predictions, scores)
-        return Tested(run, float(np.mean(scores)), len(scores), list(seconds.values()), list(seconds))
+        run = finetune(config, inputs, seed=seed)
+        result = decoding_of(config).test_result(run.predictions)
+        return Tested(run, result.value, result.n_test, result.trials, result.names)
 
     def baselines(
         self, config: DictConfig, folds: Iterable[Inputs], *, task: Task, field: str
     ) -> dict[str, dict[str, Any]]:
-        from poyo_ssl_plugin.experiments.frame_baselines import run_frame_baselines
-        from poyo_ssl_plugin.experiments.frame_scores import over_seconds, score_frames
-        from poyo_ssl_plugin.training.frames import frame_data, read_movie
+        from poyo_ssl_plugin.frames.simple_decoders import frame_references
+        from poyo_ssl_plugin.frames.task import FrameReconstruction
 
-        movie, frames = read_movie(config)
-        rows: list[dict[str, Any]] = []
-        scores: dict[str, list[float]] = {}
-        for inputs in folds:
-            # One recording after another: reconstructions of all of them are large.
-            for recording in frame_data(config, inputs, frames).recordings:
-                alone = dataclasses.replace(inputs, dataset=Recordings(inputs.dataset.dataset_dir, [recording]))
-                data = frame_data(config, alone, frames)
-                shown = data.trials("test")[recording].label
-                if len(shown) == 0:
-                    continue
-                rows += [{"recording_id": recording, "frame": int(frame)} for frame in shown]
-                for name, images in run_frame_baselines(data, movie, leave_out=config.frames.protocol).items():
-                    scores.setdefault(name, []).extend(score_frames(images, shown, movie)["ssim"].tolist())
-        found = {}
-        for name, values in scores.items():
-            interval = over_seconds(rows, values)
-            found[name] = {
-                "value": float(np.mean(values)),
-                "n_test": len(values),
-                "ci95": [interval.low, interval.high],
-            }
-        return found
+        references = frame_references(FrameReconstruction(config), folds)
+        return {name: tested_row(result) for name, result in references.items()}
 
     def cost(self, config: DictConfig, inputs: Inputs, checkpoint: str | Path) -> tuple[Cost, Cost]:
         import torch
 
         from poyo_ssl_plugin.experiments.flops import measure_cost
-        from poyo_ssl_plugin.models import SkipConnectionDecoder
-        from poyo_ssl_plugin.training.frames import frame_data, read_movie
-        from poyo_ssl_plugin.training.recipe import build_model, initialise, resolved
+        from poyo_ssl_plugin.training import open_finetuned
 
-        # Weights do not change the cost: those of the checkpoint are not needed, nor any pretrained ones.
-        config = resolved(config)
-        config.init_from = None
-        movie, frames = read_movie(config)
-        data = frame_data(config, inputs, frames)
-        model = build_model(config, data, {MOVIE_FRAMES_TASK.name: config.decoder.latent_dim})
-        initialise(model, config, data, keep_words=False)
-        batch = next(iter(data.test_dataloader()))
-        model_cost = measure_cost(model, batch["inputs"], len(batch["target"]))
-        latent = {"latent": torch.zeros(1, config.decoder.latent_dim)}
-        decoder = measure_cost(SkipConnectionDecoder(size=movie.size, **config.decoder), latent, 1)
+        opened = open_finetuned(checkpoint, inputs=inputs)
+        batch = next(iter(opened.data.test_dataloader()))
+        model = measure_cost(opened.module.model, batch["inputs"], len(batch["target"]))
+        latent = {"latent": torch.zeros(1, opened.decoding.n_outputs)}
+        decoder = measure_cost(opened.module.get_submodule("decoder"), latent, 1)
         both = dataclasses.replace(
-            model_cost,
-            parameters=model_cost.parameters + decoder.parameters,
-            forward_flops=model_cost.forward_flops + decoder.forward_flops,
+            model,
+            parameters=model.parameters + decoder.parameters,
+            forward_flops=model.forward_flops + decoder.forward_flops,
         )
-        return both, model_cost
+        return both, model
 
 
 _ACCURACY, _FRAMES = Accuracy(), FrameSimilarity()
@@ -275,7 +235,7 @@ def decoded_task(name: str) -> Task:
         >>> decoded_task("natural_movie_frames").source
         'natural_movie_one'
     """
-    tasks = {**TASKS, MOVIE_FRAMES_TASK.name: MOVIE_FRAMES_TASK}
+    tasks = {**TASKS, FRAMES_TASK.name: FRAMES_TASK}
     if name not in tasks:
         raise RecipeError(f"unknown task {name!r}; there are {', '.join(tasks)}")
     return tasks[name]
@@ -288,13 +248,19 @@ def measure_of(task: str) -> Measure:
         >>> measure_of("drifting_gratings").name, measure_of("natural_movie_frames").name
         ('accuracy', 'SSIM')
     """
-    return _FRAMES if task == MOVIE_FRAMES_TASK.name else _ACCURACY
+    return _FRAMES if task == FRAMES_TASK.name else _ACCURACY
 
 
 def decoded_row(decoded: Decoded) -> dict[str, Any]:
     """What is said of a simple decoder that was counted by trials."""
     interval = binomial_interval(decoded.correct, decoded.n)
     return {"value": decoded.accuracy, "n_test": decoded.n, "ci95": list(interval)}
+
+
+def tested_row(result: TestResult) -> dict[str, Any]:
+    """What is said of a simple decoder whose test has samples that are no trials."""
+    value = estimate(result.trials)
+    return {"value": result.value, "n_test": result.n_test, "ci95": [value.low, value.high], **result.further}
 
 
 def reference_lines(summary: Mapping[str, Any]) -> dict[str, float]:

@@ -2,29 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, get_task
+from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments import figures
-from poyo_ssl_plugin.experiments.baselines import run_baselines
-from poyo_ssl_plugin.experiments.frames import frame_evaluation, run_frame_finetuning
-from poyo_ssl_plugin.experiments.measures import decoded_row, reference_lines
+from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines, tested_row
 from poyo_ssl_plugin.experiments.provenance import git_revision, versions
 from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
+from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
 from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.recordings import TRACES
-from poyo_ssl_plugin.training import Inputs, RunResult, read_checkpoint
+from poyo_ssl_plugin.training import (
+    Inputs,
+    Metric,
+    RunResult,
+    TestResult,
+    decoding_kind,
+    decoding_of,
+    open_finetuned,
+    read_checkpoint,
+)
 from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
-from poyo_ssl_plugin.training.frames import reconstructs_frames
+from poyo_ssl_plugin.training.recipe import recorded_recipe, resolved
 
 
 def run_pretraining(config: DictConfig) -> dict[str, Any]:
@@ -33,14 +44,14 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
     end_unless_main_process()
     metrics = [name for name in ("train/masked", "valid/effective_rank", "valid/latent_std") if _has(result, name)]
     figures.training_curves({"pretraining": result.out_dir}, result.out_dir / "curves.png", metrics=metrics)
-    inputs_table = config.diet.table
-    diet = make_diet(inputs_table, config.diet.rule, **_rule_options(config))
+    diet = make_diet(config.diet.table, config.diet.rule, **_rule_options(config))
+    fed = Recordings(config.data.root, config.data.recordings).recording_ids
     summary = {
         "format": 1,
         "checkpoint": str(result.checkpoint),
         "initial": _finite(result.initial),
         "metrics": _finite(result.metrics),
-        "diet": f"{diet.name}: {diet.summary()}",
+        "diet": f"{diet.name}: {diet.summary(fed)}",
         "loaded": result.loaded.summary() if result.loaded else None,
         "leaks": result.leaks,
         **_made(config),
@@ -51,8 +62,6 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
 
 def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> dict[str, Any]:
     """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
-    if config.task == MOVIE_FRAMES_TASK.name:
-        return run_frame_finetuning(config, stage=stage)
     seeds = list(config.seeds)
     if not seeds:
         raise RecipeError("seeds is empty: give at least one, seeds=[0]")
@@ -60,63 +69,52 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     results: dict[int, RunResult] = {}
     progress = stage("fine-tuning", len(seeds)) if stage else (lambda items, n: items)
     for seed in progress(iter(seeds), len(seeds)):
-        # The bar over seeds takes the place of Lightning's own, one per run.
-        change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": False}}
+        # On a terminal, the bar over seeds takes the place of one per run.
+        lines = bool(config.trainer.progress) and not sys.stderr.isatty()
+        change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": lines}}
         of_seed = OmegaConf.merge(config, change)
         assert isinstance(of_seed, DictConfig)
         results[seed] = finetune_once(of_seed, seed=seed)
     end_unless_main_process()
-    task = get_task(config.task)
-    inputs = Inputs.from_recipe(config)
+    decoding = decoding_of(resolved(config))
+    metric, inputs = decoding.metric, Inputs.from_recipe(config)
     diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))
     arm = "scratch" if config.init_from is None else "pretrained"
-    accuracies = [result.metrics["test/accuracy"] for result in results.values()]
-    value = estimate(accuracies)
-    baselines = run_baselines(
-        inputs.dataset,
-        diet,
-        task,
-        inputs.split,
-        field=inputs.table.provenance.get("field", TRACES),
-        label_fraction=config.label_fraction,
+    tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
+    first = results[seeds[0]]
+    references = measure_of(decoding.task.name).baselines(
+        config, [inputs], task=decoding.task, field=inputs.table.provenance.get("field", TRACES)
     )
+    if isinstance(decoding, FrameReconstruction):
+        references |= _draw_frames(first, inputs, arm, out_dir / "frames.png")
     summary = {
         "format": 2,
-        "metric": "accuracy on held-out trials",
-        "task": task.name,
-        "chance": 1 / task.n_classes,
-        "arms": {
-            arm: {
-                "metric": "accuracy",
-                "runs": [
-                    {"seed": seed, "value": r.metrics["test/accuracy"], "n_test": len(r.predictions)}
-                    for seed, r in results.items()
-                ],
-                "mean": value.mean,
-                "ci95": [value.low, value.high],
-            }
-        },
-        "baselines": {name: decoded_row(decoded) for name, decoded in baselines.items()},
+        "metric": decoding.describe(),
+        "task": decoding.task.name,
+        "chance": decoding.chance,
+        "arms": {arm: _arm(metric, tests)},
+        "baselines": references,
         "diet": f"{diet.name}: {diet.summary(inputs.dataset.recording_ids)}",
         "seeds": seeds,
         "metrics": {str(seed): _finite(result.metrics) for seed, result in results.items()},
         "predictions": {str(seed): result.predictions for seed, result in results.items()},
         "leaks": {str(seed): result.leaks for seed, result in results.items()},
-        "loaded": next(iter(results.values())).loaded.summary() if arm == "pretrained" else None,  # type: ignore[union-attr]
+        "loaded": first.loaded.summary() if first.loaded else None,
         **_made(config),
     }
     write_json(out_dir / "results.json", summary)
+    values = [test.value for test in tests.values()]
     figures.arm_bars(
-        {arm: (value, accuracies)},
+        {arm: (estimate(values), values)},
         reference_lines(summary),
-        out_dir / "accuracy.png",
-        title=task.name,
-        label="accuracy",
+        out_dir / f"{metric.key}.png",
+        title=decoding.task.name,
+        label=metric.name,
     )
     figures.training_curves(
         {f"{arm}/{seed}": result.out_dir for seed, result in results.items()},
         out_dir / "curves.png",
-        metrics=["train/loss", "valid/accuracy"],
+        metrics=["train/loss", f"valid/{metric.key}"],
     )
     return summary
 
@@ -129,30 +127,67 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
         if not equals:
             raise RecipeError(f"{override!r} is not of the form key=value")
         changes[key] = OmegaConf.create(f"value: {value}").value
-    if reconstructs_frames(read_checkpoint(checkpoint)):
-        return frame_evaluation(checkpoint, changes)
     result = evaluate_once(checkpoint, changes)
-    n, correct = len(result.predictions), sum(r["label"] == r["prediction"] for r in result.predictions)
-    accuracy = result.metrics["test/accuracy"]
+    decoding = decoding_kind(result.task)(recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint))
     return {
-        "format": 1,
-        "metric": "accuracy on held-out trials",
+        "format": 2,
+        "metric": decoding.describe(),
         "task": result.task,
-        "chance": 1 / get_task(result.task).n_classes,
-        "arms": {
-            "checkpoint": {
-                "metric": "accuracy",
-                "runs": [{"value": accuracy, "n_test": n}],
-                "mean": accuracy,
-                "ci95": list(binomial_interval(correct, n)),
-            }
-        },
+        "chance": decoding.chance,
+        "arms": {"checkpoint": _arm(decoding.metric, {None: decoding.test_result(result.predictions)})},
         "baselines": {},
         "checkpoint": str(checkpoint),
         "leaks": result.leaks,
         "predictions": result.predictions,
         "versions": versions(),
         "git": git_revision(),
+    }
+
+
+def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[str, Any]:
+    """Draw true frames over reconstructed ones; returns the row of a linear decoder on the model's latent vectors."""
+    opened = open_finetuned(run.checkpoint, inputs=inputs)
+    decoding, data = cast(FrameReconstruction, opened.decoding), cast(FrameData, opened.data)
+    module = cast(FrameDecoding, opened.module)
+    latent, images, frame, recordings = reconstruct(module, data.test_dataloader(), decoding)
+    linear = latent_images(module, data, decoding, latent)
+    n = recordings.count(recordings[0])
+    shown = np.linspace(0, n - 1, min(8, n)).round().astype(int)
+    true = decoding.movie.image[decoding.movie.rows(frame[shown])] / 255
+    references = reference_images(data, recordings[0], decoding)
+    lines = {arm: images, **references, "linear decoder on latents": linear}
+    figures.image_rows(
+        {"true": true, **{name: made[shown] for name, made in lines.items()}},
+        [f"frame {number}" for number in frame[shown]],
+        path,
+    )
+    rows = score_images(linear, frame, decoding.movie, recordings)
+    return {"linear decoder on latents": tested_row(decoding.test_result(rows))}
+
+
+def _arm(metric: Metric, tests: Mapping[Any, TestResult]) -> dict[str, Any]:
+    """An arm of ``results.json``; the interval of a single run is over the samples of its test."""
+    runs = [
+        {**({} if seed is None else {"seed": seed}), "value": test.value, "n_test": test.n_test, **test.further}
+        for seed, test in tests.items()
+    ]
+    values = [test.value for test in tests.values()]
+    single = next(iter(tests.values())).trials
+    if len(values) > 1:
+        value = estimate(values)
+        interval = [value.low, value.high]
+    elif metric.bounds == (0.0, 1.0) and set(single) <= {0.0, 1.0}:
+        interval = list(binomial_interval(int(sum(single)), len(single)))
+    else:
+        value = estimate(single)
+        interval = [value.low, value.high]
+    over = "seeds" if len(values) > 1 else metric.samples
+    return {
+        "metric": metric.name,
+        "runs": runs,
+        "mean": float(np.mean(values)),
+        "ci95": interval,
+        "interval_over": over,
     }
 
 

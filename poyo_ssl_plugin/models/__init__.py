@@ -4,7 +4,6 @@ from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
 from poyo_ssl_plugin.models.export import read_safetensors, write_safetensors
-from poyo_ssl_plugin.models.frame_decoder import SkipConnectionDecoder
 from poyo_ssl_plugin.models.latents import (
     LatentPass,
     check_family,
@@ -24,7 +23,6 @@ __all__ = [
     "MultitaskReadout",
     "PrototypeReadout",
     "ReadIn",
-    "SkipConnectionDecoder",
     "UnitEmbedding",
     "adapt",
     "adapter_class",

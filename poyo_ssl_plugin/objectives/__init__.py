@@ -3,7 +3,6 @@
 from poyo_ssl_plugin.objectives.activity_masks import ACTIVITY_MASKS
 from poyo_ssl_plugin.objectives.decorrelation import Decorrelation, decorrelation
 from poyo_ssl_plugin.objectives.ema_teacher import EMATeacher
-from poyo_ssl_plugin.objectives.frame_losses import FrameLoss
 from poyo_ssl_plugin.objectives.health import centred_latents, effective_rank, input_dependent_std
 from poyo_ssl_plugin.objectives.masked_activity import MaskedActivity
 from poyo_ssl_plugin.objectives.masked_latent import (
@@ -19,7 +18,6 @@ __all__ = [
     "MASKS",
     "Decorrelation",
     "EMATeacher",
-    "FrameLoss",
     "LatentLayout",
     "MaskedActivity",
     "MaskedLatentReconstruction",

@@ -39,7 +39,7 @@ class Finetuning(TransferModule):
         self.task = task
         self.label_smoothing = label_smoothing
         self.accuracy = nn.ModuleDict({f"{part}_accuracy": _accuracy(task) for part in ("train", "valid", "test")})
-        self.predictions: list[dict[str, Any]] = []
+        self.predictions = []
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
         return self._score(self.model(**batch["inputs"]), batch, "train")

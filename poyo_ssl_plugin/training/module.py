@@ -84,6 +84,8 @@ class TransferModule(TrainingModule):
     """
 
     fresh: tuple[str, ...] = READOUT
+    # One row per tested moment, after a test.
+    predictions: list[dict[str, Any]]
 
     def __init__(
         self, model: nn.Module, *, transfer: str = "full", probe_fraction: float = 0.3, **options: Any

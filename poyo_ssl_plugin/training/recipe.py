@@ -33,8 +33,8 @@ from poyo_ssl_plugin.models import (
 from poyo_ssl_plugin.models.checkpoint import first_line
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
-from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData
+from poyo_ssl_plugin.training.weights import LoadReport, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -126,9 +126,7 @@ def plain(config: DictConfig, *names: str) -> dict[str, Any]:
 
 def make_recipe_diet(config: DictConfig, table: PredictabilityTable) -> Diet:
     options = {key: value for key, value in config.diet.items() if key not in ("rule", "table")}
-    diet = make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
-    logger.info("diet %s (%s)", diet.summary(), diet.name)
-    return diet
+    return make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
 
 
 def data_options(config: DictConfig) -> dict[str, Any]:
@@ -157,7 +155,10 @@ def auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
     return task
 
 
-def build_model(config: DictConfig, data: DietData, tasks: Mapping[str, int]) -> nn.Module:
+def build_model(config: DictConfig, data: DietData, tasks: Mapping[str, int], *, classes: bool = True) -> nn.Module:
+    if not classes and config.model.get("readout") == "prototypes":
+        # Prototypes are of classes; other outputs are linear in a decoded query.
+        config = OmegaConf.merge(config, {"model": {"readout": "linear"}})  # type: ignore[assignment]
     try:
         readout = adapter_class(hydra.utils.get_class(config.model["_target_"])).readout(tasks)
     except (ImportError, ValueError, KeyError, hydra.errors.HydraException) as error:
