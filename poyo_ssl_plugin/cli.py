@@ -154,7 +154,7 @@ def score(
     """
     from poyo_ssl_plugin.data import Recordings
     from poyo_ssl_plugin.data.check import responsive_recordings
-    from poyo_ssl_plugin.experiments.figures import example_traces, predictability_plane
+    from poyo_ssl_plugin.compare.figures import example_traces, predictability_plane
     from poyo_ssl_plugin.predictability import Diet, score_dataset
     from poyo_ssl_plugin.predictability.on_ray import on_ray
 

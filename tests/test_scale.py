@@ -11,7 +11,7 @@ from torch import nn
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.experiments.baselines import run_baselines
+from poyo_ssl_plugin.compare.references import run_baselines
 from poyo_ssl_plugin.experiments.compare import load_fold
 from poyo_ssl_plugin.experiments.flops import measure_cost
 from poyo_ssl_plugin.experiments.scale import Scaling, make_points

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from poyo_ssl_plugin.experiments.statistics import compare_pairs, estimate, holm, trend
+from poyo_ssl_plugin.compare.statistics import compare_pairs, estimate, holm, trend
 
 
 class TestPairs:
@@ -45,7 +45,7 @@ class TestPairs:
             a, b = 0.56 + shared + rng.normal(0, 0.02, 5), 0.5 + shared + rng.normal(0, 0.02, 5)
             found = estimate(a - b)
             inside += found.low <= 0.06 <= found.high
-            from poyo_ssl_plugin.experiments.statistics import _fieller
+            from poyo_ssl_plugin.compare.statistics import _fieller
 
             low, high = _fieller(a, b)
             inside_relative += low <= 0.12 <= high

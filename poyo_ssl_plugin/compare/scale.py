@@ -19,8 +19,8 @@ from poyo_ssl_plugin.experiments.arms import POYO_SSL, SCRATCH, get_arms
 from poyo_ssl_plugin.experiments.compare import Comparison, ComparisonResult, finetuning_of, run_comparison
 from poyo_ssl_plugin.experiments.jobs import Job, run_jobs
 from poyo_ssl_plugin.experiments.measures import measure_of
-from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import compare_pairs, trend
+from poyo_ssl_plugin.provenance import git_revision, versions
+from poyo_ssl_plugin.compare.statistics import compare_pairs, trend
 from poyo_ssl_plugin.experiments.summary import independent_values
 
 AXES: dict[str, tuple[Any, ...]] = {

@@ -13,7 +13,7 @@ from poyo_ssl_plugin.experiments.compare import Comparison, ComparisonResult, ru
 from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines
 from poyo_ssl_plugin.experiments.report import write_report
 from poyo_ssl_plugin.experiments.settings import read_settings
-from poyo_ssl_plugin.experiments.statistics import Estimate
+from poyo_ssl_plugin.compare.statistics import Estimate
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.locks import only_run_in
 

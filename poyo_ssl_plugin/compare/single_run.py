@@ -12,11 +12,11 @@ from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, get_task
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.experiments import figures
-from poyo_ssl_plugin.experiments.baselines import run_baselines
+from poyo_ssl_plugin.compare.references import run_baselines
 from poyo_ssl_plugin.experiments.frames import frame_evaluation, run_frame_finetuning
 from poyo_ssl_plugin.experiments.measures import decoded_row, reference_lines
-from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
+from poyo_ssl_plugin.provenance import git_revision, versions
+from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.recordings import TRACES

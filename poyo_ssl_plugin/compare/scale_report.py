@@ -14,7 +14,7 @@ from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines
 from poyo_ssl_plugin.experiments.report import STYLE_SHEET, lines_in_words
 from poyo_ssl_plugin.experiments.scale import Scaling, run_scaling
-from poyo_ssl_plugin.experiments.statistics import Estimate
+from poyo_ssl_plugin.compare.statistics import Estimate
 from poyo_ssl_plugin.files import atomic_path, write_json
 
 _TEMPLATE = """\
