@@ -13,11 +13,6 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from quick import quick
-
-from poyo_ssl_plugin.configuration import compose_recipe
-from poyo_ssl_plugin.data import Recordings, find_trials, get_task
-from poyo_ssl_plugin.errors import DietError, PoyoSSLError, RecipeError
 from poyo_ssl_plugin.experiments.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.experiments.compare import Comparison, run_comparison
 from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
@@ -25,6 +20,11 @@ from poyo_ssl_plugin.experiments.measures import decoded_task, measure_of, refer
 from poyo_ssl_plugin.experiments.neurons import member_rows, split_neurons
 from poyo_ssl_plugin.experiments.report import arm_verdicts, leak_warnings
 from poyo_ssl_plugin.experiments.settings import prepare_recordings, preset_names
+from quick import quick
+
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import Recordings, find_trials, get_task
+from poyo_ssl_plugin.errors import DietError, PoyoSSLError, RecipeError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training import read_checkpoint
 
@@ -317,6 +317,7 @@ class TestFrames:
 
     def test_the_baselines_are_those_of_a_single_run(self, summary, settings):
         from poyo_ssl_plugin.experiments.compare import finetuning_of
+
         from poyo_ssl_plugin.experiments.frame_baselines import run_frame_baselines
         from poyo_ssl_plugin.training.frame_metrics import frame_metrics
         from poyo_ssl_plugin.training.frames import frame_data, read_movie

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from quick import quick
-from scipy import stats
-
-from poyo_ssl_plugin.data import Recordings, find_trials, get_task, simulate
-from poyo_ssl_plugin.data.splits import recorded_split
-from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.compare.references import Decoded, run_baselines, trial_means
 from poyo_ssl_plugin.experiments.compare import Comparison, run_comparison
 from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
 from poyo_ssl_plugin.experiments.jobs import run_jobs
 from poyo_ssl_plugin.experiments.report import verdict
+from quick import quick
+from scipy import stats
+
+from poyo_ssl_plugin.compare.references import Decoded, run_baselines, trial_means
 from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate, paired_difference
+from poyo_ssl_plugin.data import Recordings, find_trials, get_task, simulate
+from poyo_ssl_plugin.data.splits import recorded_split
+from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.predictability import Diet, make_diet, score_dataset
 from poyo_ssl_plugin.recordings import open_signal

@@ -75,8 +75,8 @@ def run_comparison(comparison: Comparison, *, stage: Stage | None = None) -> Com
         "git": git_revision(),
         "seconds": round(time.monotonic() - began, 1),
     }
-    folders = ({run.name: run.folder for run in runs} for runs in (plan.pretraining, plan.finetuning))
-    return ComparisonResult(summary, *folders, plan)
+    before, after = ({run.name: run.folder for run in runs} for runs in (plan.pretraining, plan.finetuning))
+    return ComparisonResult(summary, before, after, plan)
 
 
 def _echo(comparison: Comparison) -> dict[str, Any]:

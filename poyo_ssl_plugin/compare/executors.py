@@ -35,9 +35,7 @@ class Executor(Protocol):
     def __call__(self, work: Work, runs: Sequence[Run]) -> Iterator[tuple[int, Outcome]]: ...
 
 
-def run_all(
-    work: Work, runs: Sequence[Run], executor: Executor, *, progress: Progress | None = None
-) -> list[Outcome]:
+def run_all(work: Work, runs: Sequence[Run], executor: Executor, *, progress: Progress | None = None) -> list[Outcome]:
     """Do every run that is not finished.
 
     Args:
@@ -92,10 +90,12 @@ class RayExecutor:
         try:
             import ray
         except ImportError:
-            raise ExtensionError("--ray needs ray, which is not installed: pip install 'poyo-ssl-plugin[ray]'") from None
+            raise ExtensionError(
+                "--ray needs ray, which is not installed: pip install 'poyo-ssl-plugin[ray]'"
+            ) from None
         started = not ray.is_initialized()
         if started:
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
+            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
         task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=RETRIES)(_answer)
         going_on = {task.remote(work, run): i for i, run in enumerate(runs)}
         try:
@@ -230,8 +230,8 @@ def _answered(ray: Any, reference: Any, run: Run) -> Outcome:
         answer = ray.get(reference)
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise PoyoSSLError(
-            f"the worker of arm {run.arm} ({run.folder}) died {RETRIES + 1} times ({' '.join(str(error).split())[:200]}); "
-            "ask for more with num_cpus=... or num_gpus=..., and start again: finished runs are kept"
+            f"the worker of arm {run.arm} ({run.folder}) died {RETRIES + 1} times "
+            f"({' '.join(str(error).split())[:200]}); ask for more with num_cpus=... or num_gpus=..., and start again: finished runs are kept"
         ) from None
     if isinstance(answer, PoyoSSLError):
         raise answer

@@ -176,7 +176,9 @@ def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: S
     styles = arm_styles(label.split("/")[0] for label in folders)
     with style():
         figure = Figure(figsize=(4.2 * len(curves), 3.4))
-        for axes, (metric, found) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
+        for axes, (metric, found) in zip(
+            figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+        ):
             for label, (steps, values) in found.items():
                 arm = label.split("/")[0]
                 first = arm not in axes.get_legend_handles_labels()[1]
@@ -268,7 +270,9 @@ def scaling_curves(
             marker = "s" if arm in decoders else "o"
             error = np.concatenate([_error(value, bounds) for value in values], axis=1)
             means = [value.mean for value in values]
-            axes.errorbar(x, means, error, color=colour, ls=line, label=arm, marker=marker, ms=5, elinewidth=0.8, capsize=2)
+            axes.errorbar(
+                x, means, error, color=colour, ls=line, label=arm, marker=marker, ms=5, elinewidth=0.8, capsize=2
+            )
         for (name, height), line in zip(lines.items(), LINE_STYLES, strict=False):
             axes.axhline(height, color="black", lw=1, ls=line, label=f"{name} {number(height)}")
         axes.set_xscale("log")

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig
 
+from poyo_ssl_plugin.compare.neurons import diet_of
+from poyo_ssl_plugin.compare.references import Decoded, run_baselines
+from poyo_ssl_plugin.compare.statistics import binomial_interval
 from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, TASKS, Recordings, Task, get_task
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.compare.references import Decoded, run_baselines
-from poyo_ssl_plugin.compare.neurons import diet_of
-from poyo_ssl_plugin.compare.statistics import binomial_interval
 from poyo_ssl_plugin.recordings import TRACES
 
 if TYPE_CHECKING:

@@ -102,14 +102,15 @@ def make_plan(comparison: Comparison) -> Plan:
     for fold in folds:
         _check_fold(fold, dataset, decoded, task, finetune)
     diets = _check_arms(comparison, arms, dataset, folds, pretrained_on, finetune)
-    pretraining, finetuning = [], []
+    pretraining: list[Run] = []
+    finetuning: list[Run] = []
     for fold in folds:
         for arm in arms:
             starts = _pretrainings(comparison, arm, fold, pretrained_on)
-            pretraining += {run.key: run for run in starts}.values()
+            pretraining += {run.key: run for run in starts if run is not None}.values()
             finetuning += [
                 _finetuning(comparison, arm, fold, seed, decoded, start)
-                for seed, start in zip(comparison.seeds, starts or [None] * len(comparison.seeds), strict=True)
+                for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
     return Plan(comparison, arms, folds, pretrained_on, decoded, pretraining, finetuning, diets)
 
@@ -129,16 +130,16 @@ def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> D
     return compose_recipe(command, recipe, overrides)  # type: ignore[no-any-return]
 
 
-def _pretrainings(comparison: Comparison, arm: Arm, fold: Fold, recordings: tuple[str, ...]) -> list[Run]:
-    """The pretraining that each seed starts from: one of its own, or the same one."""
+def _pretrainings(comparison: Comparison, arm: Arm, fold: Fold, recordings: tuple[str, ...]) -> list[Run | None]:
+    """The pretraining that each seed starts from: one of its own, the same one, or none."""
     if not arm.is_pretrained:
-        return []
+        return [None] * len(comparison.seeds)
     overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
     config = compose("pretrain", None, overrides, allow_leak=comparison.allow_leak)
     if not comparison.pretrain_each_seed:
         run = _run(comparison, "pretrain", arm, fold, None, recordings, config, comparison.pretrain_dir)
         return [run] * len(comparison.seeds)
-    runs = []
+    runs: list[Run | None] = []
     for seed in comparison.seeds:
         config.seed = seed
         runs.append(_run(comparison, "pretrain", arm, fold, seed, recordings, config, comparison.pretrain_dir))
@@ -195,7 +196,7 @@ def _run(
         stimulus=decoded_task(comparison.task).source if comparison.folds else None,
         recordings=recordings,
         neurons=digest,
-        start=start and start.key,
+        start=None if start is None else start.key,
         recipe=recipe,  # type: ignore[arg-type]
         place=runs,
     )

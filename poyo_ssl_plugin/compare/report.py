@@ -10,40 +10,101 @@ from typing import Any
 
 import jinja2
 
-from poyo_ssl_plugin.compare.metrics import metric_of
+from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
+from poyo_ssl_plugin.compare.metrics import metric_of, reference_lines
+from poyo_ssl_plugin.compare.protocol import Comparison
+from poyo_ssl_plugin.compare.statistics import Estimate
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
-from poyo_ssl_plugin.files import atomic_path
+from poyo_ssl_plugin.data import Recordings
+from poyo_ssl_plugin.files import atomic_path, write_json
+from poyo_ssl_plugin.locks import only_run_in
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write_page(template: str, path: str | Path, figures: Mapping[str, Path | None], **texts: Any) -> Path:
+def report_comparison(comparison: Comparison, *, title: str, stage: Stage | None = None) -> dict[str, Any]:
+    """Run a comparison and write ``results.json``, ``table.csv``, figures and ``report.html``.
+
+    Args:
+        comparison: What to compare.
+        title: Heading of the report.
+        stage: As :func:`run_comparison`.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    out_dir = Path(comparison.out_dir)
+    with only_run_in(out_dir):
+        result = run_comparison(comparison, stage=stage)
+        result.table.save(out_dir / "table.csv")
+        write_json(out_dir / "results.json", result.summary)
+        write_report(result.summary, _draw(comparison, result), out_dir / "report.html", title=title)
+    return result.summary
+
+
+def as_estimate(found: Mapping[str, Any]) -> Estimate:
+    """The estimate of an arm in ``results.json``."""
+    low, high = found["ci95"] or (None, None)
+    return Estimate(found["mean"], low, high, n=len(found["runs"]))
+
+
+def _draw(comparison: Comparison, result: ComparisonResult) -> dict[str, Path | None]:
+    """Draw the figures of a comparison into ``<out_dir>/figures``; names to files."""
+    folder, summary, metric = Path(comparison.out_dir, "figures"), result.summary, metric_of(comparison.task)
+    leaks = any(found["units"] for found in summary["leaks"]["arms"].values())
+    neurons = "some neurons that pretraining saw" if leaks else "neurons that pretraining never saw"
+    return {
+        "predictability": figures.predictability_plane(result.table, folder / "predictability.png"),
+        "traces": figures.example_traces(
+            Recordings(comparison.root, comparison.recordings or None), result.table, folder / "traces.png"
+        ),
+        "arms": figures.arm_bars(
+            {name: (as_estimate(arm), [run["value"] for run in arm["runs"]]) for name, arm in summary["arms"].items()},
+            reference_lines(summary),
+            folder / f"{metric.name.lower()}.png",
+            title=f"{figures.in_words(summary['task'])}, {neurons}",
+            label=metric.name,
+            bounds=metric.bounds,
+        ),
+        "finetuning": figures.training_curves(
+            result.finetuning, folder / "finetuning.png", metrics=["train/loss", metric.logged]
+        ),
+        "pretraining": figures.training_curves(
+            result.pretraining,
+            folder / "pretraining.png",
+            metrics=["train/masked", "valid/effective_rank", "valid/latent_std"],
+        ),
+    }
+
+
+def write_page(template: str, path: str | Path, images: Mapping[str, Path | None], **texts: Any) -> Path:
     """Fill in a template and write it.
 
     Args:
         template: Name of a file in ``templates``.
         path: Where to write.
-        figures: Name to PNG file; a missing one is left out of the page.
+        images: Name to PNG file; a missing one is left out of the page.
         **texts: What the template asks for.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    images = {name: base64.b64encode(file.read_bytes()).decode() for name, file in figures.items() if file is not None}
-    page = environment.get_template(f"{template}.html.j2").render(figures=images, **texts)
+    encoded = {name: base64.b64encode(file.read_bytes()).decode() for name, file in images.items() if file is not None}
+    page = environment.get_template(f"{template}.html.j2").render(figures=encoded, **texts)
     with atomic_path(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
     return Path(path)
 
 
 def write_report(
-    summary: Mapping[str, Any], figures: Mapping[str, Path | None], path: str | Path, *, title: str
+    summary: Mapping[str, Any], images: Mapping[str, Path | None], path: str | Path, *, title: str
 ) -> Path:
     """Write the report of a comparison.
 
     Args:
         summary: The content of ``results.json``.
-        figures: Name (``arms``, ``predictability``, ``traces``, ``pretraining``, ``finetuning``) to PNG file.
+        images: Name (``arms``, ``predictability``, ``traces``, ``pretraining``, ``finetuning``) to PNG file.
         path: Where to write.
         title: Heading of the report.
     """
@@ -52,9 +113,9 @@ def write_report(
     return write_page(
         "comparison",
         path,
-        figures,
+        images,
         title=title,
-        subtitle=f"Task: {summary['task']}. Seeds {', '.join(map(str, summary['seeds']))}{folds}.",
+        subtitle=f"Task: {figures.in_words(summary['task'])}. Seeds {', '.join(map(str, summary['seeds']))}{folds}.",
         verdict=verdict(summary),
         metric=summary["metric"][0].upper() + summary["metric"][1:],
         measured=metric.name,

@@ -22,9 +22,7 @@ def perform(run: Run) -> Outcome:
     if run.stage == "pretrain":
         result = pretrain(config, inputs)
         steps, windows = _shown(config, run)
-        return Outcome(
-            _rounded(result.metrics), _rounded(result.initial), result.leaks, _since(began), steps, windows
-        )
+        return Outcome(_rounded(result.metrics), _rounded(result.initial), result.leaks, _since(began), steps, windows)
     assert run.seed is not None
     tested = metric_of(config.task).finetune(config, inputs, seed=run.seed)
     steps, windows = _shown(config, run)

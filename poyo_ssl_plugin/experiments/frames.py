@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from matplotlib.figure import Figure
 import numpy as np
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
+from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.statistics import estimate
 from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, MovieFrames
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.experiments.frame_baselines import ridge_images, run_frame_baselines
 from poyo_ssl_plugin.experiments.frame_scores import METRIC, over_seconds, score_frames
-from poyo_ssl_plugin.provenance import git_revision, versions
-from poyo_ssl_plugin.compare.statistics import estimate
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import FrameResult, Inputs, evaluate_frames, finetune_frames
 from poyo_ssl_plugin.training.frame_metrics import FRAME_METRICS
 from poyo_ssl_plugin.training.frames import frame_data, read_movie
