@@ -15,11 +15,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from poyo_ssl_plugin.compare.executors import LocalExecutor, RayExecutor, run_all
 from poyo_ssl_plugin.compare.record import RECORD, Outcome, Run, finished
 from poyo_ssl_plugin.errors import EXIT_TERMINATED, PoyoSSLError
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.models import model_state, read_checkpoint
 
 TESTS = Path(__file__).parent
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
@@ -48,17 +50,18 @@ def work(run: Run) -> Outcome:
 
 @pytest.fixture(scope="module")
 def ray():
+    """A cluster of two nodes of one core each."""
     found = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    cluster.add_node(num_cpus=1)
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-    found.init(
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="error",
-        runtime_env={"env_vars": {"PYTHONPATH": path}},
-    )
+    settings = {"log_to_driver": False, "logging_level": "error", "runtime_env": {"env_vars": {"PYTHONPATH": path}}}
+    found.init(address=cluster.address, **settings)
     yield found
     found.shutdown()
+    cluster.shutdown()
 
 
 @pytest.fixture(params=["here", "processes", "ray"])
@@ -125,6 +128,31 @@ class TestKeys:
         write_json(run.folder / RECORD, {"format": 1, "metrics": {}})
         run_all(work, [run], LocalExecutor(1))
         assert set(json.loads((run.folder / RECORD).read_text())) == {"format", "metrics", "compare"}
+
+
+def test_a_comparison_on_ray_gives_the_numbers_of_one_here(ray, sim_dir, tmp_path):
+    """Byte for byte: the numbers of every run, and the weights that it ended with."""
+    from quick import quick
+
+    from poyo_ssl_plugin.compare.comparison import run_comparison
+    from poyo_ssl_plugin.compare.protocol import Comparison
+
+    settings = dict(root=str(sim_dir), held_out=("sim_002",), seeds=(0, 1), pretrain=quick(steps=2), processes=1)
+    found = []
+    for name, on_ray in (("here", False), ("ray", True)):
+        comparison = Comparison(**settings, out_dir=str(tmp_path / name), finetune=quick(steps=2), ray=on_ray)
+        result = run_comparison(comparison)
+        summary = json.loads(re.sub(r'"seconds": [\d.]+', '"seconds": 0', json.dumps(result.summary)))
+        summary["comparison"]["out_dir"] = ""
+        states = {k: read_checkpoint(folder / "checkpoints/last.ckpt") for k, folder in result.finetuning.items()}
+        found.append((summary, {k: model_state(content) for k, content in states.items()}))
+    (here, weights), (there, on_ray_weights) = found
+    assert json.dumps(here) == json.dumps(there) and weights.keys() == on_ray_weights.keys()
+    for key, state in weights.items():
+        same = [
+            torch.equal(value, on_ray_weights[key][name]) for name, value in state.items() if torch.is_tensor(value)
+        ]
+        assert len(same) > 10 and all(same)
 
 
 def wait_until(done: Callable[[], object], seconds: float = 120.0):

@@ -88,7 +88,8 @@ def _echo(comparison: Comparison) -> dict[str, Any]:
 def _baselines(plan: Plan) -> dict[str, Any]:
     comparison = plan.comparison
     config = compose("finetune", comparison.task, comparison.finetune)
-    config.data.root = str(Path(comparison.root).absolute())
+    of_run = plan.finetuning[0].recipe
+    config.data.root, config.diet.table = of_run["data"]["root"], of_run["diet"]["table"]
     return metric_of(comparison.task).baselines(
         config, _decoded_inputs(plan), task=decoded_task(comparison.task), field=comparison.field
     )

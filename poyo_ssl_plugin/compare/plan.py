@@ -338,7 +338,10 @@ def _naming(arm: Arm) -> Iterator[None]:
 
 def shared_recipes(comparison: Comparison, arms: Sequence[Arm]) -> Mapping[str, Any]:
     """The full recipes that all arms share, and what each changes of them."""
-    changes = {arm.name: {"pretrain": arm.pretrain and list(arm.pretrain), "finetune": [*arm.finetune]} for arm in arms}
+    changes = {
+        arm.name: {"pretrain": None if arm.pretrain is None else [*arm.pretrain], "finetune": [*arm.finetune]}
+        for arm in arms
+    }
     return {
         "pretrain": OmegaConf.to_container(compose("pretrain", None, comparison.pretrain)),
         "finetune": OmegaConf.to_container(compose("finetune", comparison.task, comparison.finetune)),
