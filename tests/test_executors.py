@@ -11,11 +11,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from quick import quick
 
 from poyo_ssl_plugin.compare.executors import LocalExecutor, RayExecutor, run_all
 from poyo_ssl_plugin.compare.record import RECORD, Outcome, Run, finished
@@ -132,8 +134,6 @@ class TestKeys:
 
 def test_a_comparison_on_ray_gives_the_numbers_of_one_here(ray, sim_dir, tmp_path):
     """Byte for byte: the numbers of every run, and the weights that it ended with."""
-    from quick import quick
-
     from poyo_ssl_plugin.compare.comparison import run_comparison
     from poyo_ssl_plugin.compare.protocol import Comparison
 
@@ -259,3 +259,71 @@ if __name__ == "__main__":
         _, said = run.communicate(timeout=120)
         assert run.returncode == EXIT_TERMINATED, said
         self.assert_goes_on(tmp_path, everyone)
+
+
+def start_comparison(root: Path, out: Path) -> subprocess.Popen:
+    settings = ",".join(quick("trainer.save_every_n_steps=5", steps=30, batch_size=4))
+    command = [sys.executable, "-m", "poyo_ssl_plugin.cli", "compare", f"root={root}", f"out_dir={out}", "processes=2"]
+    command += [
+        "held_out=[sim_002]",
+        "seeds=[0,1]",
+        f"pretrain=[{settings}]",
+        f"finetune=[{settings},identify_steps=5]",
+    ]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def training_in(out: Path, parent: int) -> dict[str, int]:
+    """Arm to process of the fine-tuning runs that have saved a state and go on, by the lock that they hold."""
+    found = {}
+    for pid in filter(alive, children(parent)):
+        for handle in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):
+                lock = handle.resolve()
+                going_on = lock.name == ".lock" and lock.parent.parent == out / "runs/finetune"
+                if going_on and (lock.parent / "checkpoints").exists():
+                    found[lock.parent.name.split("_")[0]] = pid
+    return found
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_comparison_survives_its_processes(sim_dir, tmp_path):
+    """A worker is killed, then the parent of the next start; the third ends as one that nothing befell."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    reference = start_comparison(sim_dir, whole)
+    _, said = reference.communicate(timeout=600)
+    assert reference.returncode == 0, said[-2000:]
+
+    first = start_comparison(sim_dir, killed)
+    arm, pid = next(iter(wait_until(lambda: training_in(killed, first.pid)).items()))
+    os.kill(pid, signal.SIGKILL)
+    _, said = first.communicate(timeout=300)
+    assert first.returncode == 2 and "Traceback" not in said, said[-2000:]
+    assert f"the process of arm {arm} (" in "".join(said.splitlines()) and "was killed" in said
+
+    second = start_comparison(sim_dir, killed)
+    wait_until(lambda: training_in(killed, second.pid))
+    everyone = children(second.pid)
+    second.kill()
+    second.wait()
+    wait_until(lambda: not any(map(alive, everyone)), 60)
+
+    third = start_comparison(sim_dir, killed)
+    _, said = third.communicate(timeout=600)
+    assert third.returncode == 0, said[-2000:]
+    checkpoints = sorted(path.relative_to(whole) for path in whole.rglob("last.ckpt"))
+    assert len(checkpoints) == 5
+    for path in checkpoints:
+        one, other = (model_state(read_checkpoint(place / path)) for place in (whole, killed))
+        assert all(torch.equal(value, other[name]) for name, value in one.items() if torch.is_tensor(value))
+    values = [
+        [
+            run["value"]
+            for arm in json.loads((place / "results.json").read_text())["arms"].values()
+            for run in arm["runs"]
+        ]
+        for place in (whole, killed)
+    ]
+    assert values[0] == values[1]

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from poyo_ssl_plugin.compare.plan import make_plan
-from poyo_ssl_plugin.compare.cost import measure_cost
-from poyo_ssl_plugin.compare.scale import Scaling, make_points
-from poyo_ssl_plugin.compare.scale_report import report_scaling, scaling_rows, scaling_verdicts
-from poyo_ssl_plugin.compare.settings import prepare_recordings, preset_names, read_settings
 from quick import quick
 from torch import nn
 
 from poyo_ssl_plugin import CalciumPOYO
+from poyo_ssl_plugin.compare.cost import measure_cost
+from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.references import run_baselines
+from poyo_ssl_plugin.compare.scale import Scaling, make_points
+from poyo_ssl_plugin.compare.scale_report import report_scaling, scaling_rows, scaling_verdicts
+from poyo_ssl_plugin.compare.settings import prepare_recordings, preset_names, read_settings
 from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.predictability import make_diet

@@ -58,7 +58,7 @@ class TestRunsAndTrials:
     def test_equal_differences_have_no_p(self):
         a, b = Scores(np.ones((3, 5))), Scores(np.zeros((3, 5)))
         assert compare_scores(a, b).p is None and compare_scores(a, a).p == 1.0
-        assert compare_scores(a, b).relative is None
+        assert compare_scores(a, b).relative is None and compare_scores(a, b).difference.ci95 is None
 
     def test_p_is_never_zero(self):
         a, b = Scores(np.array([0.5, 0.5 + 1e-9, 0.5]), folds=True), Scores(np.zeros(3), folds=True)

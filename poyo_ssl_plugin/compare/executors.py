@@ -231,7 +231,8 @@ def _answered(ray: Any, reference: Any, run: Run) -> Outcome:
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
         raise PoyoSSLError(
             f"the worker of arm {run.arm} ({run.folder}) died {RETRIES + 1} times "
-            f"({' '.join(str(error).split())[:200]}); ask for more with num_cpus=... or num_gpus=..., and start again: finished runs are kept"
+            f"({' '.join(str(error).split())[:200]}); ask for more with num_cpus=... or num_gpus=..., "
+            "and start again: finished runs are kept"
         ) from None
     if isinstance(answer, PoyoSSLError):
         raise answer

@@ -13,6 +13,7 @@ import matplotlib.style
 import numpy as np
 from matplotlib.figure import Figure
 
+from poyo_ssl_plugin.compare.arms import ARMS
 from poyo_ssl_plugin.compare.statistics import Estimate
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, Diet, PredictabilityTable
@@ -61,21 +62,21 @@ def in_words(key: str) -> str:
     return METRIC_WORDS.get(key, key.replace("/", " ").replace("_", " "))
 
 
-def number(value: float) -> str:
-    """A number for a legend; chance is a fraction.
+def line_label(name: str, value: float) -> str:
+    """What the legend says of a line; chance is a fraction.
 
     Example:
-        >>> number(1 / 8), number(1 / 30), number(0.617)
-        ('1/8', '1/30', '0.62')
+        >>> line_label("chance", 1 / 30), line_label("template", 0.617)
+        ('chance 1/30', 'template 0.62')
     """
-    found = Fraction(value).limit_denominator(1000)
-    return str(found) if found.numerator == 1 and abs(float(found) - value) < 1e-9 else f"{value:.2f}"
+    exact = str(Fraction(value).limit_denominator(1000))
+    return f"{name} {exact if name == 'chance' else f'{value:.2f}'}"
 
 
 def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, Any]]:
-    """A colour and a line style for every arm: at most six colours, told apart further by their lines."""
+    """A colour and a line style for every arm, the same in all figures: six colours, told apart further by lines."""
     others = [(colour, line) for line in LINE_STYLES for colour in OTHER_COLOURS]
-    names = list(dict.fromkeys(arms))
+    names = list(dict.fromkeys([*ARMS, *arms]))
     rest = iter(others * (1 + len(names) // len(others)))
     return {name: (ARM_COLOURS[name], "-") if name in ARM_COLOURS else next(rest) for name in names}
 
@@ -190,7 +191,7 @@ def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: S
                 )
             axes.set_xlabel("training step")
             axes.set_ylabel(in_words(metric))
-        if len(styles) > 1:
+        if len({label.split("/")[0] for label in folders}) > 1:
             figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
         return save(figure, path)
 
@@ -224,7 +225,7 @@ def arm_bars(
                 axes.errorbar(value.mean, i, xerr=_error(value, bounds), color="black", capsize=4, lw=1.2)
             axes.scatter(runs, i + np.linspace(-0.15, 0.15, len(runs)), s=12, color="black", alpha=0.5, zorder=3)
         for (name, place), line in zip(lines.items(), LINE_STYLES, strict=False):
-            axes.axvline(place, color="black", lw=1, ls=line, label=f"{name} {number(place)}")
+            axes.axvline(place, color="black", lw=1, ls=line, label=line_label(name, place))
         axes.set_yticks(range(len(arms)), [f"{name}  {value.mean:.3f}" for name, (value, _) in arms.items()])
         axes.invert_yaxis()
         axes.set_xlim(min(0.0, max(lowest, bounds[0])), bounds[1])
@@ -274,7 +275,7 @@ def scaling_curves(
                 x, means, error, color=colour, ls=line, label=arm, marker=marker, ms=5, elinewidth=0.8, capsize=2
             )
         for (name, height), line in zip(lines.items(), LINE_STYLES, strict=False):
-            axes.axhline(height, color="black", lw=1, ls=line, label=f"{name} {number(height)}")
+            axes.axhline(height, color="black", lw=1, ls=line, label=line_label(name, height))
         axes.set_xscale("log")
         axes.set_xticks(list(places), [str(name) for name in names], fontsize=8)
         axes.minorticks_off()

@@ -13,9 +13,11 @@ from poyo_ssl_plugin.compare.metrics import decoded_task, metric_of
 from poyo_ssl_plugin.compare.plan import Plan, compose
 from poyo_ssl_plugin.compare.record import Outcome, Run
 from poyo_ssl_plugin.compare.statistics import (
+    Estimate,
     PairedComparison,
     Scores,
     Spread,
+    binomial_interval,
     compare_scores,
     estimate,
     holm,
@@ -45,14 +47,17 @@ def summarise(
     arms: dict[str, dict[str, Any]] = {}
     for arm in plan.arms:
         runs = [_row(run, outcome) for run, outcome in _of_arm(after, arm.name)]
+        trials = [*_trials(_of_arm(after, arm.name)).values()]
+        over_trials = list(binomial_interval(sum(trials), len(trials))) if metric.bounds == (0, 1) else None
+        over_trials = over_trials or estimate(trials, bounds=metric.bounds).ci95
         arms[arm.name] = {
             "title": arm.title,
             "metric": metric.name,
             "runs": runs,
             "mean": float(np.mean(independent_values(runs))),
-            "ci95": scores[arm.name].estimate(metric.bounds).ci95,
-            "trials_ci95": estimate([*_trials(_of_arm(after, arm.name)).values()], bounds=metric.bounds).ci95,
-            "n_trials": len(_trials(_of_arm(after, arm.name))),
+            "ci95": _wider(scores[arm.name].estimate(metric.bounds), over_trials),
+            "trials_ci95": over_trials,
+            "n_trials": len(trials),
             "p_above_chance": _p_above(scores[arm.name], metric.chance(task)),
             "versus_decoder": _against_decoder(scores[arm.name], baselines),
             "compute": {
@@ -79,8 +84,8 @@ def summarise(
     }
     if SCRATCH in arms:
         width = metric.bounds[1] - metric.bounds[0]
-        trials = {name: _trials(_of_arm(after, name)) for name in arms}
-        _add_comparisons(summary, scores, trials, (-width, width))
+        named = {name: _trials(_of_arm(after, name)) for name in arms}
+        _add_comparisons(summary, scores, named, (-width, width))
     return summary
 
 
@@ -158,6 +163,13 @@ def _scores(done: Done, *, folds: bool) -> Scores:
         rows = [_row(run, outcome) for run, outcome in done]
         return Scores(np.array(independent_values(rows)), folds=True)
     return Scores(np.array([outcome.trials for _, outcome in done], dtype=float))
+
+
+def _wider(both: Estimate, over_trials: list[float] | None) -> list[float] | None:
+    """The interval over runs and trials, at least as wide as that over trials; none of one run."""
+    if both.n < 2 or over_trials is None or both.ci95 is None:
+        return None if both.n < 2 else over_trials
+    return [min(both.ci95[0], over_trials[0]), max(both.ci95[1], over_trials[1])]
 
 
 def _trials(done: Done) -> dict[str, float]:

@@ -15,6 +15,8 @@ import numpy as np
 # Fewer than these support no verdict.
 MIN_RUNS, MIN_TRIALS = 3, 20
 UNBOUNDED = (-math.inf, math.inf)
+# A variance that is rounding.
+_NOTHING = 1e-24
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Estimate:
 
     Attributes:
         mean: The mean.
-        low: Lower end; ``None`` where there is no interval, as of one value.
+        low: Lower end; ``None`` where there is no interval: of one value, or of values that are all equal and
+            so say nothing of their spread.
         high: Upper end, likewise.
         n: Number of independent values.
     """
@@ -144,7 +147,7 @@ class Scores:
         return _interval(self.mean, self.spread, len(self.values), bounds)
 
 
-def binomial_interval(correct: int, n: int) -> tuple[float, float]:
+def binomial_interval(correct: float, n: int) -> tuple[float, float]:
     """Wilson's 95 % interval of a fraction, for a decoder that was tested once.
 
     Example:
@@ -206,7 +209,7 @@ def p_value(difference: Scores) -> float | None:
     spread = difference.spread
     if spread is None:
         return None
-    if spread.variance <= 1e-24:
+    if spread.variance <= _NOTHING:
         return 1.0 if abs(difference.mean) <= 1e-12 else None
     p = 2 * float(stats.t.sf(abs(difference.mean) / math.sqrt(spread.variance), spread.df))
     return max(p, float(np.finfo(float).tiny))
@@ -297,7 +300,7 @@ def _sign_flip(difference: np.ndarray) -> float:
 def _interval(mean: float, spread: Spread | None, n: int, bounds: tuple[float, float]) -> Estimate:
     from scipy.stats import t
 
-    if spread is None:
+    if spread is None or spread.variance <= _NOTHING:
         return Estimate(mean, None, None, n)
     half = float(t.ppf(0.975, spread.df)) * math.sqrt(spread.variance)
     low, high = (float(np.clip(end, *bounds)) for end in (mean - half, mean + half))
