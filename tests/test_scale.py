@@ -164,8 +164,8 @@ def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir,
     few, all_of_them = (point["baselines"] for point in summary["points"])
     [fold] = make_plan(make_points(scaling)[0][1]).folds
     used, diet = Recordings(sim_dir, ["sim_002"]), make_diet(fold.decoding, "unpredictable")
-    for found, share in ((few, 0.2), (all_of_them, 1.0)):
-        expected = run_baselines(used, diet, get_task("drifting_gratings"), fold.split, label_share=share)
+    for found, fraction in ((few, 0.2), (all_of_them, 1.0)):
+        expected = run_baselines(used, diet, get_task("drifting_gratings"), fold.split, label_fraction=fraction)
         assert {name: row["value"] for name, row in found.items()} == {n: d.accuracy for n, d in expected.items()}
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2

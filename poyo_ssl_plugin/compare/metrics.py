@@ -146,7 +146,7 @@ class Accuracy(Metric):
                 task,
                 inputs.split,
                 field=field,
-                label_share=config.label_share,
+                label_fraction=config.label_fraction,
             )
             for name, decoded in found.items():
                 total[name] = total.get(name, Decoded(0, 0)) + decoded

@@ -143,7 +143,7 @@ def _at_recordings(scaling: Scaling, value: Any) -> dict[str, Any]:
 def _at_labels(scaling: Scaling, value: Any) -> dict[str, Any]:
     _check_fraction("labels", value)
     shared = scaling.pretrain_dir or str(Path(scaling.out_dir, "pretrained"))
-    return {"finetune": (*scaling.finetune, f"label_share={float(value)}"), "pretrain_dir": shared}
+    return {"finetune": (*scaling.finetune, f"label_fraction={float(value)}"), "pretrain_dir": shared}
 
 
 def _check_fraction(axis: str, value: Any) -> None:

@@ -83,7 +83,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         task,
         inputs.split,
         field=inputs.table.provenance.get("field", TRACES),
-        label_share=config.label_share,
+        label_fraction=config.label_fraction,
     )
     summary = {
         "format": 2,
