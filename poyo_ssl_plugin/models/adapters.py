@@ -104,7 +104,10 @@ class CalciumPOYOAdapter(Adapter):
     def recorded(self) -> dict[str, Any]:
         readout = self.model.readout
         kind = "prototypes" if isinstance(readout, PrototypeReadout) else "linear"
-        return {"dim_out": readout.dims_out() if hasattr(readout, "dims_out") else readout.out_features, "readout": kind}
+        return {
+            "dim_out": readout.dims_out() if hasattr(readout, "dims_out") else readout.out_features,
+            "readout": kind,
+        }
 
 
 class POYOAdapter(Adapter):

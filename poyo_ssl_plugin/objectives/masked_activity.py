@@ -43,7 +43,8 @@ class MaskedActivity(nn.Module):
         patch_size: Samples per token of the model.
         dim_head: Width of the model's attention heads.
         heads: Heads of the attention to the latents.
-        mask: ``"neurons"``, ``"time"``, ``"both"``, or a function like :func:`~poyo_ssl_plugin.objectives.activity_masks.mask_neurons`.
+        mask: ``"neurons"``, ``"time"``, ``"both"``, or a function like
+            :func:`~poyo_ssl_plugin.objectives.activity_masks.mask_neurons`.
         ratio: Share to hide.
         distance: ``"mse"``, ``"l1"`` or ``"smooth_l1"``.
 

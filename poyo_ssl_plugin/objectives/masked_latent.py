@@ -46,7 +46,9 @@ class MaskedLatentReconstruction(nn.Module):
     window, which a regulariser keeps varying with the input and apart from each other. The target takes no
     gradient and is normalised, and a small head predicts it:
 
-    .. math:: \mathcal{L} = w_m\, |h(\tilde Z_L) - \mathrm{norm}(\mathrm{sg}\, Z_1)|_1 + w_d\, \mathcal{L}_\mathrm{decorrelation} ,
+    .. math::
+        \mathcal{L} = w_m\, |h(\tilde Z_L) - \mathrm{norm}(\mathrm{sg}\, Z_1)|_1
+            + w_d\, \mathcal{L}_\mathrm{decorrelation} ,
 
     with :func:`~poyo_ssl_plugin.objectives.decorrelation.decorrelation` of the encoder's latents :math:`Z_1`,
     which whitens.

@@ -10,17 +10,18 @@ from typing import Any, cast
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.data import Recordings
+from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.metrics import reference_lines, reference_rows, tested_row
+from poyo_ssl_plugin.compare.record import split_of
+from poyo_ssl_plugin.compare.run import inputs_of
+from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.experiments import figures
-from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines, tested_row
-from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
 from poyo_ssl_plugin.predictability import make_diet
+from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.recordings import TRACES
 from poyo_ssl_plugin.training import (
     Inputs,
@@ -42,16 +43,16 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
     """Pretrain, draw the curves, and write ``results.json``; returns its content."""
     result = pretrain_once(config)
     end_unless_main_process()
-    metrics = [name for name in ("train/masked", "valid/effective_rank", "valid/latent_std") if _has(result, name)]
+    metrics = ["train/masked", "valid/effective_rank", "valid/latent_std"]
     figures.training_curves({"pretraining": result.out_dir}, result.out_dir / "curves.png", metrics=metrics)
-    diet = make_diet(config.diet.table, config.diet.rule, **_rule_options(config))
-    fed = Recordings(config.data.root, config.data.recordings).recording_ids
+    inputs_table = config.diet.table
+    diet = make_diet(inputs_table, config.diet.rule, **_rule_options(config))
     summary = {
         "format": 1,
         "checkpoint": str(result.checkpoint),
         "initial": _finite(result.initial),
         "metrics": _finite(result.metrics),
-        "diet": f"{diet.name}: {diet.summary(fed)}",
+        "diet": f"{diet.name}: {diet.summary()}",
         "loaded": result.loaded.summary() if result.loaded else None,
         "leaks": result.leaks,
         **_made(config),
@@ -82,9 +83,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     arm = "scratch" if config.init_from is None else "pretrained"
     tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
     first = results[seeds[0]]
-    references = measure_of(decoding.task.name).baselines(
-        config, [inputs], task=decoding.task, field=inputs.table.provenance.get("field", TRACES)
-    )
+    references = reference_rows(config, [inputs]))
     if isinstance(decoding, FrameReconstruction):
         references |= _draw_frames(first, inputs, arm, out_dir / "frames.png")
     summary = {
@@ -105,11 +104,12 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     write_json(out_dir / "results.json", summary)
     values = [test.value for test in tests.values()]
     figures.arm_bars(
-        {arm: (estimate(values), values)},
+        {arm: (estimate(values, bounds=metric.bounds), values)},
         reference_lines(summary),
         out_dir / f"{metric.key}.png",
-        title=decoding.task.name,
+        title=figures.in_words(decoding.task.name),
         label=metric.name,
+        bounds=metric.bounds,
     )
     figures.training_curves(
         {f"{arm}/{seed}": result.out_dir for seed, result in results.items()},
@@ -120,15 +120,20 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
 
 
 def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Test a fine-tuned checkpoint; returns what ``results.json`` would hold of it."""
+    """Test a fine-tuned checkpoint; returns what ``results.json`` would hold of it.
+
+    What a comparison trained is tested on the fold that it held out.
+    """
     changes = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise RecipeError(f"{override!r} is not of the form key=value")
         changes[key] = OmegaConf.create(f"value: {value}").value
-    result = evaluate_once(checkpoint, changes)
-    decoding = decoding_kind(result.task)(recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint))
+    fold = split_of(Path(checkpoint).resolve().parents[1])
+    config = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
+    result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(config, fold))
+    decoding = decoding_kind(result.task)(config)
     return {
         "format": 2,
         "metric": decoding.describe(),
@@ -166,33 +171,22 @@ def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[s
 
 
 def _arm(metric: Metric, tests: Mapping[Any, TestResult]) -> dict[str, Any]:
-    """An arm of ``results.json``; the interval of a single run is over the samples of its test."""
+    """An arm of ``results.json``; that of a single run has an interval over the samples of its test."""
     runs = [
         {**({} if seed is None else {"seed": seed}), "value": test.value, "n_test": test.n_test, **test.further}
         for seed, test in tests.items()
     ]
     values = [test.value for test in tests.values()]
     single = next(iter(tests.values())).trials
-    if len(values) > 1:
-        value = estimate(values)
-        interval = [value.low, value.high]
-    elif metric.bounds == (0.0, 1.0) and set(single) <= {0.0, 1.0}:
-        interval = list(binomial_interval(int(sum(single)), len(single)))
-    else:
-        value = estimate(single)
-        interval = [value.low, value.high]
-    over = "seeds" if len(values) > 1 else metric.samples
+    told = set(single) <= {0.0, 1.0}
+    over_trials = list(binomial_interval(int(sum(single)), len(single))) if told else estimate(single).ci95
     return {
         "metric": metric.name,
         "runs": runs,
         "mean": float(np.mean(values)),
-        "ci95": interval,
-        "interval_over": over,
+        "ci95": estimate(values, bounds=metric.bounds).ci95,
+        **({"trials_ci95": over_trials} if len(values) == 1 else {}),
     }
-
-
-def _has(result: RunResult, metric: str) -> bool:
-    return len(figures.read_metric(result.out_dir, metric)[0]) > 0
 
 
 def _rule_options(config: DictConfig) -> dict[str, Any]:
