@@ -20,7 +20,7 @@ from poyo_ssl_plugin.compare.metrics import decoded_task
 from poyo_ssl_plugin.compare.neurons import diet_of, member_rows, split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
-from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
 from poyo_ssl_plugin.data import Recordings, Task, find_trials, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
@@ -122,7 +122,12 @@ def label_task(comparison: Comparison) -> Task:
 
 
 def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow_leak: bool = False) -> DictConfig:
-    """A recipe of one's own; composing is slow, so the same one is composed once."""
+    """A recipe of one's own; composing is slow, so the same one is composed once.
+
+    ``recipe`` may also be a task that has no recipe of its own; it is then given to the recipe of the command.
+    """
+    if recipe is not None and recipe not in recipe_names(command):
+        recipe, overrides = None, (f"task={recipe}", *overrides)
     return copy.deepcopy(_composed(command, recipe, (*overrides, _ALLOW) if allow_leak else tuple(overrides)))
 
 

@@ -83,7 +83,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     arm = "scratch" if config.init_from is None else "pretrained"
     tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
     first = results[seeds[0]]
-    references = reference_rows(config, [inputs]))
+    references = reference_rows(config, [inputs])
     if isinstance(decoding, FrameReconstruction):
         references |= _draw_frames(first, inputs, arm, out_dir / "frames.png")
     summary = {

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 import numpy as np
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.data.series import is_series, sample_times
@@ -192,6 +193,8 @@ def get_task(task: str | Mapping[str, Any] | Task) -> Task:
     """
     if isinstance(task, Task):
         return task
+    if isinstance(task, str) and task.startswith("{"):
+        task = yaml.safe_load(task)
     if isinstance(task, DictConfig):
         task = OmegaConf.to_container(task, resolve=True)  # type: ignore[assignment]
     if isinstance(task, Mapping):
