@@ -232,7 +232,9 @@ class CalciumPOYO(nn.Module):
         slots = self.latent_emb(index).expand(len(input_values), -1, -1)
         units = self.unit_emb(input_unit_index)
         if self.encoder == "read_in":
-            return slots + self.read_in(input_values, units, input_mask), rotary
+            # Padding has time 0.
+            n_patches = input_timestamps.argmax(dim=1) + 1
+            return slots + self.read_in(input_values, units, input_mask, n_patches), rotary
         token_rotary = self.rotary_emb(input_timestamps)
         if input_mask is not None and _pads_whole_neurons(input_mask):
             real = input_mask[:, :, 0]
