@@ -150,7 +150,10 @@ class TestEMATeacher:
             for attention, feed_forward in objective.teacher.proc_layers:
                 latents = latents + attention(latents, rotary)
                 latents = latents + feed_forward(latents)
-                outputs.append((latents - latents.mean(-1, keepdim=True)) / latents.std(-1, False, keepdim=True))
+                outputs.append(
+                    (latents - latents.mean(-1, keepdim=True))
+                    / (latents.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+                )
             wanted = torch.stack(outputs[-(layers or 2) :]).mean(dim=0)
             masked = (result.predicted - wanted)[:, 8:].abs().mean()
             assert result.hidden[:, 8:].all() and not result.hidden[:, :8].any()

@@ -78,6 +78,22 @@ class ReadIn(nn.Module):
         return latents.unflatten(2, (self.n_slots, self.dim)).flatten(1, 2)
 
 
+def filter_for(temporal: torch.Tensor, n_steps: int) -> torch.Tensor:
+    """A temporal filter for windows of another length: its middle, or itself in the middle of an identity.
+
+    Example:
+        >>> filter_for(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]), 1).tolist()
+        [[5.0]]
+    """
+    extra = n_steps - len(temporal)
+    if extra <= 0:
+        first = -extra // 2
+        return temporal[first : first + n_steps, first : first + n_steps]
+    whole, first = torch.eye(n_steps).to(temporal), extra // 2
+    whole[first : first + len(temporal), first : first + len(temporal)] = temporal
+    return whole
+
+
 def _interpolation(n_patches: torch.Tensor, n_columns: int, n_steps: int) -> torch.Tensor:
     """Weights (B, T, P) that interpolate the first ``n_patches`` (B,) columns of each window linearly to steps."""
     step = torch.arange(n_steps, device=n_patches.device) + 0.5
