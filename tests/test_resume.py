@@ -96,7 +96,7 @@ CASES = {
         ["trainer.max_steps=-1", "trainer.max_epochs=2", "data.batch_size=40", "trainer.val_every_n_steps=4"],
         9,
     ),
-    "finetune": ("finetune", ["trainer.max_steps=9", "trainer.val_every_n_steps=4", "identify_steps=3"], 4),
+    "finetune": ("finetune", ["trainer.max_steps=9", "trainer.val_every_n_steps=4", "transfer=lp_ft"], 4),
 }
 RUN = {"pretrain": pretrain, "finetune": finetune}
 
