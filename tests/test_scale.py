@@ -11,13 +11,15 @@ from torch import nn
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compare.cost import measure_cost
 from poyo_ssl_plugin.compare.plan import make_plan
-from poyo_ssl_plugin.compare.references import run_baselines
+from poyo_ssl_plugin.compare.references import run_references
 from poyo_ssl_plugin.compare.scale import Scaling, make_points
 from poyo_ssl_plugin.compare.scale_report import report_scaling, scaling_rows, scaling_verdicts
 from poyo_ssl_plugin.compare.settings import prepare_recordings, preset_names, read_settings
-from poyo_ssl_plugin.data import Recordings, get_task
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.predictability import make_diet
+from poyo_ssl_plugin.training import Inputs
+from poyo_ssl_plugin.training.recipe import resolved
 
 QUICK = quick(steps=2, batch_size=4)
 
@@ -163,9 +165,9 @@ def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir,
     assert len(list((tmp_path / "pretrained").rglob("run.json"))) == 1
     few, all_of_them = (point["baselines"] for point in summary["points"])
     [fold] = make_plan(make_points(scaling)[0][1]).folds
-    used, diet = Recordings(sim_dir, ["sim_002"]), make_diet(fold.decoding, "unpredictable")
+    inputs = Inputs(Recordings(sim_dir, ["sim_002"]), fold.decoding, fold.split)
     for found, fraction in ((few, 0.2), (all_of_them, 1.0)):
-        expected = run_baselines(used, diet, get_task("drifting_gratings"), fold.split, label_fraction=fraction)
+        expected = run_references(resolved(compose_recipe("finetune", "scratch", [*QUICK, f"label_fraction={fraction}"])), inputs)
         assert {name: row["value"] for name, row in found.items()} == {n: d.accuracy for n, d in expected.items()}
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2
