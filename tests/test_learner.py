@@ -135,7 +135,9 @@ class TestObjective:
             steps = latents(windows(4000)).detach().unflatten(1, (10, 2)).flatten(2)
             # Twelve neurons support twelve directions of sixteen.
             values = torch.linalg.eigvalsh(torch.cov(steps.flatten(0, 1).T))[-12:]
-            return float(values.std() / values.mean()), float(F.cosine_similarity(steps[:, 1:], steps[:, :-1], -1).mean())
+            return float(values.std() / values.mean()), float(
+                F.cosine_similarity(steps[:, 1:], steps[:, :-1], -1).mean()
+            )
 
         before = unevenness_and_autocorrelation()
         optimizer = torch.optim.Adam([*read_in.parameters(), units], lr=0.02)

@@ -27,6 +27,7 @@ from poyo_ssl_plugin.models import (
 )
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
 
+
 class TestAttention:
     rotary = RotaryTimeEmbedding(head_dim=16, rotate_dim=8, t_min=1e-2, t_max=8.0)
 
@@ -150,7 +151,15 @@ class TestCalciumPOYO:
         torch.testing.assert_close(alone["direction"][0], out["direction"][0])
 
     @pytest.mark.parametrize(
-        "wrong", [{"encoder": "other"}, {"readout": "other"}, {"depth": 0}, {"patch_size": 0}, {"latent_step": -1.0}, {"sequence_length": 0.0}]
+        "wrong",
+        [
+            {"encoder": "other"},
+            {"readout": "other"},
+            {"depth": 0},
+            {"patch_size": 0},
+            {"latent_step": -1.0},
+            {"sequence_length": 0.0},
+        ],
     )
     def test_arguments_out_of_range(self, wrong):
         with pytest.raises(RecipeError, match=next(iter(wrong))):

@@ -217,7 +217,8 @@ class TestMaskedLatentReconstruction:
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 
     @pytest.mark.parametrize(
-        "wrong", [{"ratio": 0.0}, {"ratio": 1.0}, {"distance": "l3"}, {"target": "other"}, {"mask": "x"}, {"hide_neurons": 1.0}]
+        "wrong",
+        [{"ratio": 0.0}, {"ratio": 1.0}, {"distance": "l3"}, {"target": "other"}, {"mask": "x"}, {"hide_neurons": 1.0}],
     )
     def test_bad_arguments(self, wrong):
         with pytest.raises(RecipeError):
@@ -245,7 +246,11 @@ class TestMaskedLatentReconstruction:
         }
         objective = MaskedLatentReconstruction(32)
         result = objective(stock, spikes)
-        assert result.latent_pass.processor_latents.shape == (6, 16, 32) and result.latent_pass.output.shape == (6, 3, 2)
+        assert result.latent_pass.processor_latents.shape == (6, 16, 32) and result.latent_pass.output.shape == (
+            6,
+            3,
+            2,
+        )
         result.loss.backward()
         assert stock.enc_atn.to_kv.weight.grad.abs().sum() > 0
 

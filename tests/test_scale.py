@@ -41,20 +41,19 @@ class TestCost:
             session_index=torch.ones(2, dtype=torch.long),
             output_timestamps=torch.ones(2, 1),
         )
-        inner, tokens = heads * dim_head, n_units * n_patches
+        inner, tokens, n_steps, width = heads * dim_head, n_units * n_patches, 2, 8 * dim
 
         def attention(n_query, n_context):
             projections = n_query * dim * inner + 2 * n_context * dim * inner + n_query * inner * dim
             return projections + 2 * n_query * n_context * inner
 
         def feed_forward(n):
-            hidden = model.enc_ffn[1].net[0].out_features
-            gated = model.enc_ffn[1].net[-1].in_features if hasattr(model.enc_ffn[1].net[-1], "in_features") else hidden
+            hidden = model.dec_ffn[1].net[0].out_features
+            gated = model.dec_ffn[1].net[-1].in_features if hasattr(model.dec_ffn[1].net[-1], "in_features") else hidden
             return n * dim * hidden + n * gated * dim
 
         products = (
-            tokens * 10 * dim
-            + attention(n_latents, tokens) + feed_forward(n_latents)
+            tokens * 10 + tokens * n_steps + n_steps * n_units * width + n_steps * width * width
             + attention(n_latents, n_latents) + feed_forward(n_latents)
             + attention(1, n_latents) + feed_forward(1)
             + dim * 5
@@ -167,7 +166,8 @@ def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir,
     [fold] = make_plan(make_points(scaling)[0][1]).folds
     inputs = Inputs(Recordings(sim_dir, ["sim_002"]), fold.decoding, fold.split)
     for found, fraction in ((few, 0.2), (all_of_them, 1.0)):
-        expected = run_references(resolved(compose_recipe("finetune", "scratch", [*QUICK, f"label_fraction={fraction}"])), inputs)
+        overrides = [*QUICK, f"label_fraction={fraction}", "diet.table=given"]
+        expected = run_references(resolved(compose_recipe("finetune", "scratch", overrides)), inputs)
         assert {name: row["value"] for name, row in found.items()} == {n: d.accuracy for n, d in expected.items()}
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2

@@ -159,7 +159,12 @@ class TestFinetune:
     def test_all_of_it_moves_by_default(self, recipe, pretrained):
         result = finetune(recipe("finetune", f"init_from={pretrained}"))
         before, after = model_state(read_checkpoint(pretrained)), model_state(read_checkpoint(result.checkpoint))
-        for name in ("read_in.temporal", "read_in.spatial.weight", "proc_layers.0.0.to_qkv.weight", "latent_emb.weight"):
+        for name in (
+            "read_in.temporal",
+            "read_in.spatial.weight",
+            "proc_layers.0.0.to_qkv.weight",
+            "latent_emb.weight",
+        ):
             assert not torch.equal(before[name], after[name]), name
 
     def test_another_task_gets_a_new_readout(self, recipe, pretrained):
@@ -325,7 +330,6 @@ class TestLoadWeights:
         assert list(b.unit_emb.vocab) == ["NA", "u"] and torch.equal(b.unit_emb.weight, a.unit_emb.weight)
         assert "extra (not in the model)" in report.summary()
 
-
     @pytest.mark.parametrize(("length", "rows"), [(1.0, slice(1, 3)), (3.0, slice(0, 4))])
     def test_a_temporal_filter_fits_windows_of_another_length(self, length, rows):
         size = {"latent_step": 0.5, "dim": 16, "dim_head": 16, "depth": 1, "dim_out": {"x": 3}, "readout": "linear"}
@@ -341,7 +345,9 @@ class TestLoadWeights:
 
 class TestOptimizer:
     def model(self):
-        model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim=16, dim_head=16, depth=1, dim_out={"x": 3}, readout="linear")
+        model = CalciumPOYO(
+            sequence_length=2.0, latent_step=0.5, dim=16, dim_head=16, depth=1, dim_out={"x": 3}, readout="linear"
+        )
         model.set_vocabs(unit_ids=["u"], session_ids=["s"])
         return model
 
