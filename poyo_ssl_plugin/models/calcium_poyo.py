@@ -105,12 +105,12 @@ class CalciumPOYO(nn.Module):
         layer_scale: float | None = 0.1,
     ) -> None:
         super().__init__()
-        for name, value, known in (
+        for name, choice, known in (
             ("encoder", encoder, ("read_in", "attention")),
             ("readout", readout, ("prototypes", "linear")),
         ):
-            if value not in known:
-                raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {value!r}")
+            if choice not in known:
+                raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {choice!r}")
         for name, value in {
             "sequence_length": sequence_length,
             "latent_step": latent_step,

@@ -13,7 +13,6 @@ from poyo_ssl_plugin.models import PrototypeReadout, check_family
 from poyo_ssl_plugin.training.health import LatentMeter
 from poyo_ssl_plugin.training.optim import READOUT, checked, make_optimizer, make_schedule, schedule_config
 
-
 # Parts of a POYO that only decoding of queries uses.
 DECODER = ("dec_atn", "dec_ffn", "session_emb", "task_emb")
 

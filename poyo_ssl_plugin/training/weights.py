@@ -45,7 +45,8 @@ class LoadReport:
 def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Path) -> LoadReport:
     """Give a model, in place, every tensor of ``state`` that it has under the same name and shape.
 
-    The temporal filter of a read-in is cut or extended to the model's window. Vocabularies that the model has not initialised yet are taken with their words, so that
+    The temporal filter of a read-in is cut or extended to the model's window.
+    Vocabularies that the model has not initialised yet are taken with their words, so that
     :func:`~poyo_ssl_plugin.models.replace_vocabulary` can draw new words like the old ones.
 
     Args:
