@@ -44,7 +44,7 @@ def test_scores_are_those_of_the_train_split(dataset, table):
         np.testing.assert_allclose(table["mean"][of], x.mean(axis=0), rtol=1e-9)
         np.testing.assert_allclose(table["std"][of], x.std(axis=0), rtol=1e-9)
         assert (table["n_samples"][of] == len(x)).all()
-        assert table["unit_id"][of].tolist() == data.rois.id.tolist()
+        assert [f"{name}/{unit}" for unit in table["unit_id"][of]] == data.rois.id.tolist()
     assert set(table["status"]) == {"ok"} and table["cre_line"][0] == "Cux2_CreERT2"
 
 

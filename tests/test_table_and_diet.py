@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from poyo_ssl_plugin.errors import DietError, TableError
@@ -35,12 +38,25 @@ class TestTable:
         table.save(tmp_path / "t.parquet")
         assert PredictabilityTable.load(tmp_path / "t.parquet") == table
 
-    def test_reads_a_csv_without_provenance(self, small, tmp_path):
+    def test_provenance_lies_beside_so_that_pandas_reads_a_row_a_neuron(self, small, tmp_path):
         small.to_csv(tmp_path / "t.csv")
-        text = (tmp_path / "t.csv").read_text().split("\n", 1)[1]
-        (tmp_path / "t.csv").write_text(text)
+        frame = pd.read_csv(tmp_path / "t.csv")
+        assert len(frame) == 6 and list(frame.columns) == small.columns and frame.skewness.isna().sum() == 1
+        assert json.loads((tmp_path / "t.provenance.json").read_text())["split"] == "train"
+
+    def test_a_csv_of_somebody_else_has_no_provenance(self, small, tmp_path, caplog):
+        small.to_csv(tmp_path / "t.csv")
+        frame = pd.read_csv(tmp_path / "t.csv")
+        frame.to_csv(tmp_path / "own.csv", index=False)
+        read = PredictabilityTable.load(tmp_path / "own.csv")
+        assert read.provenance == {} and read.frame.equals(small.frame) and not caplog.records
+        frame[frame.recording_id == "a"].to_csv(tmp_path / "t.csv", index=False)
+        assert PredictabilityTable.load(tmp_path / "t.csv").provenance == {} and "was changed after" in caplog.text
+
+    def test_ids_that_look_like_numbers_or_nothing_stay_texts(self, tmp_path):
+        rows(("001", "NA", 0.5, 1.0), ("001", "1e3", 0.5, 1.0)).to_csv(tmp_path / "t.csv")
         read = PredictabilityTable.load(tmp_path / "t.csv")
-        assert read.provenance == {} and read["unit_id"].tolist() == small["unit_id"].tolist()
+        assert read["unit_id"].tolist() == ["NA", "1e3"] and read.recordings == ["001"]
 
     def test_select_and_unknown_column(self, small):
         assert small.select(small["recording_id"] == "b")["unit_id"].tolist() == ["u1", "u5"]
@@ -53,7 +69,7 @@ class TestTable:
             ("recording_id,unit_id\na,1\n", "needs the column"),
             ("", "empty"),
             ("\x00\x01", "table"),
-            ("# provenance: {broken\n", "not a predictability table"),
+            ("# provenance: {}\nrecording_id\n", "version 0.1.*make it again with 'poyo-ssl score'"),
         ],
     )
     def test_a_damaged_file_is_named(self, tmp_path, text, message):

@@ -75,17 +75,40 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
     return diet
 
 
-def configured_diet(table: str | Path | None = None, rule: str = "predictable", **options: Any) -> Diet:
+def configured_diet(table: str | Path | None = None, rule: str = "predictable", **options: Any) -> Diet | None:
     """:func:`make_diet`, as Hydra configurations name it: says in the log what the diet kept.
 
     With Hydra, ``+diet=x`` is a plain key where the plugin is not installed; this line is the proof
     that it is.
+
+    Returns:
+        The diet; for ``all`` without a table ``None``, which transforms and samplers take for all neurons.
     """
+    if rule == "all" and table is None and not options:
+        logger.info("diet kept all units, scored or not (all)")
+        return None
     diet = make_diet(table, rule, **options)
-    logger.info("diet %s (%s)", diet.summary(), diet.name)
+    logger.info("diet %s of those in the table (%s)", diet.summary(), diet.name)
     return diet
 
 
-def fed_recordings(diet: Diet) -> list[str]:
-    """The recordings of which a diet has neurons, for a dataset's ``recording_ids``."""
-    return [recording for recording in diet.recordings if diet.count(recording) > 0]
+def fed_recordings(diet: Diet | None) -> list[str] | None:
+    """The recordings of which a diet has neurons, for a dataset's ``recording_ids``; ``None`` stands for all."""
+    return None if diet is None else [recording for recording in diet.recordings if diet.count(recording) > 0]
+
+
+def doubt(diet: Diet) -> str | None:
+    """What to say of a diet by thresholds that keeps nearly all neurons or hardly any; ``None`` if nothing is odd.
+
+    Example:
+        >>> rows = [dict(recording_id="a", unit_id=str(i), skewness=9.0, kurtosis=99.0) for i in range(20)]
+        >>> doubt(Diet.from_thresholds(PredictabilityTable.from_rows(rows)))[:50]
+        'the thresholds keep 0 of 20 scored neurons; they w'
+    """
+    kept, scored = len(diet), len(diet) + len(diet.complement())
+    if scored < 10 or 0.02 < kept / scored < 0.95:
+        return None
+    return (
+        f"the thresholds keep {kept} of {scored} scored neurons; they were set for dF/F of GCaMP6f. For another indicator, "
+        "or spikes, take the most predictable half instead, diet=quantile, or thresholds of your own (docs/diet.md)"
+    )

@@ -69,10 +69,10 @@ class Inputs:
         require(config, "data.root", "the folder of the recordings")
         data = config.data
         recordings = None if data.recordings is None else [str(name) for name in data.recordings]
-        dataset = Recordings(data.root, recordings, uniquify_unit_ids=data.uniquify_unit_ids)
+        dataset = Recordings(data.root, recordings)
         good, damaged = usable_recordings(dataset, on_error=data.on_error, timeout=data.get("timeout"))
         if damaged:
-            dataset = Recordings(data.root, good, uniquify_unit_ids=data.uniquify_unit_ids)
+            dataset = Recordings(data.root, good)
         require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
         table = PredictabilityTable.load(config.diet.table)
         return cls(dataset, table, recorded_split(dataset, data.split), damaged)
