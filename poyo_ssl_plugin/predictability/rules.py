@@ -64,6 +64,7 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
     if not isinstance(table, PredictabilityTable):
         table = PredictabilityTable.load(table)
     share = options.pop("share", 1.0)
+    options.pop("_target_", None)  # of the recipe that the options come from
     try:
         diet = make(table, **options)
     except TypeError as error:
