@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from poyo_ssl_plugin import __version__
+from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError, Terminated, terminate
 
 # What commands need of torch, Lightning or matplotlib they import themselves: --help is to be quick.
@@ -31,6 +32,10 @@ _timeout_option = click.option(
     show_default=True,
     help="Seconds that HDF5 may take to look through a file, in a process apart, before the file counts as damaged; "
     "0 trusts it.",
+)
+
+_ray_option = click.option(
+    "--ray", is_flag=True, help="Do the runs on a Ray cluster (RAY_ADDRESS), or without one on all cores here."
 )
 
 
@@ -122,13 +127,6 @@ def simulate(out_dir: Path, recordings: int, units: int, minutes: float, cre_lin
     "--workers", type=click.IntRange(1), help="Recordings at once; by default up to 4, or all Ray has room for."
 )
 @click.option("--ray", is_flag=True, help="Score on a Ray cluster (RAY_ADDRESS), or without one on all cores here.")
-@click.option(
-    "--report",
-    is_flag=True,
-    help="Also say how sure each neuron's side is: a bootstrap over time, and what flips with shorter recordings and "
-    "added noise, by Cre line (OUT_stability.json and .png).",
-)
-@click.option("--block", default=30.0, show_default=True, help="Blocks of time that --report resamples, s.")
 def score(
     dataset_dir: Path,
     out: Path,
@@ -144,17 +142,15 @@ def score(
     timeout: float,
     workers: int | None,
     ray: bool,
-    report: bool,
-    block: float,
 ) -> None:
     """Measure how predictable every neuron of the recordings in DATASET_DIR is.
 
     Writes the table and, beside it, a figure of the plane of skewness and kurtosis. Samples outside the
     split are never read.
     """
+    from poyo_ssl_plugin.compare.figures import example_traces, predictability_plane
     from poyo_ssl_plugin.data import Recordings
     from poyo_ssl_plugin.data.check import responsive_recordings
-    from poyo_ssl_plugin.experiments.figures import example_traces, predictability_plane
     from poyo_ssl_plugin.predictability import Diet, score_dataset
     from poyo_ssl_plugin.predictability.on_ray import on_ray
 
@@ -184,8 +180,6 @@ def score(
     written = [out, figure]
     if "." in field:
         written.append(example_traces(dataset, table, out.with_name(f"{out.stem}_traces.png")))
-    if report:
-        written += _report_stability(dataset, table, out, skewness, kurtosis, block)
     rows = Table("recording", "Cre line", "neurons", "predictable", "not scored")
     for name in table.recordings:
         of_recording = table["recording_id"] == name
@@ -236,27 +230,6 @@ def check(dataset_dir: Path, recordings: tuple[str, ...], field: str | None, on_
         )
 
 
-def _report_stability(
-    dataset: Any, table: Any, out: Path, skewness: float, kurtosis: float, block: float
-) -> list[Path]:
-    """Measure, print and write how stable the diet is; returns the files written."""
-    from poyo_ssl_plugin.experiments.stability import Thresholds, measure_stability, write_stability
-
-    fisher = table.provenance.get("kurtosis", "fisher") == "fisher"
-    stability = measure_stability(
-        dataset, table, thresholds=Thresholds(skewness, kurtosis, fisher), block_seconds=block
-    )
-    summary = stability.summary()
-    half, noise = "flips on half the data", "flips with twice the noise power"
-    rows = Table("Cre line", "neurons", "predictable", "uncertain", half, noise)
-    for line, found in {**summary["by_cre_line"], "all": summary["all"]}.items():
-        flips = f"{found['flips_by_length']['0.5']:.1%}", f"{found['flips_by_noise']['1.0']:.1%}"
-        rows.add_row(line, *(str(found[key]) for key in ("neurons", "predictable", "uncertain")), *flips)
-    console.print(rows)
-    settings = {"skewness": skewness, "kurtosis": kurtosis, "block_seconds": block}
-    return write_stability(stability, out.with_name(f"{out.stem}_stability.json"), settings=settings)
-
-
 def _recipe_command(function: Callable[..., Any]) -> Callable[..., Any]:
     """What 'pretrain' and 'finetune' have in common: a recipe, a folder of recipes, and overrides."""
     function = click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")(function)
@@ -291,7 +264,7 @@ def pretrain(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
     config = compose_recipe("pretrain", recipe, overrides, recipe_dir)
     if show:
         return _show(config)
-    from poyo_ssl_plugin.experiments.runs import run_pretraining
+    from poyo_ssl_plugin.compare.single_run import run_pretraining
 
     _one_speaks_for_all()
     summary = run_pretraining(config)
@@ -334,10 +307,10 @@ def finetune(recipe: str, recipe_dir: Path | None, show: bool, overrides: tuple[
     config = compose_recipe("finetune", recipe, overrides, recipe_dir)
     if show:
         return _show(config)
-    from poyo_ssl_plugin.experiments.runs import run_finetuning
+    from poyo_ssl_plugin.compare.single_run import run_finetuning
 
     _one_speaks_for_all()
-    with _Stages() as stage:
+    with Stages(errors) as stage:
         summary = run_finetuning(config, stage=stage)
     _print_results(summary)
     console.print(f"wrote {config.out_dir}/results.json", highlight=False)
@@ -352,7 +325,7 @@ def evaluate(checkpoint: Path, overrides: tuple[str, ...], out: Path | None) -> 
 
     Overrides change keys of its recipe, for example data.root=elsewhere.
     """
-    from poyo_ssl_plugin.experiments.runs import run_evaluation
+    from poyo_ssl_plugin.compare.single_run import run_evaluation
 
     summary = run_evaluation(checkpoint, overrides)
     _print_results(summary)
@@ -383,16 +356,17 @@ def export(checkpoint: Path, out: Path) -> None:
 @click.option("--recordings", default=6, show_default=True, help="Number of simulated recordings.")
 @click.option("--seeds", default=3, show_default=True, help="Fine-tuning seeds per arm.")
 @click.option("--processes", default=0, help="Runs at once; by default one per core.")
-def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
+@_ray_option
+def demo(out_dir: Path, recordings: int, seeds: int, processes: int, ray: bool) -> None:
     """Everything on simulated recordings: simulate, score, pretrain, fine-tune, compare, report.
 
     Pretrains on the predictable neurons of some animals, then decodes the direction of gratings from the
     unpredictable neurons of other animals, pretrained and from scratch. Takes a few minutes on two cores.
     """
-    from poyo_ssl_plugin.experiments.demo import run_demo
+    from poyo_ssl_plugin.compare.demo import run_demo
 
-    with _Stages() as stage:
-        summary = run_demo(out_dir, n_recordings=recordings, n_seeds=seeds, processes=processes, stage=stage)
+    with Stages(errors) as stage:
+        summary = run_demo(out_dir, n_recordings=recordings, n_seeds=seeds, processes=processes, ray=ray, stage=stage)
     _print_results(summary)
     console.print(f"report: {out_dir / 'report.html'}   results: {out_dir / 'results.json'}", highlight=False)
 
@@ -404,7 +378,8 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int) -> None:
     help="Settings to start from: small (seconds), report (an hour), session (one recording), frames.",
 )
 @click.option("--list-arms", is_flag=True, help="Print the arms and stop.")
-def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> None:
+@_ray_option
+def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool, ray: bool) -> None:
     """Ways of pretraining against training from scratch on your recordings, with a report.
 
     Every arm decodes the same neurons with the same budget, seeds and test trials. By default the arms are
@@ -418,9 +393,10 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
                              natural_movie_frames, which reconstructs frames and is measured by SSIM)
       arms=[pretrained,reverse,scratch]                          seeds=[0,1,2]
       held_out=[ID,...]      decode these recordings, pretrain on the others
-      decode_share=0.5       without held_out: decode half of the unpredictable neurons, leave the rest to the arms
+      decode_fraction=0.5    without held_out: decode half of the unpredictable neurons, leave the rest to the arms
       folds=N                hold out repeats of the stimulus    recordings=[ID,...]
       pretrain_each_seed=true    one pretraining per seed        processes=N
+      num_cpus=1 num_gpus=0.5    what a run asks Ray for
       field=spikes           score and decode spikes, with model=poyo in pretrain and in finetune
       allow_leak=true        accept that pretraining saw decoded neurons or test time; the results say where
       pretrain=[KEY=VALUE,...]   finetune=[KEY=VALUE,...]        overrides of those recipes, for all arms
@@ -434,11 +410,11 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
     """
     if list_arms:
         return _print_arms()
-    from poyo_ssl_plugin.experiments.demo import comparison_from_overrides, report_comparison
-    from poyo_ssl_plugin.experiments.settings import prepare_recordings
+    from poyo_ssl_plugin.compare.report import report_comparison
+    from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_recordings
 
-    comparison, recordings = comparison_from_overrides(overrides, preset)
-    with _Stages() as stage:
+    comparison, recordings = comparison_from_overrides([*overrides, *_on_ray(ray)], preset)
+    with Stages(errors) as stage:
         prepare_recordings(comparison.root, recordings, stage("simulating", 0))
         summary = report_comparison(comparison, title="Pretraining against training from scratch", stage=stage)
     _print_results(summary)
@@ -448,7 +424,8 @@ def compare(overrides: tuple[str, ...], preset: str | None, list_arms: bool) -> 
 @main.command()
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--preset", help="Settings to start from: small (seconds), report (an hour).")
-def scale(overrides: tuple[str, ...], preset: str | None) -> None:
+@_ray_option
+def scale(overrides: tuple[str, ...], preset: str | None, ray: bool) -> None:
     """Does it scale? The comparison of 'poyo-ssl compare' over models, diets, recordings or labels.
 
     Writes a curve per arm with 95 % intervals, a test for a rise at every step, and what each model costs
@@ -457,9 +434,9 @@ def scale(overrides: tuple[str, ...], preset: str | None) -> None:
     \b
     Keys, besides those of 'poyo-ssl compare':
       axis=model             values=[tiny,small,medium,large,xlarge], or values=['model=tiny model.dim=48',...]
-      axis=diet              values=[0.1,0.25,0.5,0.75,1.0]: shares of each arm's neurons
+      axis=diet              values=[0.1,0.25,0.5,0.75,1.0]: fractions of each arm's neurons
       axis=recordings        values=[1,2,4,8]: how many to pretrain on; needs held_out
-      axis=labels            values=[0.125,0.25,0.5,1.0]: shares of the labelled trials to fine-tune on
+      axis=labels            values=[0.125,0.25,0.5,1.0]: fractions of the labelled trials to fine-tune on
 
     \b
     Examples:
@@ -468,12 +445,12 @@ def scale(overrides: tuple[str, ...], preset: str | None) -> None:
       poyo-ssl scale axis=diet root=recordings task=natural_movie folds=5 'arms=[pretrained,scratch]'
       poyo-ssl scale --preset report axis=recordings
     """
-    from poyo_ssl_plugin.experiments.scale import Scaling
-    from poyo_ssl_plugin.experiments.scale_report import report_scaling, scaling_header, scaling_rows, scaling_verdicts
-    from poyo_ssl_plugin.experiments.settings import prepare_recordings, read_settings
+    from poyo_ssl_plugin.compare.scale import Scaling
+    from poyo_ssl_plugin.compare.scale_report import report_scaling, scaling_header, scaling_rows, scaling_verdicts
+    from poyo_ssl_plugin.compare.settings import prepare_recordings, read_settings
 
-    scaling, recordings = read_settings(Scaling, "scale", preset, overrides)
-    with _Stages() as stage:
+    scaling, recordings = read_settings(Scaling, "scale", preset, [*overrides, *_on_ray(ray)])
+    with Stages(errors) as stage:
         prepare_recordings(scaling.root, recordings, stage("simulating", 0))
         summary = report_scaling(scaling, stage=stage)
     rows = Table(*scaling_header(summary), title=f"{summary['task']} over {summary['axis']}")
@@ -483,31 +460,6 @@ def scale(overrides: tuple[str, ...], preset: str | None) -> None:
     for text in scaling_verdicts(summary):
         console.print(_plain(text), highlight=False)
     console.print(f"report: {scaling.out_dir}/report.html", highlight=False)
-
-
-@main.command()
-@click.argument("run_dir", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--points", default=11, show_default=True, help="Points along each direction.")
-@click.option("--windows", default=128, show_default=True, help="Training windows that the loss is measured on.")
-@click.option("--out", type=click.Path(path_type=Path), help="JSON to write; by default RUN_DIR/landscape.json.")
-def landscape(run_dir: Path, points: int, windows: int, out: Path | None) -> None:
-    """How rough is the loss around a fine-tuned model? A section in the plane in which training moved most.
-
-    RUN_DIR is one seed of 'poyo-ssl finetune', or a fine-tuning run of 'poyo-ssl compare', that kept its weights:
-    trainer.trajectory_every_n_steps=20.
-
-    \b
-    Example:
-      poyo-ssl compare root=recordings 'finetune=[trainer.trajectory_every_n_steps=20]'
-      poyo-ssl landscape runs/compare/runs/finetune/pretrained/recorded/seed0
-      poyo-ssl landscape runs/compare/runs/finetune/scratch/recorded/seed0
-    """
-    from poyo_ssl_plugin.experiments.landscape import landscape_of_run, write_landscape
-
-    found = landscape_of_run(run_dir, n_points=points, n_windows=windows)
-    written = write_landscape(found, out or run_dir / "landscape.json")
-    console.print(f"roughness {found.roughness:.4f} (0: a bowl), not convex {found.not_convex:.1%} of the section")
-    console.print("wrote " + ", ".join(str(path) for path in written), highlight=False)
 
 
 @main.command()
@@ -560,12 +512,15 @@ def _show(config: Any) -> None:
 def _print_results(summary: dict[str, Any]) -> None:
     if "protocol" in summary:
         return _print_frames(summary)
-    from poyo_ssl_plugin.experiments.measures import measure_of
-    from poyo_ssl_plugin.experiments.report import arm_verdicts, leak_warnings, result_rows, verdict
+    from poyo_ssl_plugin.compare.metrics import metric_of
+    from poyo_ssl_plugin.compare.report import result_rows
+    from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 
-    rows = Table("arm", measure_of(summary["task"]).name, "95 % interval", "runs", title=summary["task"])
+    metric = metric_of(summary["task"])
+    over = [f"95 %, runs and {metric.samples}", f"95 %, {metric.samples} alone"]
+    rows = Table("arm", metric.name, *over, "runs", title=summary["task"])
     for row in result_rows(summary):
-        rows.add_row(row["name"], row["mean"], row["interval"], row["runs"])
+        rows.add_row(*row)
     console.print(rows)
     if "pretrained_minus_scratch" in summary:
         console.print(verdict(summary), highlight=False)
@@ -574,8 +529,12 @@ def _print_results(summary: dict[str, Any]) -> None:
         console.print(_plain(text), highlight=False)
 
 
+def _on_ray(ray: bool) -> list[str]:
+    return ["ray=true"] if ray else []
+
+
 def _print_arms() -> None:
-    from poyo_ssl_plugin.experiments.arms import ARMS
+    from poyo_ssl_plugin.compare.arms import ARMS
 
     rows = Table("arm", "what it is", "pretraining", "fine-tuning")
     for arm in ARMS.values():
@@ -607,24 +566,6 @@ class _Bar:
 
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
-
-
-class _Stages(_Bar):
-    """A progress bar for each of several stages."""
-
-    def __init__(self) -> None:
-        super().__init__("")
-
-    def __enter__(self) -> Any:
-        self.progress.start()
-
-        def stage(label: str, total: int) -> Callable[[Iterator[Any], int], Iterable[Any]]:
-            def track(items: Iterator[Any], n: int) -> Iterable[Any]:
-                return self.progress.track(items, total=n, description=label)
-
-            return track
-
-        return stage
 
 
 def _progress() -> Progress:

@@ -28,7 +28,7 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at versions, generation, device, attention kernels, recipes, Hydra, extensions and the pipeline."""
-    from poyo_ssl_plugin.experiments.provenance import versions
+    from poyo_ssl_plugin.provenance import versions
 
     found = [Finding(name, version) for name, version in versions().items()]
     return [*found, _generation(), *_device(), _recipes(), _hydra(), *_extensions(), _pipeline()]

@@ -45,7 +45,7 @@ def start(arguments: list[str]) -> None:
 def process():
     """Start a command in a process of its own, its imports done: kills are to meet work, not imports."""
     context = multiprocessing.get_context("forkserver")
-    modules = ("cli", "experiments.demo", "experiments.runs", "training")
+    modules = ("cli", "compare.demo", "compare.single_run", "training")
     context.set_forkserver_preload([f"poyo_ssl_plugin.{module}" for module in modules])
 
     def launch(arguments: list[str]):

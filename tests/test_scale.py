@@ -9,14 +9,14 @@ from quick import quick
 from torch import nn
 
 from poyo_ssl_plugin import CalciumPOYO
+from poyo_ssl_plugin.compare.cost import measure_cost
+from poyo_ssl_plugin.compare.plan import make_plan
+from poyo_ssl_plugin.compare.references import run_baselines
+from poyo_ssl_plugin.compare.scale import Scaling, make_points
+from poyo_ssl_plugin.compare.scale_report import report_scaling, scaling_rows, scaling_verdicts
+from poyo_ssl_plugin.compare.settings import prepare_recordings, preset_names, read_settings
 from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.experiments.baselines import run_baselines
-from poyo_ssl_plugin.experiments.compare import load_fold
-from poyo_ssl_plugin.experiments.flops import measure_cost
-from poyo_ssl_plugin.experiments.scale import Scaling, make_points
-from poyo_ssl_plugin.experiments.scale_report import report_scaling, scaling_rows, scaling_verdicts
-from poyo_ssl_plugin.experiments.settings import prepare_recordings, preset_names, read_settings
 from poyo_ssl_plugin.predictability import make_diet
 
 QUICK = quick(steps=2, batch_size=4)
@@ -97,8 +97,8 @@ class TestPoints:
             ({"axis": "width"}, "unknown axis 'width'"),
             ({"values": ("tiny",)}, "at least two different"),
             ({"values": ("tiny", "tiny")}, "at least two different"),
-            ({"axis": "diet", "values": (0.5, 2)}, "shares in"),
-            ({"axis": "labels", "values": (0.0, 1)}, "shares in"),
+            ({"axis": "diet", "values": (0.5, 2)}, "fractions in"),
+            ({"axis": "labels", "values": (0.0, 1)}, "fractions in"),
             ({"axis": "recordings"}, "give held_out"),
             ({"axis": "recordings", "values": (1, 9), "held_out": ("sim_002",)}, "numbers from 1 to 2"),
         ],
@@ -127,20 +127,22 @@ class TestSmallPreset:
             # Two steps of four windows to pretrain, and as many to fine-tune.
             assert point["arms"]["pretrained"]["flops_per_decoder"] == 16 * point["cost"]["training_flops"]
             assert point["arms"]["scratch"]["flops_per_decoder"] == 8 * point["cost"]["training_flops"]
+        # The seeds of a width share its pretraining: they are no blocks for a test of the pretrained arm.
+        assert summary["trends"]["pretrained"]["page_p"] is None and summary["gain_trend"]["page_p"] is None
         page = (place / "report.html").read_text()
         assert page.count("data:image/png;base64,") == 1 and "dim=48" in page and "://" not in page
 
     def test_a_second_start_finds_everything_done(self, done):
         place, summary = done
-        before = {path: path.stat().st_mtime_ns for path in place.rglob("job.json")}
+        before = {path: path.stat().st_mtime_ns for path in place.rglob("run.json")}
         scaling, _ = read_settings(Scaling, "scale", "small", [f"out_dir={place}", "seeds=[0]"])
         again = report_scaling(scaling)
-        assert {path: path.stat().st_mtime_ns for path in place.rglob("job.json")} == before
+        assert {path: path.stat().st_mtime_ns for path in place.rglob("run.json")} == before
         assert again["trends"] == summary["trends"]
 
 
-def over_shares(root, out, axis: str, values: tuple[float, ...]) -> Scaling:
-    """Both arms at a few shares, one seed and two steps each."""
+def over_fractions(root, out, axis: str, values: tuple[float, ...]) -> Scaling:
+    """Both arms at a few fractions, one seed and two steps each."""
     return Scaling(
         root=str(root), out_dir=str(out), axis=axis, values=values, held_out=("sim_002",), seeds=(0,),
         pretrain=QUICK, finetune=QUICK, processes=1,
@@ -148,22 +150,22 @@ def over_shares(root, out, axis: str, values: tuple[float, ...]) -> Scaling:
 
 
 def test_the_diet_axis_runs_scratch_once(sim_dir, tmp_path):
-    summary = report_scaling(over_shares(sim_dir, tmp_path, "diet", (0.5, 1.0)))
-    assert len(list((tmp_path / "scratch").rglob("job.json"))) == 1
+    summary = report_scaling(over_fractions(sim_dir, tmp_path, "diet", (0.5, 1.0)))
+    assert len(list((tmp_path / "scratch").rglob("run.json"))) == 1
     first, second = summary["points"]
     assert first["arms"]["scratch"]["runs"] == second["arms"]["scratch"]["runs"]
     assert first["pretrained_on"]["pretrained"] < second["pretrained_on"]["pretrained"]
 
 
 def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir, tmp_path):
-    scaling = over_shares(sim_dir, tmp_path, "labels", (0.2, 1.0))
+    scaling = over_fractions(sim_dir, tmp_path, "labels", (0.2, 1.0))
     summary = report_scaling(scaling)
-    assert len(list((tmp_path / "pretrained").rglob("job.json"))) == 1
+    assert len(list((tmp_path / "pretrained").rglob("run.json"))) == 1
     few, all_of_them = (point["baselines"] for point in summary["points"])
-    _, split, table = load_fold(scaling, None)
-    used, diet = Recordings(sim_dir, ["sim_002"]), make_diet(table, "unpredictable")
-    for found, share in ((few, 0.2), (all_of_them, 1.0)):
-        expected = run_baselines(used, diet, get_task("drifting_gratings"), split, label_share=share)
+    [fold] = make_plan(make_points(scaling)[0][1]).folds
+    used, diet = Recordings(sim_dir, ["sim_002"]), make_diet(fold.decoding, "unpredictable")
+    for found, fraction in ((few, 0.2), (all_of_them, 1.0)):
+        expected = run_baselines(used, diet, get_task("drifting_gratings"), fold.split, label_fraction=fraction)
         assert {name: row["value"] for name, row in found.items()} == {n: d.accuracy for n, d in expected.items()}
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2

@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 from quick import quick
 
 from poyo_ssl_plugin import CalciumPOYO
+from poyo_ssl_plugin.compare.figures import read_metric
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.errors import CheckpointError, DietError, RecipeError, RecordingError, TableError
-from poyo_ssl_plugin.experiments.figures import read_metric
 from poyo_ssl_plugin.training import (
     evaluate,
     finetune,

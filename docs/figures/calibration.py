@@ -10,16 +10,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 
+from poyo_ssl_plugin.compare.figures import GREY, PREDICTABLE, style
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.simulate import make_movie, make_recording
-from poyo_ssl_plugin.experiments.figures import GREY, PREDICTABLE, STYLE
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, skewness_kurtosis
 
 SECONDS = 120
@@ -62,8 +58,9 @@ def draw(real_dir: Path, path: Path) -> None:
         "simulated Cux2": (measures(simulated["Cux2_CreERT2"], 30.0), PREDICTABLE),
         "simulated Pvalb": (measures(simulated["Pvalb_IRES_Cre"], 30.0), GREY),
     }
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(2, 4, figsize=(14, 6.4), height_ratios=[1.2, 1])
+    with style():
+        figure = Figure(figsize=(14, 6.4))
+        axes = figure.subplots(2, 4, height_ratios=[1.2, 1])
         for axis, name in zip(axes[0], next(iter(sets.values()))[0], strict=True):
             for label, (values, colour) in sets.items():
                 x = np.sort(values[name])
@@ -74,7 +71,7 @@ def draw(real_dir: Path, path: Path) -> None:
             if name == "excess kurtosis":
                 axis.set_xscale("symlog", linthresh=1)
             axis.set_xlabel(name)
-            axis.set_ylabel("share of neurons")
+            axis.set_ylabel("fraction of neurons")
         axes[0, 0].legend(fontsize=8)
         grid = axes[1, 0].get_gridspec()
         for axis in axes[1]:

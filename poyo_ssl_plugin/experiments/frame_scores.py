@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from poyo_ssl_plugin.compare.statistics import Estimate, estimate
 from poyo_ssl_plugin.data import MovieFrames
-from poyo_ssl_plugin.experiments.statistics import Estimate, estimate
 from poyo_ssl_plugin.training.frame_metrics import FRAME_METRICS, frame_metrics
 
 # What a test of each protocol holds out.

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from omegaconf import DictConfig, OmegaConf
 
+from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.statistics import estimate
 from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, MovieFrames
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.experiments import figures
 from poyo_ssl_plugin.experiments.frame_baselines import ridge_images, run_frame_baselines
 from poyo_ssl_plugin.experiments.frame_scores import METRIC, over_seconds, score_frames
-from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import estimate
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import FrameResult, Inputs, evaluate_frames, finetune_frames
 from poyo_ssl_plugin.training.frame_metrics import FRAME_METRICS
 from poyo_ssl_plugin.training.frames import frame_data, read_movie
@@ -125,10 +125,9 @@ def draw_frames(result: FrameResult, movie: MovieFrames, made: Mapping[str, np.n
     true = movie.image[movie.rows(np.array([result.predictions[i]["frame"] for i in shown]))] / 255
     lines = {"true": true, **{name: images[shown] for name, images in made.items()}}
     height = movie.size[0] / movie.size[1]
-    with plt.rc_context({**figures.STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(
-            len(lines), len(shown), figsize=(1.6 * len(shown) + 1.2, 1.6 * height * len(lines) + 0.6), squeeze=False
-        )
+    with figures.style(**{"axes.grid": False}):
+        figure = Figure(figsize=(1.6 * len(shown) + 1.2, 1.6 * height * len(lines) + 0.6))
+        axes = figure.subplots(len(lines), len(shown), squeeze=False)
         for line, (name, images) in zip(axes, lines.items(), strict=True):
             for axis, image in zip(line, images, strict=True):
                 axis.imshow(image, cmap="gray", vmin=0, vmax=1)
@@ -139,7 +138,7 @@ def draw_frames(result: FrameResult, movie: MovieFrames, made: Mapping[str, np.n
             )
         for axis, i in zip(axes[0], shown, strict=True):
             axis.set_title(f"frame {result.predictions[i]['frame']}", fontsize=8)
-        return figures._save(figure, path)
+        return figures.save(figure, path)
 
 
 def result_rows(summary: Mapping[str, Any]) -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """What differs between kinds of task in a comparison: the number that is measured, and how it is come by.
 
 A task that is told among classes is measured by accuracy, one that reconstructs frames by their similarity. Everything
-else of a comparison (arms, folds, seeds, statistics, report) asks the :class:`Measure` of its task and knows no more.
+else of a comparison (arms, folds, seeds, statistics, report) asks the :class:`Metric` of its task and knows no more.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig
 
+from poyo_ssl_plugin.compare.neurons import diet_of
+from poyo_ssl_plugin.compare.references import Decoded, run_baselines
+from poyo_ssl_plugin.compare.statistics import binomial_interval
 from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, TASKS, Recordings, Task, get_task
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.experiments.baselines import Decoded, run_baselines
-from poyo_ssl_plugin.experiments.neurons import diet_of
-from poyo_ssl_plugin.experiments.statistics import binomial_interval
 from poyo_ssl_plugin.recordings import TRACES
 
 if TYPE_CHECKING:
-    from poyo_ssl_plugin.experiments.flops import Cost
+    from poyo_ssl_plugin.compare.cost import Cost
     from poyo_ssl_plugin.training import Inputs, RunResult
 
 
 @dataclass(frozen=True)
-class Tested:
+class TestResult:
     """A fine-tuning run and its test.
 
     Attributes:
@@ -47,7 +47,7 @@ class Tested:
     names: list[str] | None = None
 
 
-class Measure(ABC):
+class Metric(ABC):
     """A number by which runs of a kind of task are compared; the greater, the better.
 
     Attributes:
@@ -89,7 +89,7 @@ class Measure(ABC):
         """
 
     @abstractmethod
-    def finetune(self, config: DictConfig, inputs: Inputs, *, seed: int) -> Tested:
+    def finetune(self, config: DictConfig, inputs: Inputs, *, seed: int) -> TestResult:
         """Fine-tune and test once."""
 
     @abstractmethod
@@ -107,7 +107,7 @@ class Measure(ABC):
         """What the model costs as it is fine-tuned, and as it is pretrained."""
 
 
-class Accuracy(Measure):
+class Accuracy(Metric):
     """Share of test trials told right."""
 
     name = "accuracy"
@@ -128,12 +128,12 @@ class Accuracy(Measure):
     def check(self, config: DictConfig, *, field: str) -> None:
         """Nothing that a recipe and its recordings do not say themselves."""
 
-    def finetune(self, config: DictConfig, inputs: Inputs, *, seed: int) -> Tested:
+    def finetune(self, config: DictConfig, inputs: Inputs, *, seed: int) -> TestResult:
         from poyo_ssl_plugin.training import finetune
 
         run = finetune(config, inputs, seed=seed)
         correct = [int(row["label"] == row["prediction"]) for row in run.predictions]
-        return Tested(run, run.metrics["test/accuracy"], len(correct), list(correct))
+        return TestResult(run, run.metrics["test/accuracy"], len(correct), list(correct))
 
     def baselines(
         self, config: DictConfig, folds: Iterable[Inputs], *, task: Task, field: str
@@ -146,14 +146,14 @@ class Accuracy(Measure):
                 task,
                 inputs.split,
                 field=field,
-                label_share=config.label_share,
+                label_fraction=config.label_fraction,
             )
             for name, decoded in found.items():
                 total[name] = total.get(name, Decoded(0, 0)) + decoded
         return {name: decoded_row(decoded) for name, decoded in total.items()}
 
     def cost(self, config: DictConfig, inputs: Inputs, checkpoint: str | Path) -> tuple[Cost, Cost]:
-        from poyo_ssl_plugin.experiments.flops import measure_cost
+        from poyo_ssl_plugin.compare.cost import measure_cost
         from poyo_ssl_plugin.training import open_finetuned
 
         opened = open_finetuned(checkpoint, inputs=inputs)
@@ -162,7 +162,7 @@ class Accuracy(Measure):
         return cost, cost
 
 
-class FrameSimilarity(Measure):
+class FrameSimilarity(Metric):
     """Mean structural similarity of reconstructed movie frames with those shown, over tested presentations."""
 
     name = "SSIM"
@@ -195,14 +195,14 @@ class FrameSimilarity(Measure):
             raise RecipeError(f"frames are reconstructed from {TRACES} only, not from field={field}")
         read_movie(config)
 
-    def finetune(self, config: DictConfig, inputs: Inputs, *, seed: int) -> Tested:
+    def finetune(self, config: DictConfig, inputs: Inputs, *, seed: int) -> TestResult:
         from poyo_ssl_plugin.experiments.frame_scores import second_means
         from poyo_ssl_plugin.training import finetune_frames
 
         run = finetune_frames(config, inputs, seed=seed)
         scores = [row["ssim"] for row in run.predictions]
         seconds = second_means(run.predictions, scores)
-        return Tested(run, float(np.mean(scores)), len(scores), list(seconds.values()), list(seconds))
+        return TestResult(run, float(np.mean(scores)), len(scores), list(seconds.values()), list(seconds))
 
     def baselines(
         self, config: DictConfig, folds: Iterable[Inputs], *, task: Task, field: str
@@ -231,14 +231,14 @@ class FrameSimilarity(Measure):
             found[name] = {
                 "value": float(np.mean(values)),
                 "n_test": len(values),
-                "ci95": [interval.low, interval.high],
+                "ci95": interval.ci95,
             }
         return found
 
     def cost(self, config: DictConfig, inputs: Inputs, checkpoint: str | Path) -> tuple[Cost, Cost]:
         import torch
 
-        from poyo_ssl_plugin.experiments.flops import measure_cost
+        from poyo_ssl_plugin.compare.cost import measure_cost
         from poyo_ssl_plugin.models import SkipConnectionDecoder
         from poyo_ssl_plugin.training.frames import frame_data, read_movie
         from poyo_ssl_plugin.training.recipe import build_model, initialise, resolved
@@ -281,11 +281,11 @@ def decoded_task(name: str) -> Task:
     return tasks[name]
 
 
-def measure_of(task: str) -> Measure:
+def metric_of(task: str) -> Metric:
     """The measure of a task, by the task's name.
 
     Example:
-        >>> measure_of("drifting_gratings").name, measure_of("natural_movie_frames").name
+        >>> metric_of("drifting_gratings").name, metric_of("natural_movie_frames").name
         ('accuracy', 'SSIM')
     """
     return _FRAMES if task == MOVIE_FRAMES_TASK.name else _ACCURACY

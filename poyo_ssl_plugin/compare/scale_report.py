@@ -2,83 +2,56 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from poyo_ssl_plugin.experiments import figures
-from poyo_ssl_plugin.experiments.measures import measure_of, reference_lines
-from poyo_ssl_plugin.experiments.report import STYLE_SHEET, lines_in_words
-from poyo_ssl_plugin.experiments.scale import Scaling, run_scaling
-from poyo_ssl_plugin.experiments.statistics import Estimate
-from poyo_ssl_plugin.files import atomic_path, write_json
-
-_TEMPLATE = """\
-<!doctype html>
-<html lang="en">
-<head><meta charset="utf-8"><title>{{ title }}</title><style>{{ style }}</style></head>
-<body>
-<h1>{{ title }}</h1>
-<p class="quiet">{{ subtitle }}</p>
-{% for text in verdicts %}<p class="verdict">{{ text }}</p>
-{% endfor %}
-<figure><img alt="curves" src="data:image/png;base64,{{ figure }}">
-<figcaption>Mean and 95 % interval of each arm. Lines: {{ lines }}.</figcaption></figure>
-<h2>Numbers</h2>
-<table><thead><tr>{% for name in header %}<th>{{ name }}</th>{% endfor %}</tr></thead>
-<tbody>
-{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table>
-<p class="quiet">Floating-point operations are those of the matrix products of one pretraining, if any, and one
-fine-tuning (backward pass: twice the forward pass). Intervals are over {{ independent }}.</p>
-<h2>How it was made</h2>
-<table><tbody>{% for name, value in made.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>
-{% endfor %}</tbody></table>
-<details><summary>Settings</summary><pre>{{ settings }}</pre></details>
-</body>
-</html>
-"""
+from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.comparison import Stage
+from poyo_ssl_plugin.compare.metrics import metric_of, reference_lines
+from poyo_ssl_plugin.compare.report import as_estimate, interval, lines_in_words, made, write_page
+from poyo_ssl_plugin.compare.scale import Scaling, run_scaling
+from poyo_ssl_plugin.compare.statistics import Estimate
+from poyo_ssl_plugin.compare.verdicts import in_brackets
+from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.locks import only_run_in
 
 _AXIS_LABELS = {
     "model": "parameters of the backbone",
-    "diet": "share of each arm's diet",
+    "diet": "fraction of each arm's diet",
     "recordings": "recordings pretrained on",
-    "labels": "share of the labelled trials",
+    "labels": "fraction of the labelled trials",
 }
 
 
-def report_scaling(scaling: Scaling, *, stage: Callable[[str, int], Any] | None = None) -> dict[str, Any]:
+def report_scaling(scaling: Scaling, *, stage: Stage | None = None) -> dict[str, Any]:
     """Run a scaling experiment and write ``results.json``, ``scaling.png`` and ``report.html``."""
-    summary = run_scaling(scaling, stage=stage)
     out_dir = Path(scaling.out_dir)
-    write_json(out_dir / "results.json", summary)
-    figure = draw_scaling(summary, out_dir / "scaling.png")
-    page = jinja2.Environment(autoescape=True).from_string(_TEMPLATE)
-    text = page.render(
-        title=f"Scaling with the {summary['axis']}",
-        style=STYLE_SHEET,
-        subtitle=f"Task: {summary['task']}, {summary['metric']}. Seeds {', '.join(map(str, summary['seeds']))}.",
-        verdicts=scaling_verdicts(summary),
-        figure=base64.b64encode(figure.read_bytes()).decode(),
-        lines=lines_in_words(summary),
-        header=scaling_header(summary),
-        rows=scaling_rows(summary),
-        independent=summary["independent"],
-        made={**summary["versions"], "git revision": summary["git"] or "not in a checkout"},
-        settings=json.dumps(summary["scaling"], indent=2),
-    )
-    with atomic_path(out_dir / "report.html") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with only_run_in(out_dir):
+        summary = run_scaling(scaling, stage=stage)
+        write_json(out_dir / "results.json", summary)
+        task = figures.in_words(summary["task"])
+        write_page(
+            "scaling",
+            out_dir / "report.html",
+            {"curves": draw_scaling(summary, out_dir / "scaling.png")},
+            title=f"Scaling with the {summary['axis']}",
+            subtitle=f"Task: {task}, {summary['metric']}. Seeds {', '.join(map(str, summary['seeds']))}.",
+            verdicts=scaling_verdicts(summary),
+            lines=lines_in_words(summary),
+            header=scaling_header(summary),
+            rows=scaling_rows(summary),
+            independent=summary["independent"],
+            made=made(summary),
+            settings=json.dumps(summary["scaling"], indent=2),
+        )
     return summary
 
 
 def scaling_header(summary: Mapping[str, Any]) -> list[str]:
     """Names of the columns of :func:`scaling_rows`."""
-    measured = measure_of(summary["task"]).name
+    measured = metric_of(summary["task"]).name
     return ["arm", "at", measured, "95 % interval", "against scratch", "parameters", "GFLOP / window", "PFLOP in all"]
 
 
@@ -94,7 +67,7 @@ def scaling_rows(summary: Mapping[str, Any]) -> list[list[str]]:
                     arm,
                     point["label"],
                     f"{found['mean']:.3f}",
-                    f"{found['ci95'][0]:.3f} to {found['ci95'][1]:.3f}",
+                    interval(found["ci95"]),
                     "" if against is None else f"{against['mean']:+.3f}",
                     f"{cost['parameters']:,}",
                     f"{cost['forward_flops'] / 1e9:.3g}",
@@ -104,8 +77,7 @@ def scaling_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     for name in _changing_baselines(summary):
         for point in summary["points"]:
             found = point["baselines"][name]
-            low, high = found["ci95"]
-            rows.append([name, point["label"], f"{found['value']:.3f}", f"{low:.3f} to {high:.3f}", *[""] * 4])
+            rows.append([name, point["label"], f"{found['value']:.3f}", interval(found["ci95"]), *[""] * 4])
     return rows
 
 
@@ -122,19 +94,17 @@ def scaling_verdicts(summary: Mapping[str, Any]) -> list[str]:
     gain = summary.get("gain_trend")
     if gain is not None:
         largest = gain["at_largest"]
-        low, high = largest["ci95"]
         text = f"The gain of pretraining over from scratch {_trend_in_words(gain, n)}"
-        texts.append(f"{text} At the last place it is {largest['mean']:+.3f} ({low:+.3f} to {high:+.3f}).")
+        texts.append(f"{text} At the last place it is {largest['mean']:+.3f}{in_brackets(largest['ci95'])}.")
     return texts
 
 
 def _trend_in_words(found: Mapping[str, Any], n: int) -> str:
-    low, high = found["slope_ci95"]
     steps = f"{n - 1 - found['steps_down']} of {n - 1} steps up or level"
-    slope = f"{found['slope']:+.4f} per step, 95 % interval {low:+.4f} to {high:+.4f}"
+    slope = f"{found['slope']:+.4f} per step{in_brackets(found['slope_ci95'])}"
     page = found["page_p"]
     if page is None:
-        return f"went {steps}; too few runs or places for a test ({slope})."
+        return f"went {steps}; too few independent runs or places for a test ({slope})."
     if page < 0.05:
         word = "rises at every step" if found["monotone"] else f"rises overall, with {steps}"
         return f"{word} (Page's test, p = {page:.2g}; {slope})."
@@ -150,7 +120,7 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
         "recordings": lambda point: point["pretrained_on_recordings"],
         "labels": lambda point: float(point["label"]),
     }[summary["axis"]]
-    curves = {arm: [_estimate(point["arms"][arm]) for point in points] for arm in summary["trends"]}
+    curves = {arm: [as_estimate(point["arms"][arm]) for point in points] for arm in summary["trends"]}
     lines = reference_lines(summary)
     decoders = _changing_baselines(summary)
     for name in decoders:
@@ -162,7 +132,7 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
         f"{point['label']}\n{_in_short(place)}" if summary["axis"] == "model" else point["label"]
         for point, place in zip(points, where, strict=True)
     ]
-    measure = measure_of(summary["task"])
+    metric = metric_of(summary["task"])
     return figures.scaling_curves(
         curves,
         where,
@@ -170,16 +140,11 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
         path,
         label=_AXIS_LABELS[summary["axis"]],
         names=names,
-        measured=measure.name,
-        bounds=measure.bounds,
+        measured=metric.name,
+        bounds=metric.bounds,
         decoders=decoders,
     )
 
 
 def _in_short(count: int) -> str:
     return f"{count / 1e6:.3g} M" if count >= 1e6 else f"{count / 1e3:.3g} k"
-
-
-def _estimate(found: Mapping[str, Any]) -> Estimate:
-    low, high = found["ci95"]
-    return Estimate(found["mean"], low, high, n=len(found["runs"]))

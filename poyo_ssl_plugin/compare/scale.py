@@ -6,22 +6,24 @@ import dataclasses
 import json
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, get_arms
+from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
+from poyo_ssl_plugin.compare.metrics import metric_of
+from poyo_ssl_plugin.compare.plan import make_plan
+from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
+from poyo_ssl_plugin.compare.results import independent_values
+from poyo_ssl_plugin.compare.run import inputs_of, recipe_of
+from poyo_ssl_plugin.compare.statistics import trend
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.experiments.arms import POYO_SSL, SCRATCH, get_arms
-from poyo_ssl_plugin.experiments.compare import Comparison, ComparisonResult, finetuning_of, run_comparison
-from poyo_ssl_plugin.experiments.jobs import Job, run_jobs
-from poyo_ssl_plugin.experiments.measures import measure_of
-from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import compare_pairs, trend
-from poyo_ssl_plugin.experiments.summary import independent_values
+from poyo_ssl_plugin.provenance import git_revision, versions
 
 AXES: dict[str, tuple[Any, ...]] = {
     "model": ("tiny", "small", "medium", "large", "xlarge"),
@@ -36,11 +38,11 @@ class Scaling(Comparison):
     """A comparison over an axis, in plain values; all but these attributes are as of :class:`Comparison`.
 
     Attributes:
-        axis: ``"model"``, ``"diet"`` (share of each arm's diet), ``"recordings"`` (how many to pretrain on; needs
-            ``held_out``) or ``"labels"`` (share of the labelled trials to fine-tune on; all places share one
+        axis: ``"model"``, ``"diet"`` (fraction of each arm's diet), ``"recordings"`` (how many to pretrain on; needs
+            ``held_out``) or ``"labels"`` (fraction of the labelled trials to fine-tune on; all places share one
             pretraining).
         values: Places on the axis, small to large. Of ``model``: names of ``recipes/model``, or overrides separated by
-            spaces (``"model=tiny model.dim=48"``). By default five sizes, five shares, or one recording doubled
+            spaces (``"model=tiny model.dim=48"``). By default five sizes, five fractions, or one recording doubled
             until there are no more.
     """
 
@@ -48,7 +50,7 @@ class Scaling(Comparison):
     values: tuple[Any, ...] = ()
 
 
-def run_scaling(scaling: Scaling, *, stage: Callable[[str, int], Any] | None = None) -> dict[str, Any]:
+def run_scaling(scaling: Scaling, *, stage: Stage | None = None) -> dict[str, Any]:
     """Run the comparison at each place on the axis; returns the content of ``results.json``.
 
     Each place has a folder of its own; runs from random weights are shared between places where they are
@@ -64,30 +66,35 @@ def run_scaling(scaling: Scaling, *, stage: Callable[[str, int], Any] | None = N
     began = time.monotonic()
     points = make_points(scaling)
     arms = [arm.name for arm in get_arms(scaling.arms)]
-    results = []
-    for label, comparison in points:
-        results.append(run_comparison(comparison, stage=stage and _prefixed(stage, f"{scaling.axis} {label}: ")))
-    costs = [_cost(scaling, comparison, result) for (_, comparison), result in zip(points, results, strict=True)]
+    for _, comparison in points:
+        # Before the first run of the first place.
+        make_plan(comparison)
+    results = [
+        run_comparison(comparison, stage=stage and _prefixed(stage, f"{scaling.axis} {label}: "))
+        for label, comparison in points
+    ]
+    costs = [_cost(result) for result in results]
     labels = [label for label, _ in points]
+    shared = {arm: _shares_pretraining(scaling, arm, results) for arm in arms}
     summary = {
-        "format": 2,
+        "format": 3,
         "metric": results[0].summary["metric"],
         "task": scaling.task,
         "chance": results[0].summary["chance"],
         "axis": scaling.axis,
         "points": [_point(label, result, cost) for label, result, cost in zip(labels, results, costs, strict=True)],
-        "trends": {arm: _trend(arm, results) for arm in arms},
+        "trends": {arm: _trend(_blocks(arm, results), scaling, shared[arm]) for arm in arms},
         "baselines": results[0].summary["baselines"],
         "independent": results[0].summary["independent"],
         "seeds": list(scaling.seeds),
         "folds": scaling.folds,
-        "scaling": json.loads(json.dumps(asdict(scaling))),
+        "scaling": json.loads(json.dumps({k: v for k, v in asdict(scaling).items() if k not in EXECUTION})),
         "versions": versions(),
         "git": git_revision(),
         "seconds": round(time.monotonic() - began, 1),
     }
     if {POYO_SSL, SCRATCH} <= set(arms):
-        summary["gain_trend"] = _gain_trend(results)
+        summary["gain_trend"] = _gain_trend(results, scaling, shared[POYO_SSL])
     return summary
 
 
@@ -120,7 +127,7 @@ def _at_model(scaling: Scaling, value: Any) -> dict[str, Any]:
 
 
 def _at_diet(scaling: Scaling, value: Any) -> dict[str, Any]:
-    _check_share("diet", value)
+    _check_fraction("diet", value)
     shared = str(Path(scaling.out_dir, "scratch"))
     return {"pretrain": (*scaling.pretrain, f"+diet.share={float(value)}"), "scratch_dir": shared}
 
@@ -134,14 +141,14 @@ def _at_recordings(scaling: Scaling, value: Any) -> dict[str, Any]:
 
 
 def _at_labels(scaling: Scaling, value: Any) -> dict[str, Any]:
-    _check_share("labels", value)
+    _check_fraction("labels", value)
     shared = scaling.pretrain_dir or str(Path(scaling.out_dir, "pretrained"))
-    return {"finetune": (*scaling.finetune, f"label_share={float(value)}"), "pretrain_dir": shared}
+    return {"finetune": (*scaling.finetune, f"label_fraction={float(value)}"), "pretrain_dir": shared}
 
 
-def _check_share(axis: str, value: Any) -> None:
+def _check_fraction(axis: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise RecipeError(f"values of the axis {axis!r} are shares in (0, 1], not {value!r}")
+        raise RecipeError(f"values of the axis {axis!r} are fractions in (0, 1], not {value!r}")
 
 
 def _pretraining_order(scaling: Scaling) -> list[str]:
@@ -158,31 +165,17 @@ def _doublings(scaling: Scaling) -> tuple[int, ...]:
     return tuple(dict.fromkeys([*(2**i for i in range(n.bit_length()) if 2**i <= n), n]))
 
 
-def _prefixed(stage: Callable[[str, int], Any], prefix: str) -> Callable[[str, int], Any]:
+def _prefixed(stage: Stage, prefix: str) -> Stage:
     return lambda name, n: stage(prefix + name, n)
 
 
-def _cost(scaling: Scaling, comparison: Comparison, result: ComparisonResult) -> dict[str, Any]:
-    """Cost of the model at a place, measured once and kept beside its runs."""
-    folder = next(iter(result.finetuning.values()))
-    finished = json.loads((folder / "job.json").read_text(encoding="utf-8"))
-    job = {
-        "folder": str(Path(comparison.out_dir, "runs", "cost")),
-        "of": finished["job"],
-        "checkpoint": finished["result"]["checkpoint"],
-    }
-    return run_jobs(cost_job, [job], processes=1)[0]
-
-
-def cost_job(job: Job) -> dict[str, Any]:
-    """Open a fine-tuned model and count what it costs."""
-    config, inputs = finetuning_of(job["of"])
-    cost, pretrained = measure_of(job["of"]["task"]).cost(config, inputs, job["checkpoint"])
-    return {
-        **asdict(cost),
-        "training_flops": cost.training_flops,
-        "pretraining_flops": pretrained.training_flops,
-    }
+def _cost(result: ComparisonResult) -> dict[str, Any]:
+    """What the model costs at a place."""
+    run = result.plan.finetuning[0]
+    config = recipe_of(run)
+    inputs = inputs_of(config, None if run.fold is None else (str(run.stimulus), run.folds, run.fold))
+    cost, pretrained = metric_of(config.task).cost(config, inputs, run.checkpoint)
+    return {**asdict(cost), "training_flops": cost.training_flops, "pretraining_flops": pretrained.training_flops}
 
 
 def _point(label: str, result: ComparisonResult, cost: dict[str, Any]) -> dict[str, Any]:
@@ -214,19 +207,22 @@ def _blocks(arm: str, results: Sequence[ComparisonResult]) -> np.ndarray:
     return np.array([independent_values(result.summary["arms"][arm]["runs"]) for result in results]).T
 
 
-def _trend(arm: str, results: Sequence[ComparisonResult]) -> dict[str, Any]:
-    return _as_json(trend(_blocks(arm, results)))
+def _shares_pretraining(scaling: Scaling, arm: str, results: Sequence[ComparisonResult]) -> bool:
+    """Whether the blocks of an arm start from one pretraining, and so are no independent samples."""
+    pretrained = any(run.arm == arm for run in results[0].plan.pretraining)
+    return pretrained and not scaling.folds and not scaling.pretrain_each_seed
 
 
-def _gain_trend(results: Sequence[ComparisonResult]) -> dict[str, Any]:
-    """Whether the gain over from scratch rises, and whether it is there at the largest place."""
+def _gain_trend(results: Sequence[ComparisonResult], scaling: Scaling, shared: bool) -> dict[str, Any]:
+    """Whether the gain over from scratch rises, and what it is at the last place."""
     gains = _blocks(POYO_SSL, results) - _blocks(SCRATCH, results)
-    last = compare_pairs(_blocks(POYO_SSL, results)[:, -1].tolist(), _blocks(SCRATCH, results)[:, -1].tolist())
-    largest = {"mean": last.difference.mean, "ci95": [last.difference.low, last.difference.high], "p": last.p}
-    return {**_as_json(trend(gains)), "at_largest": largest}
+    last = results[-1].summary["pretrained_minus_scratch"]
+    return {
+        **_trend(gains, scaling, shared),
+        "at_largest": {key: last[key] for key in ("mean", "ci95", "p")},
+    }
 
 
-def _as_json(found: Any) -> dict[str, Any]:
-    content = asdict(found)
-    slope = content.pop("slope")
-    return {**content, "slope": slope["mean"], "slope_ci95": [slope["low"], slope["high"]]}
+def _trend(values: np.ndarray, scaling: Scaling, shared: bool) -> dict[str, Any]:
+    found = trend(values, folds=bool(scaling.folds), shared=shared)
+    return {**asdict(found), "slope": found.slope.mean, "slope_ci95": found.slope.ci95}

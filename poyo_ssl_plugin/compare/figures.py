@@ -1,42 +1,84 @@
-"""Figures, as PNG files."""
+"""Figures, each as PNG and as SVG, in one style."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-import matplotlib.pyplot as plt
+import matplotlib.style
 import numpy as np
+from matplotlib.figure import Figure
 
-from poyo_ssl_plugin.experiments.statistics import Estimate
+from poyo_ssl_plugin.compare.arms import ARMS
+from poyo_ssl_plugin.compare.statistics import Estimate
 from poyo_ssl_plugin.files import atomic_path
-from poyo_ssl_plugin.predictability import (
-    PAPER_KURTOSIS,
-    PAPER_SKEWNESS,
-    Diet,
-    PredictabilityTable,
-)
+from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, Diet, PredictabilityTable
 from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals
 
-PREDICTABLE, UNPREDICTABLE, GREY = "#1b7f79", "#c8553d", "#8a8f98"
+STYLE_FILE = Path(__file__).with_name("style.mplstyle")
+PREDICTABLE, UNPREDICTABLE, GREY = "#0072B2", "#D55E00", "#8A8F98"
+OTHER_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 ARM_COLOURS = {"pretrained": PREDICTABLE, "scratch": UNPREDICTABLE}
-OTHER_COLOURS = ("#4c6fb1", "#d39b2a", "#8e5aa8", "#5c9e4a", "#d06fa5", "#7a5230")
+LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
 
-STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 130,
+# What the logs of a run call by keys, in words and with units.
+METRIC_WORDS = {
+    "train/loss": "training loss",
+    "train/masked": "masked reconstruction loss in training",
+    "valid/accuracy": "accuracy on validation trials",
+    "valid/ssim": "SSIM of validation frames",
+    "valid/effective_rank": "effective rank of held-out latents",
+    "valid/latent_std": "input-dependent sd of held-out latents",
 }
+
+
+@contextmanager
+def style(**changes: Any) -> Iterator[None]:
+    """Draw in the style of all figures, with a few settings of matplotlib changed."""
+    with matplotlib.style.context([STYLE_FILE, changes]):
+        yield
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as PNG, and beside it as SVG; returns the PNG."""
+    path = Path(path)
+    for kind in ("svg", "png"):
+        with atomic_path(path.with_suffix(f".{kind}")) as temporary:
+            figure.savefig(temporary, format=kind, metadata={"Date": None} if kind == "svg" else None)
+    return path.with_suffix(".png")
+
+
+def in_words(key: str) -> str:
+    """A metric or a task in words.
+
+    Example:
+        >>> in_words("train/loss"), in_words("drifting_gratings")
+        ('training loss', 'drifting gratings')
+    """
+    return METRIC_WORDS.get(key, key.replace("/", " ").replace("_", " "))
+
+
+def line_label(name: str, value: float) -> str:
+    """What the legend says of a line; chance is a fraction.
+
+    Example:
+        >>> line_label("chance", 1 / 30), line_label("template", 0.617)
+        ('chance 1/30', 'template 0.62')
+    """
+    exact = str(Fraction(value).limit_denominator(1000))
+    return f"{name} {exact if name == 'chance' else f'{value:.2f}'}"
+
+
+def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, Any]]:
+    """A colour and a line style for every arm, the same in all figures: six colours, told apart further by lines."""
+    others = [(colour, line) for line in LINE_STYLES for colour in OTHER_COLOURS]
+    names = list(dict.fromkeys([*ARMS, *arms]))
+    rest = iter(others * (1 + len(names) // len(others)))
+    return {name: (ARM_COLOURS[name], "-") if name in ARM_COLOURS else next(rest) for name in names}
 
 
 def predictability_plane(
@@ -52,8 +94,9 @@ def predictability_plane(
     ok = np.concatenate([table.ok[table["recording_id"] == name] for name in table.recordings])
     rows = np.concatenate([np.flatnonzero(table["recording_id"] == name) for name in table.recordings])
     x, y = table["skewness"][rows], table["kurtosis"][rows]
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(5.6, 4.4))
+    with style():
+        figure = Figure(figsize=(5.6, 4.4))
+        axes = figure.subplots()
         for mask, colour, label in (
             (members, PREDICTABLE, "predictable"),
             (ok & ~members, UNPREDICTABLE, "unpredictable"),
@@ -64,11 +107,11 @@ def predictability_plane(
         # Kurtosis spans decades and can be negative.
         axes.set_yscale("symlog", linthresh=1.0)
         axes.set_ylim(bottom=min(-1.0, 1.1 * float(np.min(y[ok], initial=0.0))))
-        axes.set_xlabel("skewness of dF/F")
-        axes.set_ylabel("excess kurtosis of dF/F" if _is_fisher(table) else "kurtosis of dF/F")
+        axes.set_xlabel("skewness of the activity")
+        axes.set_ylabel("excess kurtosis of the activity" if _is_fisher(table) else "kurtosis of the activity")
         axes.set_title(f"{int(ok.sum())} neurons of {len(table.recordings)} recordings")
         axes.legend(loc="lower right")
-        return _save(figure, path)
+        return save(figure, path)
 
 
 def example_traces(
@@ -89,8 +132,9 @@ def example_traces(
     members = diet.mask(name, signal.unit_ids)
     of_recording = table["recording_id"] == name
     order = np.argsort(table["skewness"][of_recording])
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(figsize=(8, 4.4))
+    with style(**{"axes.grid": False}):
+        figure = Figure(figsize=(8, 4.4))
+        axes = figure.subplots()
         level = 0.0
         for mask, colour in ((members, PREDICTABLE), (~members, UNPREDICTABLE)):
             candidates = [i for i in order if mask[i]]
@@ -112,32 +156,44 @@ def example_traces(
         axes.spines["left"].set_visible(False)
         axes.set_xlabel("time (s)")
         axes.set_title(f"recording {name}: predictable (above) and unpredictable neurons")
-        return _save(figure, path)
+        return save(figure, path)
 
 
-def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: Sequence[str]) -> Path:
-    """Curves of metrics over steps, one panel per metric and one line per run.
+def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: Sequence[str]) -> Path | None:
+    """Curves of metrics over steps, one panel per metric that was logged and one line per run.
 
     Args:
         folders: Label to the folder of a run; labels before a ``/`` share a colour.
         path: Where to write.
         metrics: Names of metrics, such as ``"train/loss"``.
+
+    Returns:
+        The file; ``None``, and nothing is drawn, if no run logged any of the metrics.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(metrics), figsize=(4.2 * len(metrics), 3.4), squeeze=False)
-        colours = dict(ARM_COLOURS)
-        for axis, metric in zip(axes[0], metrics, strict=True):
-            for label, folder in folders.items():
-                steps, values = read_metric(folder, metric)
+    curves = {name: {label: read_metric(folder, name) for label, folder in folders.items()} for name in metrics}
+    curves = {name: found for name, found in curves.items() if any(len(steps) for steps, _ in found.values())}
+    if not curves:
+        return None
+    styles = arm_styles(label.split("/")[0] for label in folders)
+    with style():
+        figure = Figure(figsize=(4.2 * len(curves), 3.4))
+        for axes, (metric, found) in zip(
+            figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+        ):
+            for label, (steps, values) in found.items():
                 arm = label.split("/")[0]
-                first = arm not in axis.get_legend_handles_labels()[1]
-                colour = colours.setdefault(arm, f"C{len(colours)}")
-                axis.plot(steps, values, color=colour, lw=1.2, alpha=0.8, label=arm if first else None)
-            axis.set_xlabel("step")
-            axis.set_title(metric, fontsize=10)
-        if len(folders) > 1:
-            axes[0][0].legend(fontsize=8)
-        return _save(figure, path)
+                first = arm not in axes.get_legend_handles_labels()[1]
+                colour, line = styles[arm]
+                # A line needs two points; a few are shown as what they are.
+                marker = "o" if len(steps) < 8 else ""
+                axes.plot(
+                    steps, values, color=colour, ls=line, marker=marker, ms=4, alpha=0.8, label=arm if first else None
+                )
+            axes.set_xlabel("training step")
+            axes.set_ylabel(in_words(metric))
+        if len({label.split("/")[0] for label in folders}) > 1:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper")
+        return save(figure, path)
 
 
 def arm_bars(
@@ -149,7 +205,7 @@ def arm_bars(
     label: str,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Path:
-    """What each arm reached, with its 95 % interval and its runs, over lines for chance and baselines.
+    """What each arm reached, with its 95 % interval and its runs, over lines for chance and simple decoders.
 
     Args:
         arms: Arm to its estimate and the values of its runs.
@@ -159,25 +215,25 @@ def arm_bars(
         label: What was measured.
         bounds: The least and the greatest value that it can have; no interval is drawn beyond them.
     """
-    least, greatest = bounds
-    lowest = min([value.low for value, _ in arms.values()] + [min(runs) for _, runs in arms.values()])
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7.4, 0.42 * len(arms) + 1.6))
+    lowest = min(min(runs) for _, runs in arms.values())
+    with style():
+        figure = Figure(figsize=(7.4, 0.42 * len(arms) + 1.6))
+        axes = figure.subplots()
         for i, (name, (value, runs)) in enumerate(arms.items()):
-            error = [[value.mean - max(value.low, least)], [min(value.high, greatest) - value.mean]]
             axes.barh(i, value.mean, height=0.62, color=ARM_COLOURS.get(name, GREY), alpha=0.75)
-            axes.errorbar(value.mean, i, xerr=error, color="black", capsize=4, lw=1.2)
+            if value.low is not None:
+                axes.errorbar(value.mean, i, xerr=_error(value, bounds), color="black", capsize=4, lw=1.2)
             axes.scatter(runs, i + np.linspace(-0.15, 0.15, len(runs)), s=12, color="black", alpha=0.5, zorder=3)
-        for (name, place), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
-            axes.axvline(place, color="black", lw=1, ls=style, label=f"{name} {place:.2f}")
+        for (name, place), line in zip(lines.items(), LINE_STYLES, strict=False):
+            axes.axvline(place, color="black", lw=1, ls=line, label=line_label(name, place))
         axes.set_yticks(range(len(arms)), [f"{name}  {value.mean:.3f}" for name, (value, _) in arms.items()])
         axes.invert_yaxis()
-        axes.set_xlim(min(0.0, max(lowest, least)), greatest)
+        axes.set_xlim(min(0.0, max(lowest, bounds[0])), bounds[1])
         axes.set_xlabel(f"test {label}")
-        axes.set_title(title, fontsize=10)
+        axes.set_title(title)
         axes.grid(axis="y", visible=False)
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-        return _save(figure, path)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return save(figure, path)
 
 
 def scaling_curves(
@@ -192,7 +248,7 @@ def scaling_curves(
     bounds: tuple[float, float] = (0.0, 1.0),
     decoders: Sequence[str] = (),
 ) -> Path:
-    """What each arm reached over an axis, with its 95 % interval, and lines for chance and baselines.
+    """What each arm reached over an axis, with its 95 % interval, and lines for chance and simple decoders.
 
     Args:
         curves: Arm to its estimates, in the order of ``places``.
@@ -205,89 +261,35 @@ def scaling_curves(
         bounds: The least and the greatest value that it can have; no interval is drawn beyond them.
         decoders: Those of the curves that are of simple decoders.
     """
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(6.6, 4.2))
-        others = iter(OTHER_COLOURS * len(curves))
-        beside = _side_by_side(places, len(curves))
-        for x, (arm, values) in zip(beside, curves.items(), strict=True):
-            simple = arm in decoders
-            colour = GREY if simple else ARM_COLOURS.get(arm) or next(others)
-            means = np.array([value.mean for value in values])
-            low, high = [max(v.low, bounds[0]) for v in values], [min(v.high, bounds[1]) for v in values]
-            error = np.maximum([means - low, high - means], 0)
-            marker = "s" if simple else "o"
+    styles = arm_styles(name for name in curves if name not in decoders)
+    styles |= {name: (GREY, LINE_STYLES[1 + i % 4]) for i, name in enumerate(decoders)}
+    with style():
+        figure = Figure(figsize=(6.6, 4.2))
+        axes = figure.subplots()
+        for x, (arm, values) in zip(_side_by_side(places, len(curves)), curves.items(), strict=True):
+            colour, line = styles[arm]
+            marker = "s" if arm in decoders else "o"
+            error = np.concatenate([_error(value, bounds) for value in values], axis=1)
+            means = [value.mean for value in values]
             axes.errorbar(
-                x,
-                means,
-                error,
-                color=colour,
-                label=arm,
-                marker=marker,
-                ms=5,
-                lw=1.5,
-                elinewidth=0.8,
-                capsize=2,
-                ls=(0, (1 + 3 * decoders.index(arm), 2)) if simple else "-",
+                x, means, error, color=colour, ls=line, label=arm, marker=marker, ms=5, elinewidth=0.8, capsize=2
             )
-        for (name, height), style in zip(lines.items(), ("-", "--", ":", "-."), strict=False):
-            axes.axhline(height, color="black", lw=1, ls=style, label=f"{name} {height:.2f}")
+        for (name, height), line in zip(lines.items(), LINE_STYLES, strict=False):
+            axes.axhline(height, color="black", lw=1, ls=line, label=line_label(name, height))
         axes.set_xscale("log")
         axes.set_xticks(list(places), [str(name) for name in names], fontsize=8)
         axes.minorticks_off()
         axes.set_xlabel(label)
         axes.set_ylabel(f"test {measured}")
-        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-        return _save(figure, path)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return save(figure, path)
 
 
-def stability_panels(stability: Any, path: str | Path) -> Path:
-    """Confidence of membership of all neurons, and shares of neurons that flip, by Cre line."""
-    summary = stability.summary()
-    lines = {"all": summary["all"], **(summary["by_cre_line"] if len(summary["by_cre_line"]) > 1 else {})}
-    with plt.rc_context(STYLE):
-        figure, (left, middle, right) = plt.subplots(1, 3, figsize=(12, 3.6))
-        bins = np.linspace(0, 1, 21)
-        for mask, colour, label in (
-            (stability.member, PREDICTABLE, "predictable"),
-            (~stability.member, UNPREDICTABLE, "unpredictable"),
-        ):
-            left.hist(stability.confidence[mask], bins=bins, color=colour, alpha=0.7, label=label)
-        left.set_yscale("symlog")
-        left.set_xlabel("share of bootstrap samples in the diet")
-        left.set_ylabel("neurons")
-        left.set_title(f"{summary['all']['uncertain']} of {summary['all']['neurons']} uncertain", fontsize=10)
-        left.legend(fontsize=8)
-        panels = (
-            (middle, "flips_by_length", "share of the recording", "with less data"),
-            (right, "flips_by_noise", "added noise (sd of the neuron's noise)", "with more noise"),
-        )
-        for axes, key, label, title in panels:
-            for i, (line, found) in enumerate(lines.items()):
-                places = [float(place) for place in found[key]]
-                colour = "black" if line == "all" else f"C{i}"
-                axes.plot(places, list(found[key].values()), "o-", ms=4, color=colour, label=line)
-            axes.set_ylim(bottom=0)
-            axes.set_xlabel(label)
-            axes.set_ylabel("share of neurons that flip")
-            axes.set_title(title, fontsize=10)
-        right.legend(fontsize=7)
-        return _save(figure, path)
-
-
-def landscape_map(landscape: Any, path: str | Path) -> Path:
-    """A section of the loss, as contours, with the way that training took."""
-    with plt.rc_context({**STYLE, "axes.grid": False}):
-        figure, axes = plt.subplots(figsize=(5.4, 4.4))
-        # Walls are many times higher than the floor.
-        height = np.log10(np.maximum(landscape.loss - landscape.loss.min(), 0) + 1e-3)
-        drawn = axes.contourf(landscape.first, landscape.second, height.T, levels=20, cmap="viridis")
-        axes.plot(*landscape.path.T, "o-", color="white", ms=3, lw=1)
-        axes.plot(0, 0, "*", color="white", ms=11)
-        figure.colorbar(drawn, label="log10 (loss above the lowest + 0.001)")
-        axes.set_xlabel(f"first direction ({100 * landscape.explained[0]:.0f} % of the way)")
-        axes.set_ylabel(f"second direction ({100 * landscape.explained[1]:.0f} %)")
-        axes.set_title(f"roughness {landscape.roughness:.3f}, not convex {landscape.not_convex:.2f}", fontsize=10)
-        return _save(figure, path)
+def _error(value: Estimate, bounds: tuple[float, float]) -> np.ndarray:
+    """How far the interval reaches below and above the mean, (2, 1); not at all without an interval."""
+    if value.low is None or value.high is None:
+        return np.zeros((2, 1))
+    return np.maximum([[value.mean - max(value.low, bounds[0])], [min(value.high, bounds[1]) - value.mean]], 0)
 
 
 def read_metric(folder: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -314,10 +316,3 @@ def _units(table: PredictabilityTable, recording: str) -> np.ndarray:
 
 def _is_fisher(table: PredictabilityTable) -> bool:
     return table.provenance.get("kurtosis", "fisher") == "fisher"
-
-
-def _save(figure: Any, path: str | Path) -> Path:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png")
-    plt.close(figure)
-    return Path(path)

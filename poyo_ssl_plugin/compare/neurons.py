@@ -43,14 +43,14 @@ def withhold(table: PredictabilityTable, rows: np.ndarray, status: str) -> Predi
 
 
 def split_neurons(
-    table: PredictabilityTable, config: DictConfig, *, share: float, seed: int = 0
+    table: PredictabilityTable, config: DictConfig, *, fraction: float, seed: int = 0
 ) -> tuple[PredictabilityTable, PredictabilityTable]:
-    """Keep a random share of the neurons that a fine-tuning recipe decodes for decoding alone.
+    """Keep a random fraction of the neurons that a fine-tuning recipe decodes for decoding alone.
 
     Args:
         table: The scored neurons.
         config: The fine-tuning recipe; its diet names the candidates.
-        share: The share of them to decode, in (0, 1], recording by recording.
+        fraction: The fraction of them to decode, in (0, 1], recording by recording.
         seed: Seed of the draw.
 
     Returns:
@@ -58,5 +58,5 @@ def split_neurons(
         diet has these alone.
     """
     candidates = diet_of(config, table)
-    decoded = member_rows(candidates.subset(share, seed=seed), table)
+    decoded = member_rows(candidates.subset(fraction, seed=seed), table)
     return withhold(table, decoded, DECODED), withhold(table, member_rows(candidates, table) & ~decoded, SET_ASIDE)

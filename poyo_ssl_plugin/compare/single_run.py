@@ -8,30 +8,35 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.metrics import decoded_row, reference_lines
+from poyo_ssl_plugin.compare.record import split_of
+from poyo_ssl_plugin.compare.references import run_baselines
+from poyo_ssl_plugin.compare.run import inputs_of
+from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, get_task
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.experiments import figures
-from poyo_ssl_plugin.experiments.baselines import run_baselines
 from poyo_ssl_plugin.experiments.frames import frame_evaluation, run_frame_finetuning
-from poyo_ssl_plugin.experiments.measures import decoded_row, reference_lines
-from poyo_ssl_plugin.experiments.provenance import git_revision, versions
-from poyo_ssl_plugin.experiments.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.predictability import make_diet
+from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.recordings import TRACES
-from poyo_ssl_plugin.training import Inputs, RunResult, read_checkpoint
+from poyo_ssl_plugin.training import Inputs, RunResult, open_finetuned, read_checkpoint
 from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
 from poyo_ssl_plugin.training.frames import reconstructs_frames
+from poyo_ssl_plugin.training.recipe import recorded_recipe
+from poyo_ssl_plugin.training.session import run_session
+from poyo_ssl_plugin.training.trainer import make_tester, numbers
 
 
 def run_pretraining(config: DictConfig) -> dict[str, Any]:
     """Pretrain, draw the curves, and write ``results.json``; returns its content."""
     result = pretrain_once(config)
     end_unless_main_process()
-    metrics = [name for name in ("train/masked", "valid/effective_rank", "valid/latent_std") if _has(result, name)]
+    metrics = ["train/masked", "valid/effective_rank", "valid/latent_std"]
     figures.training_curves({"pretraining": result.out_dir}, result.out_dir / "curves.png", metrics=metrics)
     inputs_table = config.diet.table
     diet = make_diet(inputs_table, config.diet.rule, **_rule_options(config))
@@ -71,14 +76,14 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))
     arm = "scratch" if config.init_from is None else "pretrained"
     accuracies = [result.metrics["test/accuracy"] for result in results.values()]
-    value = estimate(accuracies)
+    value = estimate(accuracies, bounds=(0.0, 1.0))
     baselines = run_baselines(
         inputs.dataset,
         diet,
         task,
         inputs.split,
         field=inputs.table.provenance.get("field", TRACES),
-        label_share=config.label_share,
+        label_fraction=config.label_fraction,
     )
     summary = {
         "format": 2,
@@ -93,7 +98,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
                     for seed, r in results.items()
                 ],
                 "mean": value.mean,
-                "ci95": [value.low, value.high],
+                "ci95": value.ci95,
             }
         },
         "baselines": {name: decoded_row(decoded) for name, decoded in baselines.items()},
@@ -110,7 +115,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         {arm: (value, accuracies)},
         reference_lines(summary),
         out_dir / "accuracy.png",
-        title=task.name,
+        title=figures.in_words(task.name),
         label="accuracy",
     )
     figures.training_curves(
@@ -122,16 +127,23 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
 
 
 def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Test a fine-tuned checkpoint; returns what ``results.json`` would hold of it."""
+    """Test a fine-tuned checkpoint; returns what ``results.json`` would hold of it.
+
+    What a comparison trained is tested on the fold that it held out.
+    """
     changes = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals:
             raise RecipeError(f"{override!r} is not of the form key=value")
         changes[key] = OmegaConf.create(f"value: {value}").value
-    if reconstructs_frames(read_checkpoint(checkpoint)):
+    content = read_checkpoint(checkpoint)
+    fold = split_of(Path(checkpoint).resolve().parents[1])
+    if reconstructs_frames(content):
+        if fold is not None:
+            raise RecipeError(f"{checkpoint} was tested on a fold of repeats, which evaluate cannot do with frames yet")
         return frame_evaluation(checkpoint, changes)
-    result = evaluate_once(checkpoint, changes)
+    result = evaluate_once(checkpoint, changes) if fold is None else _evaluate_fold(checkpoint, changes, fold)
     n, correct = len(result.predictions), sum(r["label"] == r["prediction"] for r in result.predictions)
     accuracy = result.metrics["test/accuracy"]
     return {
@@ -144,7 +156,8 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
                 "metric": "accuracy",
                 "runs": [{"value": accuracy, "n_test": n}],
                 "mean": accuracy,
-                "ci95": list(binomial_interval(correct, n)),
+                "ci95": None,
+                "trials_ci95": list(binomial_interval(correct, n)),
             }
         },
         "baselines": {},
@@ -156,8 +169,22 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
     }
 
 
-def _has(result: RunResult, metric: str) -> bool:
-    return len(figures.read_metric(result.out_dir, metric)[0]) > 0
+@run_session
+def _evaluate_fold(checkpoint: str | Path, changes: dict[str, Any], fold: tuple[str, int, int]) -> RunResult:
+    """Test a checkpoint on the fold that its run held out."""
+    config = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
+    run = open_finetuned(checkpoint, changes, inputs_of(config, fold))
+    trainer = make_tester(run.config)
+    trainer.test(run.module, run.data, verbose=False)
+    place = Path(checkpoint)
+    return RunResult(
+        place.parent,
+        place,
+        numbers(trainer),
+        predictions=run.module.predictions,
+        task=run.module.task.name,
+        leaks=run.leaks,
+    )
 
 
 def _rule_options(config: DictConfig) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 import yaml
 
+from poyo_ssl_plugin.compare.protocol import Comparison
+from poyo_ssl_plugin.compare.record import read_json
 from poyo_ssl_plugin.configuration import recipes_dir
 from poyo_ssl_plugin.data import simulate
 from poyo_ssl_plugin.errors import RecipeError
@@ -18,6 +20,16 @@ from poyo_ssl_plugin.files import write_json
 
 _Settings = TypeVar("_Settings")
 _TEXTS = ("recordings", "held_out", "pretrain", "finetune")
+
+
+def comparison_from_overrides(overrides: Sequence[str], preset: str | None = None) -> tuple[Comparison, dict[str, Any]]:
+    """A comparison from a preset and ``key=value`` texts; returns and raises as :func:`read_settings`.
+
+    Example:
+        >>> comparison_from_overrides(["root=recordings", "seeds=[0,1]", "folds=5"])[0].seeds
+        (0, 1)
+    """
+    return read_settings(Comparison, "compare", preset, overrides)
 
 
 def preset_names(command: str) -> list[str]:
@@ -71,10 +83,17 @@ def prepare_recordings(
     recordings: Mapping[str, Any],
     progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
 ) -> None:
-    """Simulate the recordings of a preset, once: a second start with the same arguments keeps them."""
+    """Simulate the recordings of a preset, once: a second start with the same arguments keeps them.
+
+    Raises:
+        RecipeError: If the folder holds recordings of other arguments.
+    """
     marker = Path(root) / "simulation.json"
-    if not recordings or _content(marker) == json.loads(json.dumps(recordings)):
+    earlier = read_json(marker)
+    if not recordings or earlier == json.loads(json.dumps(recordings)):
         return
+    if earlier is not None:
+        raise RecipeError(f"{root} holds recordings simulated with other settings: choose another out_dir=...")
     simulate(root, progress=progress, **recordings)
     write_json(marker, dict(recordings))
 
@@ -108,10 +127,3 @@ def _fix(cls: type[Any], command: str, key: str, value: Any) -> Any:
     else:
         value = str(value)
     return value
-
-
-def _content(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None

@@ -1,0 +1,1 @@
+"""Ways to pretrain, compared: arms, runs, statistics and reports."""

@@ -1,0 +1,63 @@
+"""The main job, end to end: record (or simulate), score, pretrain, fine-tune both arms, report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from poyo_ssl_plugin.compare.comparison import Stage
+from poyo_ssl_plugin.compare.protocol import Comparison
+from poyo_ssl_plugin.compare.report import report_comparison
+from poyo_ssl_plugin.compare.settings import prepare_recordings
+from poyo_ssl_plugin.errors import PoyoSSLError
+
+DEMO_LINES = ("Pvalb_IRES_Cre", "Emx1_IRES_Cre", "Sst_IRES_Cre", "Slc17a7_IRES2_Cre")
+DEMO_PRETRAIN = ("trainer.max_steps=600", "trainer.val_every_n_steps=150")
+DEMO_FINETUNE = ("trainer.max_steps=300", "trainer.val_every_n_steps=100", "identify_steps=100")
+
+
+def run_demo(
+    out_dir: Path,
+    *,
+    n_recordings: int = 6,
+    n_seeds: int = 3,
+    processes: int = 0,
+    ray: bool = False,
+    stage: Stage | None = None,
+) -> dict[str, Any]:
+    """Simulate recordings of several animals and compare both arms on the direction of gratings.
+
+    Pretraining sees the predictable neurons of all animals but the last two excitatory ones; these
+    are decoded from their unpredictable neurons.
+
+    Args:
+        out_dir: Folder of everything that is written.
+        n_recordings: Number of recordings, at least 3.
+        n_seeds: Seeds of fine-tuning.
+        processes: Runs at once; 0 for one per core, at most eight.
+        ray: Do the runs on a Ray cluster instead.
+        stage: As :func:`~poyo_ssl_plugin.compare.comparison.run_comparison`.
+
+    Returns:
+        The content of ``results.json``.
+    """
+    if n_recordings < 3:
+        raise PoyoSSLError("the demo holds two animals out and needs at least 3 recordings")
+    recordings = Path(out_dir) / "recordings"
+    names = [f"sim_{i:03d}" for i in range(n_recordings)]
+    # Excitatory lines have enough unpredictable neurons to decode from; the others pretrain as well.
+    lines = [DEMO_LINES[i % len(DEMO_LINES)] for i in range(n_recordings - 2)] + ["Cux2_CreERT2", "Rorb_IRES2_Cre"]
+    arguments = {"n_recordings": n_recordings, "cre_lines": lines}
+    prepare_recordings(recordings, arguments, stage and stage("simulating", n_recordings))
+    comparison = Comparison(
+        root=str(recordings),
+        out_dir=str(out_dir),
+        task="drifting_gratings",
+        held_out=tuple(names[-2:]),
+        seeds=tuple(range(n_seeds)),
+        pretrain=DEMO_PRETRAIN,
+        finetune=DEMO_FINETUNE,
+        processes=processes,
+        ray=ray,
+    )
+    return report_comparison(comparison, title="poyo_ssl_plugin: the demo", stage=stage)

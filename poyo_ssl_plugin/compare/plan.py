@@ -1,0 +1,349 @@
+"""The plan of a comparison: every run it will do, made and checked before the first step."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import logging
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
+from poyo_ssl_plugin.compare.metrics import decoded_task, metric_of
+from poyo_ssl_plugin.compare.neurons import diet_of, member_rows, split_neurons
+from poyo_ssl_plugin.compare.protocol import Comparison
+from poyo_ssl_plugin.compare.record import Run
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import Recordings, Task, find_trials, get_task
+from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
+from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
+from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
+
+logger = logging.getLogger(__name__)
+
+# From random weights: there is nothing to start from, and nothing learned that new units could be identified with.
+FROM_SCRATCH = ("init_from=null", "identify_steps=0")
+_ALLOW = "allow_leak=true"
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One division of time, and the neurons scored on its training time.
+
+    Attributes:
+        number: Which fold; ``None`` for the recordings' own split.
+        split: Times of training, validation and test.
+        table: All scored neurons.
+        pretraining: Those that pretraining may choose from.
+        decoding: Those that fine-tuning may choose from.
+    """
+
+    number: int | None
+    split: Split
+    table: PredictabilityTable = field(repr=False)
+    pretraining: PredictabilityTable = field(repr=False)
+    decoding: PredictabilityTable = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a comparison will do.
+
+    Attributes:
+        comparison: What is compared.
+        arms: Its arms.
+        folds: Its folds; one without a number where there are none.
+        pretrained_on: Ids of the recordings that are pretrained on.
+        decoded: Ids of the recordings that are decoded.
+        pretraining: The pretraining runs.
+        finetuning: The fine-tuning runs.
+        diets: Number of neurons that each arm pretrains on, in the first fold.
+    """
+
+    comparison: Comparison
+    arms: list[Arm]
+    folds: list[Fold]
+    pretrained_on: tuple[str, ...]
+    decoded: tuple[str, ...]
+    pretraining: list[Run]
+    finetuning: list[Run]
+    diets: dict[str, int]
+
+    def write_tables(self) -> None:
+        """Write the neurons that the runs' recipes name."""
+        for run in (*self.pretraining, *self.finetuning):
+            path = Path(run.recipe["diet"]["table"])
+            if not path.exists():
+                [fold] = [fold for fold in self.folds if fold.number == run.fold]
+                (fold.pretraining if run.stage == "pretrain" else fold.decoding).save(path)
+
+
+def make_plan(comparison: Comparison) -> Plan:
+    """Make all runs of a comparison, and find what would stop one of them. Nothing is written.
+
+    Raises:
+        PoyoSSLError: If the recordings, the task, a fold, an arm or an override are not as they must be.
+    """
+    arms, task = get_arms(comparison.arms), decoded_task(comparison.task)
+    dataset = Recordings(comparison.root, comparison.recordings or None)
+    _check_settings(comparison, dataset)
+    decoded = tuple(comparison.held_out or dataset.recording_ids)
+    pretrained_on = tuple(name for name in dataset.recording_ids if name not in comparison.held_out)
+    finetune = compose("finetune", task.name, comparison.finetune, allow_leak=comparison.allow_leak)
+    _check_stimulus(dataset, decoded, task)
+    folds = [_load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
+    for fold in folds:
+        _check_fold(fold, dataset, decoded, task, finetune)
+    diets = _check_arms(comparison, arms, dataset, folds, pretrained_on, finetune)
+    pretraining: list[Run] = []
+    finetuning: list[Run] = []
+    for fold in folds:
+        for arm in arms:
+            starts = _pretrainings(comparison, arm, fold, pretrained_on)
+            pretraining += {run.key: run for run in starts if run is not None}.values()
+            finetuning += [
+                _finetuning(comparison, arm, fold, seed, decoded, start)
+                for seed, start in zip(comparison.seeds, starts, strict=True)
+            ]
+    return Plan(comparison, arms, folds, pretrained_on, decoded, pretraining, finetuning, diets)
+
+
+def label_task(comparison: Comparison) -> Task:
+    """The task whose labels arms may pretrain on."""
+    return metric_of(comparison.task).label_task(decoded_task(comparison.task))
+
+
+def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow_leak: bool = False) -> DictConfig:
+    """A recipe of one's own; composing is slow, so the same one is composed once."""
+    return copy.deepcopy(_composed(command, recipe, (*overrides, _ALLOW) if allow_leak else tuple(overrides)))
+
+
+@functools.lru_cache(maxsize=64)
+def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> DictConfig:
+    return compose_recipe(command, recipe, overrides)  # type: ignore[no-any-return]
+
+
+def _pretrainings(comparison: Comparison, arm: Arm, fold: Fold, recordings: tuple[str, ...]) -> list[Run | None]:
+    """The pretraining that each seed starts from: one of its own, the same one, or none."""
+    if not arm.is_pretrained:
+        return [None] * len(comparison.seeds)
+    overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
+    config = compose("pretrain", None, overrides, allow_leak=comparison.allow_leak)
+    if not comparison.pretrain_each_seed:
+        run = _run(comparison, "pretrain", arm, fold, None, recordings, config, comparison.pretrain_dir)
+        return [run] * len(comparison.seeds)
+    runs: list[Run | None] = []
+    for seed in comparison.seeds:
+        config.seed = seed
+        runs.append(_run(comparison, "pretrain", arm, fold, seed, recordings, config, comparison.pretrain_dir))
+    return runs
+
+
+def _finetuning(
+    comparison: Comparison, arm: Arm, fold: Fold, seed: int, recordings: tuple[str, ...], start: Run | None
+) -> Run:
+    overrides = [*comparison.finetune, *arm.finetune]
+    if start is None:
+        overrides = join_overrides(overrides, FROM_SCRATCH)
+    config = compose("finetune", comparison.task, overrides, allow_leak=comparison.allow_leak)
+    if start is not None:
+        config.init_from = str(start.checkpoint)
+    place = comparison.out_dir if start else comparison.scratch_dir
+    return _run(comparison, "finetune", arm, fold, seed, recordings, config, place, start)
+
+
+def _run(
+    comparison: Comparison,
+    stage: str,
+    arm: Arm,
+    fold: Fold,
+    seed: int | None,
+    recordings: tuple[str, ...],
+    config: DictConfig,
+    place: str,
+    start: Run | None = None,
+) -> Run:
+    runs = comparison.runs_in(place)
+    table = fold.pretraining if stage == "pretrain" else fold.decoding
+    digest = _digest(table)
+    settings: dict[str, Any] = {
+        "data.root": str(Path(comparison.root).absolute()),
+        "data.recordings": list(recordings),
+        "diet.table": str(Path(runs, "neurons", f"{digest}.csv")),
+        "resume": True,
+        "trainer.progress": False,
+        "trainer.tensorboard": False,
+        # Sums depend on the number of threads: one each, so that numbers do not depend on how many runs go on at once.
+        "trainer.threads": config.trainer.threads or 1,
+    }
+    for key, value in settings.items():
+        OmegaConf.update(config, key, value)
+    recipe = OmegaConf.to_container(config)
+    assert isinstance(recipe, dict)
+    return Run(
+        stage=stage,
+        arm=arm.name,
+        fold=fold.number,
+        seed=seed,
+        folds=comparison.folds,
+        stimulus=decoded_task(comparison.task).source if comparison.folds else None,
+        recordings=recordings,
+        neurons=digest,
+        start=None if start is None else start.key,
+        recipe=recipe,  # type: ignore[arg-type]
+        place=runs,
+    )
+
+
+def _load_fold(comparison: Comparison, dataset: Recordings, number: int | None, finetune: DictConfig) -> Fold:
+    if number is None:
+        split = recorded_split(dataset)
+    else:
+        split = repeat_fold(dataset, decoded_task(comparison.task).source, number, comparison.folds)
+    table = score_dataset(dataset, field=comparison.field, intervals=split["train"])
+    if comparison.held_out:
+        held_out = np.isin(table["recording_id"], comparison.held_out)
+        return Fold(number, split, table, table.select(~held_out), table.select(held_out))
+    if comparison.decode_fraction < 1:
+        return Fold(number, split, table, *split_neurons(table, finetune, fraction=comparison.decode_fraction))
+    return Fold(number, split, table, table, table)
+
+
+def _digest(table: PredictabilityTable) -> str:
+    """A digest of what diets and standardisation read of a table."""
+    said = hashlib.sha256()
+    for name in table.columns:
+        values = table[name].tolist()
+        said.update("\n".join([name, *(f"{v:.9g}" if isinstance(v, float) else str(v) for v in values)]).encode())
+    return said.hexdigest()[:12]
+
+
+def _check_settings(comparison: Comparison, dataset: Recordings) -> None:
+    unknown = set(comparison.held_out) - set(dataset.recording_ids)
+    if unknown:
+        raise RecipeError(f"held_out names {', '.join(sorted(unknown))}, which {comparison.root} does not have")
+    if comparison.held_out and len(comparison.held_out) >= len(dataset.recording_ids):
+        raise RecipeError("held_out leaves no recording to pretrain on")
+    if not 0 < comparison.decode_fraction <= 1:
+        raise RecipeError(f"decode_fraction must be in (0, 1], not {comparison.decode_fraction}")
+    if comparison.held_out and comparison.decode_fraction != 1:
+        raise RecipeError("decode_fraction is for comparisons without held_out: held-out recordings are decoded whole")
+    if len(set(comparison.seeds)) != len(comparison.seeds) or not comparison.seeds:
+        raise RecipeError(f"seeds must be different numbers, at least one, not {list(comparison.seeds)}")
+    if comparison.folds < 0 or comparison.folds == 1:
+        raise RecipeError(f"folds must be 0 (the recorded split) or at least 2, not {comparison.folds}")
+    if comparison.processes < 0 or comparison.num_cpus < 0 or comparison.num_gpus < 0:
+        raise RecipeError("processes, num_cpus and num_gpus must not be negative")
+
+
+def _check_stimulus(dataset: Recordings, decoded: Sequence[str], task: Task) -> None:
+    without = [name for name in decoded if task.source not in dataset.get_recording(name).keys()]
+    if len(without) == len(decoded):
+        raise RecordingError(
+            f"no recording to decode has {task.source!r}, which the task {task.name!r} needs ({', '.join(without)}); "
+            "choose another task=... or other recordings"
+        )
+    if without:
+        logger.warning("recordings without %s are not decoded: %s", task.source, ", ".join(without))
+
+
+def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: Task, finetune: DictConfig) -> None:
+    where = "the recorded split" if fold.number is None else f"fold {fold.number}"
+    for part in ("train", "test"):
+        found = 0
+        for name in decoded:
+            data = dataset.get_recording(name)
+            if task.source in data.keys():
+                found += len(find_trials(data, task, None, fold.split[part][name]))
+        if found == 0:
+            raise RecordingError(f"{where} has no {part} trial of {task.name!r}; choose another task=... or folds=...")
+    if not member_rows(diet_of(finetune, fold.decoding), fold.decoding).any():
+        raise RecipeError(f"{where}: the diet of fine-tuning leaves no neuron to decode; set it by finetune=[diet=...]")
+
+
+def _check_arms(
+    comparison: Comparison,
+    arms: Sequence[Arm],
+    dataset: Recordings,
+    folds: Sequence[Fold],
+    pretrained_on: Collection[str],
+    finetune: DictConfig,
+) -> dict[str, int]:
+    """Find what would stop an arm; returns how many neurons each pretrains on, in the first fold."""
+    root = str(Path(comparison.root).absolute())
+    counts: dict[str, int] = {}
+    for arm in arms:
+        with _naming(arm):
+            own = compose("finetune", comparison.task, [*comparison.finetune, *arm.finetune])
+            OmegaConf.update(own, "data.root", root)
+            metric_of(comparison.task).check(own, field=comparison.field)
+        if not arm.is_pretrained:
+            continue
+        with _naming(arm):
+            config = compose("pretrain", None, arm.pretraining(comparison.pretrain, label_task(comparison)))
+            rows = [member_rows(diet_of(config, fold.pretraining), fold.pretraining) for fold in folds]
+        _check_labels(arm, config, dataset, pretrained_on)
+        counts[arm.name] = int(rows[0].sum())
+        if not all(found.any() for found in rows):
+            raise RecipeError(f"arm {arm.name}: its diet has no neuron to pretrain on; leave it out of arms=[...]")
+        if not comparison.held_out:
+            _check_overlap(arm, comparison, folds, rows, finetune)
+    return counts
+
+
+def _check_overlap(
+    arm: Arm, comparison: Comparison, folds: Sequence[Fold], rows: Sequence[np.ndarray], finetune: DictConfig
+) -> None:
+    """No arm pretrains on a neuron that is decoded, unless that is allowed."""
+    decoded = [member_rows(diet_of(finetune, fold.decoding), fold.decoding) for fold in folds]
+    both = max(int((seen & of_fold).sum()) for seen, of_fold in zip(rows, decoded, strict=True))
+    if not both:
+        return
+    message = f"arm {arm.name} would pretrain on {both} of the neurons to be decoded"
+    if not comparison.allow_leak:
+        raise RecipeError(
+            f"{message}; decode other recordings (held_out=[ID,...]), or decode only part of the neurons "
+            f"(decode_fraction=0.5), or pass {_ALLOW} to accept it"
+        )
+    logger.warning("%s (allowed)", message)
+
+
+def _check_labels(arm: Arm, config: DictConfig, dataset: Recordings, used: Collection[str]) -> None:
+    """An arm that learns from labels alone needs some."""
+    if not str(config.ssl.get("_target_", "")).endswith(".NoReconstruction"):
+        return
+    source = get_task(config.aux.task).source
+    if not any(source in dataset.get_recording(name).keys() for name in used):
+        raise RecipeError(
+            f"arm {arm.name} learns from labels of {config.aux.task!r} alone, and no recording to pretrain on has any; "
+            "leave it out of arms=[...]"
+        )
+
+
+@contextmanager
+def _naming(arm: Arm) -> Iterator[None]:
+    """Say of an error which arm it is about."""
+    try:
+        yield
+    except PoyoSSLError as error:
+        raise type(error)(f"arm {arm.name}: {error}") from None
+
+
+def shared_recipes(comparison: Comparison, arms: Sequence[Arm]) -> Mapping[str, Any]:
+    """The full recipes that all arms share, and what each changes of them."""
+    changes = {
+        arm.name: {"pretrain": None if arm.pretrain is None else [*arm.pretrain], "finetune": [*arm.finetune]}
+        for arm in arms
+    }
+    return {
+        "pretrain": OmegaConf.to_container(compose("pretrain", None, comparison.pretrain)),
+        "finetune": OmegaConf.to_container(compose("finetune", comparison.task, comparison.finetune)),
+        "arms": changes,
+    }

@@ -1,0 +1,163 @@
+"""One run, one folder, one record: ``run.json``, written when the run is finished, whole or not at all."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from poyo_ssl_plugin.files import write_json
+
+RECORD = "run.json"
+# The part of the record that is a comparison's; the rest is what training keeps of its own run.
+_PART = "compare"
+# Keys of a recipe that do not change the numbers of a run. Where they name what the run reads, the run says it itself.
+_FREE = {"out_dir", "resume", "seed", "seeds", "init_from", "data.root", "data.recordings", "data.num_workers"}
+_FREE |= {"data.timeout", "diet.table"}
+_FREE |= {f"trainer.{name}" for name in ("threads", "progress", "tensorboard", "wandb")}
+_FREE |= {f"trainer.{name}" for name in ("save_every_n_steps", "log_every_n_steps")}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a comparison, in plain values.
+
+    Attributes:
+        stage: ``"pretrain"`` or ``"finetune"``.
+        arm: Name of its arm.
+        fold: Which fold is held out; ``None`` takes the recordings' own split.
+        seed: Its seed; ``None`` for a pretraining that all seeds share.
+        folds: Number of folds.
+        stimulus: What folds are made of; ``None`` without.
+        recordings: Ids of what it reads.
+        neurons: Digest of the scored neurons that it chooses from.
+        start: Key of the pretraining that it starts from, if any.
+        recipe: Its whole recipe.
+        place: Folder that holds the folders of runs.
+    """
+
+    stage: str
+    arm: str
+    fold: int | None
+    seed: int | None
+    folds: int
+    stimulus: str | None
+    recordings: tuple[str, ...]
+    neurons: str
+    start: str | None
+    recipe: Mapping[str, Any] = field(repr=False)
+    place: str
+
+    @functools.cached_property
+    def key(self) -> str:
+        """A digest of all that changes the numbers of the run, and of nothing else."""
+        said = {
+            "stage": self.stage,
+            "split": [self.stimulus, self.folds, self.fold] if self.fold is not None else None,
+            "seed": self.seed,
+            "root": self.recipe["data"]["root"],
+            "recordings": list(self.recordings),
+            "neurons": self.neurons,
+            "start": self.start,
+            "recipe": {name: value for name, value in flat(self.recipe).items() if name not in _FREE},
+        }
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def name(self) -> str:
+        """Arm, fold and seed; no seed where one pretraining serves all."""
+        parts = [self.arm, "recorded" if self.fold is None else f"fold{self.fold}"]
+        return "/".join(parts if self.seed is None else [*parts, str(self.seed)])
+
+    @property
+    def folder(self) -> Path:
+        """Its own folder: runs that differ in their numbers never share one, so none is in the way of another."""
+        seed = "" if self.seed is None else f"_seed{self.seed}"
+        fold = "" if self.fold is None else f"_fold{self.fold}"
+        return Path(self.place, self.stage, f"{self.arm}{fold}{seed}_{self.key}")
+
+    @property
+    def checkpoint(self) -> Path:
+        """Its last checkpoint."""
+        return self.folder / "checkpoints" / "last.ckpt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a run.
+
+    Attributes:
+        metrics: Last value of everything that was measured.
+        initial: Measured before the first step, of a pretraining.
+        leaks: What of the test was seen before, and whether that was allowed.
+        seconds: Wall-clock time.
+        steps: Steps trained.
+        windows: Windows shown.
+        value: What the test measured, of a fine-tuning.
+        n_test: Number of tested moments.
+        trials: The value of each part of the test that counts as a sample.
+        trial_names: Their names, where folds test the same parts anew.
+    """
+
+    metrics: dict[str, float]
+    initial: dict[str, float]
+    leaks: dict[str, Any]
+    seconds: float
+    steps: int
+    windows: int
+    value: float = 0.0
+    n_test: int = 0
+    trials: list[float] = field(default_factory=list)
+    trial_names: list[str] | None = None
+
+
+def finished(run: Run) -> Outcome | None:
+    """What came of a run that is finished."""
+    part = read_record(run.folder).get(_PART)
+    if not isinstance(part, dict) or part.get("key") != run.key:
+        return None
+    return Outcome(**part["outcome"])
+
+
+def keep(run: Run, outcome: Outcome) -> None:
+    """Write down what came of a run, beside what training has kept of it."""
+    said = {name: value for name, value in asdict(run).items() if name not in ("recipe", "place")}
+    part = {"key": run.key, "run": said, "outcome": asdict(outcome)}
+    write_json(run.folder / RECORD, {**read_record(run.folder), _PART: part})
+
+
+def split_of(folder: str | Path) -> tuple[str, int, int] | None:
+    """Stimulus, number of folds and fold that the run in a folder held out, if it was one on folds."""
+    said = read_record(folder).get(_PART, {}).get("run", {})
+    return None if said.get("fold") is None else (said["stimulus"], said["folds"], said["fold"])
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """The record in a folder; empty if there is none that can be read."""
+    content = read_json(Path(folder) / RECORD)
+    return content if isinstance(content, dict) else {}
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; ``None`` if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A recipe with dotted keys.
+
+    Example:
+        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
+        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in recipe.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

@@ -1,0 +1,73 @@
+"""One run of a comparison: what it reads, and what comes of it."""
+
+from __future__ import annotations
+
+import time
+
+from omegaconf import DictConfig, OmegaConf
+
+from poyo_ssl_plugin.compare.metrics import metric_of
+from poyo_ssl_plugin.compare.record import Outcome, Run
+from poyo_ssl_plugin.data import Recordings
+from poyo_ssl_plugin.data.splits import recorded_split, repeat_fold
+from poyo_ssl_plugin.predictability import PredictabilityTable
+from poyo_ssl_plugin.training import Inputs, pretrain, read_checkpoint
+
+
+def perform(run: Run) -> Outcome:
+    """Do a run, or go on with it."""
+    began = time.monotonic()
+    config = recipe_of(run)
+    inputs = inputs_of(config, None if run.fold is None else (str(run.stimulus), run.folds, run.fold))
+    if run.stage == "pretrain":
+        result = pretrain(config, inputs)
+        steps, windows = _shown(config, run)
+        return Outcome(_rounded(result.metrics), _rounded(result.initial), result.leaks, _since(began), steps, windows)
+    assert run.seed is not None
+    tested = metric_of(config.task).finetune(config, inputs, seed=run.seed)
+    steps, windows = _shown(config, run)
+    return Outcome(
+        _rounded(tested.run.metrics),
+        {},
+        tested.run.leaks,
+        _since(began),
+        steps,
+        windows,
+        value=tested.value,
+        n_test=tested.n_test,
+        trials=tested.trials,
+        trial_names=tested.names,
+    )
+
+
+def recipe_of(run: Run) -> DictConfig:
+    """The recipe of a run, with its folder."""
+    config = OmegaConf.create(dict(run.recipe))
+    config.out_dir = str(run.folder)
+    return config
+
+
+def inputs_of(config: DictConfig, fold: tuple[str, int, int] | None) -> Inputs:
+    """What a run reads, by its recipe alone; of a fold: its stimulus, how many there are, and which it is."""
+    dataset = Recordings(config.data.root, list(config.data.recordings))
+    if fold is None:
+        split = recorded_split(dataset)
+    else:
+        stimulus, folds, number = fold
+        split = repeat_fold(dataset, stimulus, number, folds)
+    return Inputs(dataset, PredictabilityTable.load(config.diet.table), split)
+
+
+def _shown(config: DictConfig, run: Run) -> tuple[int, int]:
+    """Steps trained, and windows shown in them."""
+    steps = int(read_checkpoint(run.checkpoint)["global_step"])
+    devices = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
+    return steps, steps * config.data.batch_size * max(devices, 1) * config.trainer.num_nodes
+
+
+def _since(began: float) -> float:
+    return round(time.monotonic() - began, 1)
+
+
+def _rounded(metrics: dict[str, float]) -> dict[str, float]:
+    return {name: float(f"{value:.6g}") for name, value in sorted(metrics.items()) if value == value}
