@@ -17,7 +17,7 @@ def recipes_dir() -> Path:
 
 
 def plugin_dir() -> Path:
-    """Folder of the groups that every Hydra application finds, our own commands too; what only these use is above it."""
+    """Folder of the groups that every Hydra application finds; what only our own commands use is above it."""
     return recipes_dir() / "plugin"
 
 

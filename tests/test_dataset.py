@@ -7,7 +7,6 @@ import h5py
 import numpy as np
 import pytest
 import torch
-
 from quick import quick
 
 from poyo_ssl_plugin.compat import Dataset, DatasetIndex

@@ -17,8 +17,8 @@ from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.errors import RecordingError
-from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.hdf5_check import unresponsive_files
+from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.training import pretrain, read_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that blocks whoever opens it")

@@ -29,7 +29,8 @@ class Recordings(Dataset):
 
     A torch_brain ``Dataset`` that takes Allen recordings as they are: neurons written as ``rois``
     are found as ``units`` too, so every torch_brain transform and POYO tokenizer works on them. Ids of
-    neurons are made unique by recording (``recording/id``); tables and diets know them by either id. Files are opened on first use, in each process anew, so the dataset can be sent to workers.
+    neurons are made unique by recording (``recording/id``); tables and diets know them by either id.
+    Files are opened on first use, in each process anew, so the dataset can be sent to workers.
 
     Args:
         dataset_dir: Folder with one ``<recording id>.h5`` per recording.

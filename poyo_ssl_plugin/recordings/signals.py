@@ -12,9 +12,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from poyo_ssl_plugin.recordings.intervals import merge_intervals
-from poyo_ssl_plugin.recordings.contents import TRACES, own_ids, recording_id, refuse_duplicates, unit_ids
 from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.recordings.contents import TRACES, own_ids, recording_id, refuse_duplicates, unit_ids
+from poyo_ssl_plugin.recordings.intervals import merge_intervals
 
 _EPSILON = float(np.finfo(float).eps)
 

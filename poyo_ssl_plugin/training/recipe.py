@@ -21,6 +21,7 @@ from poyo_ssl_plugin.compat import GENERATION
 from poyo_ssl_plugin.data import Recordings, get_task
 from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.data.splits import Split, recorded_split
+from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import (
     adapt,
@@ -31,7 +32,7 @@ from poyo_ssl_plugin.models import (
     replace_vocabulary,
 )
 from poyo_ssl_plugin.models.checkpoint import first_line
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
 from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData
 
@@ -73,9 +74,13 @@ class Inputs:
         good, damaged = usable_recordings(dataset, on_error=data.on_error, timeout=data.get("timeout"))
         if damaged:
             dataset = Recordings(data.root, good)
+        split = recorded_split(dataset, data.split)
+        if config.diet.table is None and config.diet.rule == "all":
+            logger.info("diet=all without a table: measuring all neurons on the training split first")
+            activity = activity_field(dataset.get_recording(dataset.recording_ids[0]))
+            return cls(dataset, score_dataset(dataset, field=activity, intervals=split["train"]), split, damaged)
         require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
-        table = PredictabilityTable.load(config.diet.table)
-        return cls(dataset, table, recorded_split(dataset, data.split), damaged)
+        return cls(dataset, PredictabilityTable.load(config.diet.table), split, damaged)
 
 
 def resolved(config: DictConfig) -> DictConfig:
