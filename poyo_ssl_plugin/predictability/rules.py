@@ -110,6 +110,7 @@ def doubt(diet: Diet) -> str | None:
     if scored < 10 or 0.02 < kept / scored < 0.95:
         return None
     return (
-        f"the thresholds keep {kept} of {scored} scored neurons; they were set for dF/F of GCaMP6f. For another indicator, "
-        "or spikes, take the most predictable half instead, diet=quantile, or thresholds of your own (docs/diet.md)"
+        f"the thresholds keep {kept} of {scored} scored neurons; they were set for dF/F of GCaMP6f. For another "
+        "indicator, or spikes, take the most predictable half instead, diet=quantile, or thresholds of your own "
+        "(docs/diet.md)"
     )
