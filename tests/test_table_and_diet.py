@@ -7,7 +7,14 @@ import pandas as pd
 import pytest
 
 from poyo_ssl_plugin.errors import DietError, TableError
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, unpredictability
+from poyo_ssl_plugin.predictability import (
+    Diet,
+    PredictabilityTable,
+    configured_diet,
+    fed_recordings,
+    make_diet,
+    unpredictability,
+)
 
 
 def rows(*specs: tuple) -> PredictabilityTable:
@@ -117,6 +124,25 @@ class TestDiet:
         with pytest.raises(DietError, match="quantile"):
             Diet.from_quantile(small, 0.0)
 
+    def test_quantile_by_any_statistic(self, small):
+        frame = small.frame.assign(entropy=[3.0, 1.0, 2.0, 0.0, np.nan, 5.0])
+        table = PredictabilityTable(frame)
+        diet = make_diet(table, "quantile", quantile=0.5, by="entropy")
+        assert diet.units("a") == ["u2", "u3"] and diet.count("b") == 0  # of four with a value
+        assert diet.mask("a", ["u2", "u3"], fraction=0.5).tolist() == [True, False]
+        for name in ("entropie", "cre_line"):
+            with pytest.raises(TableError, match=f"no statistic '{name}'; add it with 'poyo-ssl score --statistic"):
+                make_diet(small, "quantile", by=name)
+
+    @pytest.mark.parametrize("make", [Diet.from_thresholds, Diet.everything, Diet.random, Diet.from_cre_lines, Diet])
+    def test_what_is_no_table(self, make):
+        further = [np.ones(1)] if make is Diet else []
+        with pytest.raises(TableError, match=r"of a table, not of 't\.csv': PredictabilityTable\.load reads one"):
+            make("t.csv", *further)
+
+    def test_ids_with_the_recording_before_them(self, small):
+        assert Diet.from_thresholds(small).mask("a", ["a/u3", "a/u1"]).tolist() == [False, True]
+
     def test_cre_lines_by_gene_or_in_full(self, small):
         assert Diet.from_cre_lines(small).units("a") == ["u1", "u2", "u3"]
         assert len(Diet.from_cre_lines(small, ["CUX2_creert2"])) == 2
@@ -169,6 +195,11 @@ class TestRules:
         assert len(make_diet(small, "all")) == 5
         assert len(make_diet(small, "not_cre_lines", cre_lines=["Sst"])) == 2
         assert len(make_diet(small, "random", n_units=2)) == 2
+
+    def test_all_of_a_script_needs_no_table(self, small, caplog):
+        caplog.set_level("INFO")
+        assert configured_diet(None, "all") is None and fed_recordings(None) is None and "all units" in caplog.text
+        assert configured_diet(small, "all") == Diet.everything(small)
 
     def test_reads_a_table_file(self, small, tmp_path):
         small.to_csv(tmp_path / "t.csv")

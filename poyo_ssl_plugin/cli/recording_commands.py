@@ -86,7 +86,7 @@ def check(dataset_dir: Path, recordings: tuple[str, ...], field: str | None, on_
     from poyo_ssl_plugin.data.inventory import take_inventory
 
     held, damaged = take_inventory(Recordings(dataset_dir, recordings or None), field=field, timeout=timeout)
-    header = ("recording", "minutes", "Hz", "neurons", "pieces of time", "splits (min)", "stimuli", "tasks")
+    header = ("recording", "minutes", "Hz", "neurons", "splits (min)", "domains (min)", "stimuli", "tasks")
     for reason in damaged.values():
         say(reason)
     if held:

@@ -31,7 +31,8 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]], *, title: 
     table = Table(*header, title=title)
     for row in rows:
         table.add_row(*(plain(str(cell)) for cell in row))
-    console.print(table)
+    # In a file, what may be copied from a cell is not folded.
+    console.print(table, width=None if console.is_terminal else 200)
 
 
 def print_results(summary: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from poyo_ssl_plugin.compat import Interval
 from poyo_ssl_plugin.data.check import examine_recordings
 from poyo_ssl_plugin.data.dataset import Recordings
+from poyo_ssl_plugin.data.splits import PARTS
 from poyo_ssl_plugin.data.tasks import TASKS
 from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
@@ -26,8 +27,8 @@ class Inventory:
         minutes: How long it is, without gaps.
         rate: Samples of the traces a second, in Hz; ``None`` for spikes.
         n_units: Number of neurons.
-        n_pieces: Number of intervals of its domain: 1 for a recording without gaps.
         splits: Minutes by split.
+        domains: Minutes by the other domains, such as those of stimuli.
         stimuli: Number of presentations, trials or other labelled intervals, by name.
         tasks: What can be decoded.
     """
@@ -36,18 +37,18 @@ class Inventory:
     minutes: float
     rate: float | None
     n_units: int
-    n_pieces: int
     splits: Mapping[str, float]
+    domains: Mapping[str, float]
     stimuli: Mapping[str, int]
     tasks: tuple[str, ...]
 
     def row(self) -> tuple[str, ...]:
         """The attributes as texts."""
         rate = "spikes" if self.rate is None else f"{self.rate:g}"
-        splits = ", ".join(f"{name} {minutes:.1f}" for name, minutes in self.splits.items())
+        times = (", ".join(f"{name} {t:.1f}" for name, t in kind.items()) for kind in (self.splits, self.domains))
         stimuli = ", ".join(f"{name} ({n})" for name, n in self.stimuli.items())
-        counts = (f"{self.minutes:.1f}", rate, str(self.n_units), str(self.n_pieces))
-        return self.recording, *counts, splits, stimuli or "none", ", ".join(self.tasks) or "none"
+        counts = (f"{self.minutes:.1f}", rate, str(self.n_units))
+        return self.recording, *counts, *times, stimuli, ", ".join(self.tasks)
 
 
 def take_inventory(
@@ -87,23 +88,23 @@ def _inventory(data: Any, name: str, field: str | None) -> Inventory:
         raise RecordingError(
             f"has {rate:g} samples a second; if that is the time between samples, in s, write the rate, {1 / rate:g} Hz"
         )
-    domains = {key: getattr(data, key) for key in data.keys() if isinstance(getattr(data, key), Interval)}
-    splits = {
+    intervals = {key: getattr(data, key) for key in data.keys() if isinstance(getattr(data, key), Interval)}
+    times = {
         key.removesuffix("_domain"): _minutes(split_intervals(data, key.removesuffix("_domain")))
-        for key, domain in domains.items()
-        if key.endswith("_domain") and len(domain.start)
+        for key, found in intervals.items()
+        if key.endswith("_domain") and len(found.start)
     }
+    splits = {key: minutes for key, minutes in times.items() if key.endswith(PARTS)}
     if not splits:
         raise RecordingError("has no splits (train_domain, valid_domain, test_domain); prepare or import it with them")
-    whole = split_intervals(data, None)
     return Inventory(
         name,
-        _minutes(whole),
+        _minutes(split_intervals(data, None)),
         rate,
         len(signal.unit_ids),
-        len(merge_intervals(whole)),
         splits,
-        {key: len(domain.start) for key, domain in domains.items() if not key.endswith("domain")},
+        {key: minutes for key, minutes in times.items() if key not in splits},
+        {key: len(found.start) for key, found in intervals.items() if not key.endswith("domain")},
         possible_tasks(data),
     )
 

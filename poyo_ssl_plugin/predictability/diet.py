@@ -52,9 +52,7 @@ def _of_table(
     def checked(cls: _C, table: PredictabilityTable, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         if not isinstance(table, PredictabilityTable):
             given = repr(str(table)) if isinstance(table, str | Path) else f"a {type(table).__name__}"
-            raise TableError(
-                f"a diet is made of a PredictabilityTable, not of {given}: PredictabilityTable.load reads one"
-            )
+            raise TableError(f"a diet is made of a table, not of {given}: PredictabilityTable.load reads one")
         return function(cls, table, *args, **kwargs)
 
     return checked
@@ -135,9 +133,7 @@ class Diet:
         if not 0 < quantile <= 1:
             raise DietError(f"quantile must be in (0, 1], not {quantile}")
         if by is not None and (by not in table.columns or table[by].dtype.kind == "U"):
-            raise TableError(
-                f"diet.by={by}: the table has no such statistic; make it with 'poyo-ssl score --statistic {by}'"
-            )
+            raise TableError(f"the table has no statistic {by!r}; add it with 'poyo-ssl score --statistic {by}'")
         order = unpredictability(table) if by is None else table[by]
         order = np.where(table.ok & ~np.isnan(order), order, np.inf)
         keep = np.argsort(order, kind="stable")[: round(quantile * int(np.isfinite(order).sum()))]
