@@ -21,11 +21,11 @@ _HOME = {
     "DietUnitDropout": "data",
     "Recordings": "data",
     "CalciumPOYO": "models",
-    "SkipConnectionDecoder": "models",
+    "SkipConnectionDecoder": "frames",
     "MaskedLatentReconstruction": "objectives",
     "MaskedActivity": "objectives",
     "EMATeacher": "objectives",
-    "FrameLoss": "objectives",
+    "FrameLoss": "frames",
 }
 
 __all__ = [*_HOME, "__version__"]
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
         Recordings,
         SelectUnits,
     )
-    from poyo_ssl_plugin.models import CalciumPOYO, SkipConnectionDecoder
-    from poyo_ssl_plugin.objectives import EMATeacher, FrameLoss, MaskedActivity, MaskedLatentReconstruction
+    from poyo_ssl_plugin.frames import FrameLoss, SkipConnectionDecoder
+    from poyo_ssl_plugin.models import CalciumPOYO
+    from poyo_ssl_plugin.objectives import EMATeacher, MaskedActivity, MaskedLatentReconstruction
     from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, score_dataset
 
 

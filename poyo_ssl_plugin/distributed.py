@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed
+from torch.distributed.nn.functional import all_gather
 from torch.utils.data import Sampler
 
 T = TypeVar("T")
@@ -80,27 +81,10 @@ def whole_batch(x: torch.Tensor) -> torch.Tensor:
     """
     if n_processes() == 1:
         return x
-    gathered_parts: torch.Tensor = _Gather.apply(x)
-    return gathered_parts
+    return torch.cat(all_gather(x))
 
 
-class _Gather(torch.autograd.Function):
-    """Concatenate the parts of all processes; each gets back the gradient that all of them have for its part."""
-
-    @staticmethod
-    def forward(context: Any, x: torch.Tensor) -> torch.Tensor:
-        parts = [torch.empty_like(x) for _ in range(n_processes())]
-        torch.distributed.all_gather(parts, x.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        total = gradient.contiguous()
-        torch.distributed.all_reduce(total)
-        return total.chunk(n_processes())[process_index()]
-
-
-class ShareOfSampler(Sampler[Any]):
+class ShardedSampler(Sampler[Any]):
     """Every so-manieth sample of a sampler that yields the same in all processes.
 
     Together the processes' batches of each step are the next windows of the one epoch. Where the samples
@@ -112,7 +96,7 @@ class ShareOfSampler(Sampler[Any]):
         index: Which of them this is.
 
     Example:
-        >>> [list(ShareOfSampler(range(5), n_shares=2, index=i)) for i in range(2)]
+        >>> [list(ShardedSampler(range(5), n_shares=2, index=i)) for i in range(2)]
         [[0, 2, 4], [1, 3, 0]]
     """
 

@@ -1,7 +1,7 @@
 """What other distributions add to this package, found by their entry points and loaded on first use.
 
-Three groups are read. An installed distribution offers a statistic, a rule for diets or a mask by naming
-an object in its ``pyproject.toml``::
+Four groups are read. An installed distribution offers a statistic, a rule for diets, a mask or a task by
+naming an object in its ``pyproject.toml``::
 
     [project.entry-points."poyo_ssl_plugin.statistics"]
     active_fraction = "my_package:ActiveFraction"
@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from poyo_ssl_plugin.errors import ExtensionError
 
-Kind = Literal["statistics", "diets", "masks"]
-KINDS: tuple[Kind, ...] = ("statistics", "diets", "masks")
+Kind = Literal["statistics", "diets", "masks", "tasks"]
+KINDS: tuple[Kind, ...] = ("statistics", "diets", "masks", "tasks")
 
 
 def extension_names(kind: Kind) -> list[str]:

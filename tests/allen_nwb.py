@@ -13,7 +13,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from poyo_ssl_plugin.data.simulate import make_movie, make_recording
+from poyo_ssl_plugin.simulation import make_movie, make_recording
 
 PIPELINE = "processing/brain_observatory_pipeline"
 TEMPLATE_SHAPE = (76, 152)

@@ -79,8 +79,8 @@ class TestArms:
         for name in ("aux_only", "supervised"):
             assert recipe(name).aux.weight == 1 and "NoReconstruction" in recipe(name).ssl._target_
         movie = recipe("supervised", get_task("natural_movie"))
-        assert (movie.aux.task, movie.data.within) == ("natural_movie", "natural_movie_one")
-        assert recipe("aux_only").aux.task == "drifting_gratings" and recipe("aux_only").data.within is None
+        assert (movie.aux.task, movie.data.stimulus) == ("natural_movie", "natural_movie_one")
+        assert recipe("aux_only").aux.task == "drifting_gratings" and recipe("aux_only").data.stimulus is None
         assert recipe("curriculum_step").data.curriculum == "step"
         assert get_arm("scratch").pretrain is None and get_arm("predictable") is get_arm("poyo_ssl")
 
@@ -371,9 +371,9 @@ class TestFrames:
         against = summary["arms"]["pretrained"]["versus_scratch"]
         values, reference = ([run["value"] for run in summary["arms"][n]["runs"]] for n in ("pretrained", "scratch"))
         assert against["mean"] == pytest.approx(np.mean(values) - np.mean(reference)) and against["n"] == 2
-        # Every second has as many frames, so the mean over seconds is that over frames.
+        # No window fits around the first frames, so seconds have not as many each, and their mean differs a little.
         assert against["over_trials"]["n"] == 3
-        assert against["over_trials"]["mean"] == pytest.approx(against["mean"], abs=1e-6)
+        assert against["over_trials"]["mean"] == pytest.approx(against["mean"], abs=1e-4)
         assert summary["pretrained_minus_scratch"]["mean"] == against["mean"]
 
     def test_from_scratch_is_the_same_recipe_without_a_start(self, summary, settings):
@@ -399,11 +399,13 @@ class TestFrames:
         result = run_comparison(dataclasses.replace(settings, out_dir=str(tmp_path), folds=2, **options))
         runs = result.summary["arms"]["scratch"]["runs"]
         n_repeats = len(np.unique(Recordings(settings.root).get_recording("sim_000").natural_movie_one.repeat))
-        assert [run["fold"] for run in runs] == [0, 1] and sum(run["n_test"] for run in runs) == 90 * n_repeats
+        assert [run["fold"] for run in runs] == [0, 1]
+        # All but the frames of the first half second of a repeat, around which no window fits.
+        assert 75 * n_repeats <= sum(run["n_test"] for run in runs) < 90 * n_repeats
         assert result.summary["arms"]["supervised"]["versus_scratch"]["over_trials"]["n"] == 3
         # Labels of a movie that is reconstructed: which second of it was shown.
         recipe = OmegaConf.load(result.pretraining["supervised/fold0"] / "recipe.yaml")
-        assert (recipe.aux.task, recipe.data.within) == ("natural_movie", "natural_movie_one")
+        assert (recipe.aux.task, recipe.data.stimulus) == ("natural_movie", "natural_movie_one")
 
     @pytest.mark.parametrize(
         ("options", "message"),

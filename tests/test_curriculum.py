@@ -127,7 +127,7 @@ class TestPretraining:
         for override, message in (
             ("data.curriculum=cubic", "unknown pacing"),
             ("data.curriculum_start=0", "start_fraction"),
-            ("data.curriculum_share=0", "epochs > 0"),
+            ("data.curriculum_fraction=0", "epochs > 0"),
         ):
             with pytest.raises(DietError, match=message):
                 pretrain(self.recipe(sim_dir, table_path, tmp_path, override))

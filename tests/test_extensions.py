@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from poyo_ssl_plugin import MaskedLatentReconstruction, score_dataset
 from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.errors import DietError, ExtensionError, PoyoSSLError, RecipeError
 from poyo_ssl_plugin.extensions import KINDS, extension_names, load_extension
 from poyo_ssl_plugin.objectives import LatentLayout, get_mask
@@ -71,6 +72,12 @@ def test_a_mask(installed):
     assert MaskedLatentReconstruction(8, mask="every_other_step").mask is get_mask("every_other_step")
 
 
+def test_a_task(installed):
+    assert get_task("contrast").source == "drifting_gratings"
+    with pytest.raises(RecipeError, match="unknown task 'contrst'; there are .*contrast"):
+        get_task("contrst")
+
+
 def test_one_that_cannot_be_imported(installed, dataset):
     with pytest.raises(ExtensionError, match=r"'broken' of poyo-ssl-extension-example .*ModuleNotFoundError.*repair"):
         score_dataset(dataset, statistics=["broken"])
@@ -112,7 +119,7 @@ def test_scoring_with_one_still_needs_no_torch(installed):
 def test_the_documentation_shows_these_very_examples(installed):
     example = __import__(MODULE)
     text = DOCS.read_text()
-    for shown in (example.ActiveFraction, example.active, example.every_other_step):
+    for shown in (example.ActiveFraction, example.active, example.every_other_step, example.contrast):
         assert inspect.getsource(shown).strip() in text
     for line in (SOURCE / "pyproject.toml").read_text().splitlines():
         if line.startswith("[project.entry-points"):

@@ -22,7 +22,7 @@ from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.locks import only_run_in
 from poyo_ssl_plugin.training import finetune, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.guards import CollapseWarning
-from poyo_ssl_plugin.training.session import hardware_errors
+from poyo_ssl_plugin.training.run_folder import hardware_errors
 
 QUICK = quick(steps=4, val_every=2, batch_size=4)
 
@@ -112,9 +112,11 @@ class TestDevices:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB. GPU 0 has")
 
     @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-    def test_a_gpu_that_is_not_there(self, recipe):
+    @pytest.mark.parametrize("accelerator", ["cuda", "gpu"])
+    def test_an_accelerator_that_is_not_there(self, recipe, accelerator, tmp_path):
         with pytest.raises(DeviceError, match=r"trainer\.accelerator=cpu"):
-            pretrain(recipe("pretrain", "trainer.accelerator=cuda"))
+            pretrain(recipe("pretrain", f"trainer.accelerator={accelerator}"))
+        assert not (tmp_path / "run").exists()
 
 
 class TestFolders:

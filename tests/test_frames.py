@@ -14,27 +14,21 @@ from quick import quick
 
 from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.configuration import compose_recipe
-from poyo_ssl_plugin.data import (
-    MovieFrames,
-    Trials,
-    TrialSampler,
-    find_frames_file,
-    find_presentations,
-    split_frames,
-)
+from poyo_ssl_plugin.data import Trials, TrialSampler
 from poyo_ssl_plugin.data.splits import recorded_split
-from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
-from poyo_ssl_plugin.experiments.frame_baselines import (
+from poyo_ssl_plugin.errors import RecipeError, RecordingError
+from poyo_ssl_plugin.frames import MovieFrames, find_frames_file, find_presentations, split_frames
+from poyo_ssl_plugin.frames.simple_decoders import (
     PENALTIES,
+    frame_references,
+    reference_images,
     ridge,
     ridge_images,
-    run_frame_baselines,
     template_frames,
     window_features,
 )
-from poyo_ssl_plugin.experiments.frame_scores import over_seconds
-from poyo_ssl_plugin.training import Inputs, finetune_frames, pretrain, read_checkpoint
-from poyo_ssl_plugin.training.frames import evaluate_frames, frame_data, read_movie
+from poyo_ssl_plugin.frames.task import FrameReconstruction
+from poyo_ssl_plugin.training import Inputs, evaluate, finetune, pretrain, read_checkpoint
 
 QUICK = quick("decoder.width=2", steps=4, val_every=2)
 # 60 of the 900 frames, in two runs, as a published excerpt may have.
@@ -165,13 +159,13 @@ class TestWindows:
     def test_the_delay_moves_the_window_and_not_what_is_asked(self):
         trials = Trials(np.array([4.0, 9.5]), np.array([4.2, 9.7]), np.zeros(2, int), np.array([[0.0, 10.0]] * 2))
         windows = list(TrialSampler({"a": trials}, window_length=1.0, delay=0.3))
-        assert [(round(w.start, 6), w.target_time) for w in windows] == [(3.9, 4.1), (9.0, 9.6)]
+        assert [(round(w.start, 6), w.target_time) for w in windows] == [(3.9, 4.1)]  # no window fits around the other
 
     @pytest.mark.parametrize("protocol", ["repeats", "frames"])
     def test_training_never_shows_a_held_out_image(self, recipe, protocol):
         config = recipe(f"frames.protocol={protocol}", "data.batch_size=32")
-        _, frames = read_movie(config)
-        data = frame_data(config, Inputs.from_recipe(config), frames)
+        decoding = FrameReconstruction(config)
+        frames, data = decoding.frames, decoding.data(Inputs.from_recipe(config))
         seen = {part: {t for name in data.recordings for t in data.trials(part)[name].label} for part in frames}
         assert seen["test"] == set(frames["test"]) and seen["train"] == set(frames["train"])
         assert (protocol == "repeats") == bool(seen["train"] & seen["test"])
@@ -195,10 +189,10 @@ def checkpoint(sim_dir, table_path, tmp_path_factory) -> Path:
 class TestFinetune:
     @pytest.mark.parametrize("protocol", ["repeats", "frames"])
     def test_from_scratch_and_evaluated_again(self, recipe, protocol, dataset):
-        result = finetune_frames(recipe(f"frames.protocol={protocol}", "frames.delay=0.1"), seed=1)
+        result = finetune(recipe(f"frames.protocol={protocol}", "frames.delay=0.1"), seed=1)
         frames = split_frames(AVAILABLE, protocol=protocol, gap=3)["test"]
-        assert {row["frame"] for row in result.predictions} == set(frames)
-        assert len(result.predictions) == len(frames) * 3 == len(result.reconstructions) == len(result.test_latents)
+        assert {row["label"] for row in result.predictions} == set(frames)
+        assert len(result.predictions) == len(frames) * 3
         for metric in ("ssim", "psnr", "correlation"):
             mean = np.mean([row[metric] for row in result.predictions])
             assert result.metrics[f"test/{metric}"] == pytest.approx(mean, abs=1e-4)
@@ -206,18 +200,13 @@ class TestFinetune:
             data = dataset.get_recording(row["recording_id"])
             middle = np.asarray(data.natural_movie_one.timestamps)
             nearest = np.argmin(np.abs(middle - row["time"]))
-            assert int(data.natural_movie_one.frame[nearest]) == row["frame"]
-        again = evaluate_frames(result.checkpoint)
+            assert int(data.natural_movie_one.frame[nearest]) == row["label"]
+        again = evaluate(result.checkpoint)
         assert again.predictions == result.predictions
-        assert np.array_equal(again.reconstructions, result.reconstructions)
-        latents, labels = result.train_latents
-        assert len(latents) == len(labels) and set(labels) <= set(
-            split_frames(AVAILABLE, protocol=protocol, gap=3)["train"]
-        )
 
     def test_pretrained_weights_are_taken_and_wait_for_the_units(self, recipe, checkpoint):
         config = recipe(f"init_from={checkpoint}", "diet=unpredictable", "identify_steps=10", "trainer.max_steps=2")
-        result = finetune_frames(config)
+        result = finetune(config)
         before, after = read_checkpoint(checkpoint)["state_dict"], read_checkpoint(result.checkpoint)["state_dict"]
         name = "model.proc_layers.0.0.to_qkv.weight"
         assert torch.equal(before[name], after[name]) and name.removeprefix("model.") in result.loaded.loaded
@@ -230,9 +219,8 @@ class TestFinetune:
         config = recipe(
             "trainer.max_steps=40", "trainer.val_every_n_steps=40", "frame_loss.weights.ssim=0", "data.batch_size=16"
         )
-        result = finetune_frames(config)
-        movie, _ = read_movie(config)
-        images = movie.image.astype(float) / 255
+        result = finetune(config)
+        images = FrameReconstruction(config).movie.image.astype(float) / 255
         mean_error = np.abs(images - images.mean(axis=0)).mean()
         rows = (result.out_dir / "csv" / "metrics.csv").read_text().splitlines()
         column = rows[0].split(",").index("train/loss")
@@ -242,7 +230,8 @@ class TestFinetune:
 
     def test_another_size_and_a_grey_base(self, recipe):
         config = recipe("frames.size=[24,30]", "frames.base=grey", "trainer.max_steps=1", "frame_loss=paper")
-        assert finetune_frames(config).reconstructions.shape[1:] == (24, 30)
+        result = finetune(config)
+        assert read_checkpoint(result.checkpoint)["state_dict"]["base"].shape == (24, 30)
 
     @pytest.mark.parametrize(
         ("overrides", "error", "message"),
@@ -260,20 +249,24 @@ class TestFinetune:
     )
     def test_bad_input(self, recipe, tmp_path, overrides, error, message):
         with pytest.raises(error, match=message):
-            finetune_frames(recipe(*overrides))
+            finetune(recipe(*overrides))
         assert not (tmp_path / "run").exists()
 
-    def test_a_checkpoint_of_another_task(self, recipe, checkpoint):
-        with pytest.raises(CheckpointError, match="not of a run that reconstructs"):
-            evaluate_frames(checkpoint)
+    def test_a_finished_seed_is_neither_trained_nor_tested_again(self, recipe, monkeypatch):
+        config = recipe("resume=true", "trainer.max_steps=1")
+        first = finetune(config, seed=1)
+        monkeypatch.setattr("lightning.Trainer.test", None)
+        again = finetune(config, seed=1)
+        assert again.predictions == first.predictions and again.metrics == first.metrics
+        assert again.leaks["allowed"] is False
 
 
 class TestBaselines:
     @pytest.fixture
     def data(self, recipe):
         config = recipe("frames.delay=0.2")
-        movie, frames = read_movie(config)
-        return frame_data(config, Inputs.from_recipe(config), frames), movie
+        decoding = FrameReconstruction(config)
+        return decoding.data(Inputs.from_recipe(config)), decoding
 
     def test_features_are_bin_means_of_the_model_s_windows(self, data, dataset):
         data, _ = data
@@ -288,16 +281,25 @@ class TestBaselines:
             np.testing.assert_allclose(x[i], expected.ravel(), rtol=1e-4, atol=1e-5)
 
     def test_shapes_order_and_range(self, data):
-        data, movie = data
-        made = run_frame_baselines(data, movie, leave_out="repeats")
+        data, decoding = data
+        made, movie = reference_images(data, "sim_000", decoding), decoding.movie
         assert set(made) == {"mean frame", "template", "linear decoder"}
-        n_test = sum(map(len, data.trials("test").values()))
         for images in made.values():
-            assert images.shape == (n_test, *movie.size) and images.min() >= 0 and images.max() <= 1
-        expected = movie.image.mean(axis=0) / 255
-        np.testing.assert_allclose(made["mean frame"][3], expected, atol=1e-5)
+            assert images.shape == (len(data.trials("test")["sim_000"]), *movie.size)
+            assert images.min() >= 0 and images.max() <= 1
+        np.testing.assert_allclose(made["mean frame"][3], movie.image.mean(axis=0) / 255, atol=1e-5)
         known = {image.tobytes() for image in movie.image}
         assert {np.round(image * 255).astype(np.uint8).tobytes() for image in made["template"]} <= known
+
+    def test_results_over_folds_and_recordings(self, data, recipe):
+        data, decoding = data
+        inputs = Inputs.from_recipe(decoding.config)
+        one, two = frame_references(decoding, [inputs]), frame_references(decoding, [inputs, inputs])
+        for name, result in one.items():
+            assert result.n_test == sum(map(len, data.trials("test").values())) == two[name].n_test // 2
+            # The same second of two folds is one sample.
+            assert result.names == two[name].names and result.trials == pytest.approx(two[name].trials)
+            assert result.value == pytest.approx(two[name].value) and set(result.further) == {"psnr", "correlation"}
 
     def test_template_finds_the_frame(self):
         rng = np.random.default_rng(0)
@@ -336,10 +338,12 @@ class TestBaselines:
         true = movie.image / 255
         assert np.mean((told - true) ** 2) < 0.25 * np.mean((true - true.mean(axis=0)) ** 2)
 
-    def test_the_interval_counts_seconds_not_frames(self):
-        rows = [{"recording_id": "a", "frame": f} for f in range(90)]
-        value = over_seconds(rows, np.repeat([0.1, 0.2, 0.6], 30))
-        assert value.n == 3 and value.mean == pytest.approx(0.3)
+    def test_a_sample_is_a_second_and_not_a_frame(self, data):
+        rows = [{"recording_id": "a", "label": f, "psnr": 1.0, "correlation": 0.0} for f in range(90)]
+        values = np.repeat([0.1, 0.2, 0.6], 30)
+        result = data[1].test_result([{**row, "ssim": v} for row, v in zip(rows, values, strict=True)])
+        assert result.trials == pytest.approx([0.1, 0.2, 0.6]) and result.names == ["a/0", "a/1", "a/2"]
+        assert result.value == pytest.approx(0.3) and result.n_test == 90
 
 
 class TestCommand:
@@ -358,7 +362,9 @@ class TestCommand:
             assert word in said, word
         results = json.loads((tmp_path / "f" / "results.json").read_text())
         arm = results["arms"]["scratch"]
-        assert [run["seed"] for run in arm["runs"]] == [0, 1] and results["protocol"] == "frames"
+        assert [run["seed"] for run in arm["runs"]] == [0, 1] and results[
+            "metric"
+        ] == "SSIM of frames that training did not see"
         assert arm["mean"] == pytest.approx(np.mean([run["value"] for run in arm["runs"]]))
         assert set(results["baselines"]) == {
             "mean frame",
@@ -366,7 +372,8 @@ class TestCommand:
             "linear decoder",
             "linear decoder on latents",
         }
-        for name in ("frames.png", "curves.png"):
+        assert results["leaks"]["0"]["scoring"]["test_seconds"] == 0
+        for name in ("frames.png", "curves.png", "ssim.png"):
             assert (tmp_path / "f" / name).read_bytes().startswith(b"\x89PNG")
         last = tmp_path / "f" / "seed0" / "checkpoints" / "last.ckpt"
         self.run("evaluate", last, "--out", tmp_path / "e.json")

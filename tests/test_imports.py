@@ -25,6 +25,21 @@ def test_the_command_line_starts_without_torch():
     assert not loaded_after("import poyo_ssl_plugin.cli") & {"torch", "lightning", "matplotlib"}
 
 
+def test_the_frame_decoder_needs_no_lightning():
+    assert "lightning" not in loaded_after("from poyo_ssl_plugin import FrameLoss, SkipConnectionDecoder")
+
+
+def test_training_changes_neither_warnings_nor_loggers_of_others():
+    code = (
+        "import logging, warnings, lightning\n"
+        "before = logging.getLogger('lightning.pytorch').level\n"
+        "import poyo_ssl_plugin.training.trainer as trainer\n"
+        "assert logging.getLogger('lightning.pytorch').level == before\n"
+        "assert not {f[1].pattern for f in warnings.filters if f[1]} & set(trainer._NOT_HERE)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_hydra_plugin_needs_no_torch():
     assert "torch" not in loaded_after("import hydra_plugins.poyo_ssl_searchpath")
 

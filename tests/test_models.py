@@ -232,10 +232,10 @@ class TestLatents:
         made, plain = model(), inputs()
         latent_pass = run_with_latents(made, plain)
         first, rotary = made.encode(**plain)
-        torch.testing.assert_close(latent_pass.first, first)
-        torch.testing.assert_close(latent_pass.last, made.process(first, rotary))
+        torch.testing.assert_close(latent_pass.encoder_latents, first)
+        torch.testing.assert_close(latent_pass.processor_latents, made.process(first, rotary))
         torch.testing.assert_close(latent_pass.output, made(**plain))
-        torch.testing.assert_close(process_latents(made, first, rotary), latent_pass.last)
+        torch.testing.assert_close(process_latents(made, first, rotary), latent_pass.processor_latents)
         assert not made.dec_atn._forward_pre_hooks and not made.proc_layers[0][0]._forward_pre_hooks
 
     def test_a_model_of_another_family(self):

@@ -93,7 +93,7 @@ class TestMaskedActivity:
         hide[:, :2] = True
         objective = activity(mask=lambda real, ratio, generator: hide).train()
         changed = {**plain, "input_values": plain["input_values"].masked_fill(hide[..., None], 9.0)}
-        one, two = (objective(made, x).latent_pass.last for x in (plain, changed))
+        one, two = (objective(made, x).latent_pass.processor_latents for x in (plain, changed))
         assert torch.equal(one, two)
 
     def test_padding_is_no_target(self):
@@ -112,8 +112,8 @@ class TestMaskedActivity:
     def test_in_evaluation_the_latents_are_those_of_the_whole_input(self):
         made, plain, objective = model(), inputs(), activity()
         whole = made.process(*made.encode(**plain))
-        assert torch.equal(objective.eval()(made, plain).latent_pass.last, whole)
-        assert not torch.equal(objective.train()(made, plain).latent_pass.last, whole)
+        assert torch.equal(objective.eval()(made, plain).latent_pass.processor_latents, whole)
+        assert not torch.equal(objective.train()(made, plain).latent_pass.processor_latents, whole)
 
     def test_one_neuron_and_no_mask(self):
         made = model()
@@ -191,7 +191,7 @@ class TestEMATeacher:
 
     def test_the_noise_of_dropout_is_no_variance(self):
         made, objective = model(lin_dropout=0.5).train(), EMATeacher(32).train()
-        one, two = (objective(made, inputs()).latent_pass.last for _ in range(2))
+        one, two = (objective(made, inputs()).latent_pass.processor_latents for _ in range(2))
         assert torch.equal(one, two) and made.training and made.dropout.training
 
     def test_all_other_parameters_get_a_gradient(self):

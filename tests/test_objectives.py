@@ -144,15 +144,15 @@ class TestMaskedLatentReconstruction:
         made, plain = model(), inputs()
         objective = MaskedLatentReconstruction(32, variance_weight=0.0, covariance_weight=0.0)
         result = objective(made, plain)
-        (gradient,) = torch.autograd.grad(result.loss, result.latent_pass.last, allow_unused=True)
+        (gradient,) = torch.autograd.grad(result.loss, result.latent_pass.processor_latents, allow_unused=True)
         assert gradient is None
         live = MaskedLatentReconstruction.paper(32)(made, plain)
-        assert torch.autograd.grad(live.loss, live.latent_pass.last)[0].abs().sum() > 0
+        assert torch.autograd.grad(live.loss, live.latent_pass.processor_latents)[0].abs().sum() > 0
 
     def test_dropout_is_off_for_the_target_and_on_again_after(self):
         made = model(lin_dropout=0.5).train()
         objective = MaskedLatentReconstruction(32)
-        one, two = (objective(made, inputs()).latent_pass.last for _ in range(2))
+        one, two = (objective(made, inputs()).latent_pass.processor_latents for _ in range(2))
         assert torch.equal(one, two) and made.training and made.dropout.training
 
     def test_the_encoder_runs_once(self):
@@ -200,7 +200,11 @@ class TestMaskedLatentReconstruction:
         }
         objective = MaskedLatentReconstruction(32)
         result = objective(stock, spikes)
-        assert result.latent_pass.last.shape == (6, 16, 32) and result.latent_pass.output.shape == (6, 3, 2)
+        assert result.latent_pass.processor_latents.shape == (6, 16, 32) and result.latent_pass.output.shape == (
+            6,
+            3,
+            2,
+        )
         result.loss.backward()
         assert stock.enc_atn.to_kv.weight.grad.abs().sum() > 0
 

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from poyo_ssl_plugin import compat
 from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.data import Recordings
-from poyo_ssl_plugin.data.simulate import CRE_LINES, FRAMES_FILE
 from poyo_ssl_plugin.data.splits import recorded_split
 from poyo_ssl_plugin.errors import RecordingError, RegistrationError
 from poyo_ssl_plugin.pipelines.allen_brain_observatory import movie, paper, stock
 from poyo_ssl_plugin.predictability import diet
 from poyo_ssl_plugin.register import PIPELINE, PIPELINE_DIR, register_pipeline, registration, unregister_pipeline
+from poyo_ssl_plugin.simulation import CRE_LINES, FRAMES_FILE
 
 as_root = hasattr(os, "geteuid") and os.geteuid() == 0
 

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from poyo_ssl_plugin import compat
 from poyo_ssl_plugin.data import Recordings, simulate
-from poyo_ssl_plugin.data.simulate import MOVIE_FRAMES, make_movie, make_recording
 from poyo_ssl_plugin.errors import PoyoSSLError
+from poyo_ssl_plugin.simulation import MOVIE_FRAMES, make_movie, make_recording, neurons, oracle_accuracy
+from poyo_ssl_plugin.simulation.calibration import REFERENCE, measure_population
 
 
 def quartiles(x: np.ndarray) -> np.ndarray:
@@ -41,6 +44,9 @@ def test_the_layout_is_that_of_the_stock_pipeline(dataset):
         "running",
         "drifting_gratings",
         "natural_movie_one",
+        "natural_movie_three",
+        "natural_movie_three_domain",
+        "simulation",
         "drifting_gratings_domain",
         "natural_movie_one_domain",
         "spontaneous_domain",
@@ -86,9 +92,10 @@ def test_shares_of_the_splits(tmp_path):
         return float((both[:, 1] - both[:, 0]).sum() / (times[:, 1] - times[:, 0]).sum())
 
     gratings = [share(part, "drifting_gratings") for part in ("train", "valid", "test")]
-    movie = [share(part, "natural_movie_one") for part in ("train", "valid", "test")]
     np.testing.assert_allclose(gratings, [0.7, 0.1, 0.2], atol=0.03)
-    np.testing.assert_allclose(movie, [0.8, 0.1, 0.1], atol=1e-6)
+    for movie in ("natural_movie_one", "natural_movie_three"):
+        shares = [share(part, movie) for part in ("train", "valid", "test")]
+        np.testing.assert_allclose(shares, [0.8, 0.1, 0.1], atol=1e-6)
 
 
 def test_the_same_seed_gives_the_same_recordings(sim_dir, tmp_path):
@@ -125,11 +132,29 @@ def test_bad_arguments(tmp_path):
         simulate(tmp_path, cre_lines=["Cux2"])
 
 
+def like_the_session(minutes: float = 64) -> compat.Data:
+    """A simulated recording of the length of session 501574836, of its Cre line."""
+    return make_recording("x", "Cux2_CreERT2", 242, minutes, make_movie(50), np.random.default_rng([50, 0]))
+
+
+def population(data: compat.Data) -> dict[str, float]:
+    movie = data.natural_movie_one
+    return measure_population(data.calcium_traces.df_over_f.astype(float), 30.0, movie.start[movie.frame == 0])
+
+
+def outside(found: dict[str, float]) -> list[str]:
+    """Measures that are further from the reference than their tolerance."""
+    return [name for name, (value, tolerance) in REFERENCE.items() if abs(found[name] - value) > tolerance]
+
+
 @pytest.fixture(scope="module")
-def excitatory() -> np.ndarray:
-    """Simulated traces of the length of session 501574836, of its Cre line."""
-    data = make_recording("x", "Cux2_CreERT2", 242, 64, make_movie(0), np.random.default_rng(0))
-    return data.calcium_traces.df_over_f.astype(float)
+def session() -> compat.Data:
+    return like_the_session()
+
+
+@pytest.fixture(scope="module")
+def excitatory(session) -> np.ndarray:
+    return session.calcium_traces.df_over_f.astype(float)
 
 
 class TestCalibration:
@@ -164,6 +189,157 @@ class TestCalibration:
             return float(np.median((z[12:] * z[:-12]).mean(axis=0)))
 
         assert memory(excitatory) == pytest.approx(memory(real), abs=0.1)
+
+
+class TestSharedDynamics:
+    def test_the_reference_is_that_of_the_real_session(self, real_dir):
+        data = Recordings(real_dir).get_recording("501574836")
+        movie, traces = data.natural_movie_one, data.calcium_traces
+        first = np.asarray(movie.start)[np.asarray(movie.frame) == 0]
+        found = measure_population(traces.df_over_f.astype(float), traces.sampling_rate, first)
+        for name, (value, _) in REFERENCE.items():
+            assert found[name] == pytest.approx(value, abs=1e-3), name
+
+    def test_covariances_are_those_of_the_real_session(self, session):
+        assert outside(population(session)) == []
+
+    def test_without_shared_states_they_are_not(self, monkeypatch):
+        alone = replace(neurons.POPULATIONS["sparse"], arousal=(0.0, 0.0), mixed=0.0)
+        monkeypatch.setitem(neurons.POPULATIONS, "sparse", alone)
+        assert {"noise correlation, mean", "noise correlation, spread"} <= set(
+            outside(population(like_the_session(32)))
+        )
+
+    def test_a_state_moves_a_neuron_by_its_loading(self):
+        drawn = neurons.Neurons.draw(40, 1.0, np.random.default_rng(50))
+        state = np.zeros((3000, 6))
+        state[1500:, 0] = 4.0
+        traces = drawn.respond(state, [], np.random.default_rng(51))
+        change = np.log(traces[1800:].mean(axis=0) / traces[300:1500].mean(axis=0))
+        assert np.corrcoef(change, drawn.states[:, 0])[0, 1] > 0.8
+
+
+@pytest.fixture(scope="module")
+def decoded_recordings() -> list[compat.Data]:
+    """Recordings of an excitatory and of an Sst line."""
+    lines, movie = ("Cux2_CreERT2", "Sst_IRES_Cre"), make_movie(50)
+    return [make_recording("x", line, 80, 14, movie, np.random.default_rng([50, 5])) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def accuracy(decoded_recordings) -> dict[str, np.ndarray]:
+    """Accuracy on the second of the movie of each decoder, in each recording."""
+    found = [decode(data) for data in decoded_recordings]
+    oracle = [oracle_accuracy(data, "natural_movie", n_draws=30) for data in decoded_recordings]
+    return {name: np.array([f[name] for f in found]) for name in found[0]} | {"oracle": np.array(oracle)}
+
+
+class TestDecoders:
+    """How much simple decoders tell, and how much there is to tell."""
+
+    def test_the_oracle_is_the_best(self, accuracy):
+        for simple in ("template", "ridge"):
+            assert accuracy["oracle"].mean() > accuracy[simple].mean() + 0.04, simple
+            assert (accuracy["oracle"] > accuracy[simple]).all(), simple
+
+    def test_whitening_pays_for_interneurons_because_of_shared_states(self, monkeypatch):
+        """Measured on seeds 50 to 53: .14, .05, .05, .07, and without states .02, .00, .00, .00."""
+        gain = whitening_gain("Sst_IRES_Cre")
+        for kind, population in neurons.POPULATIONS.items():
+            monkeypatch.setitem(neurons.POPULATIONS, kind, replace(population, arousal=(0.0, 0.0), mixed=0.0))
+        assert gain > 0.03 > whitening_gain("Sst_IRES_Cre")
+
+    @pytest.mark.xfail(strict=True, reason="the simulation lacks what makes whitening pay on the real session")
+    def test_whitening_pays_for_excitatory_neurons(self):
+        """On 80 neurons of the real session it is worth .07; here .02, -.01, .01, .00 on seeds 50 to 53."""
+        assert whitening_gain("Cux2_CreERT2") > 0.03
+
+    def test_few_labels_tell_less(self, accuracy):
+        assert (accuracy["template"] - accuracy["template, 1 repeat"] > 0.2).all()
+        assert (accuracy["template, 1 repeat"] > 3 / 30).all() and (accuracy["template"] < 0.95).all()
+
+    def test_the_oracle_of_gratings(self, decoded_recordings):
+        for data in decoded_recordings:
+            gratings = data.drifting_gratings
+            windows, label = two_seconds(data, np.asarray(gratings.timestamps)), np.asarray(gratings.orientation_id)
+            fold = np.arange(len(label)) % 5
+            oracle = oracle_accuracy(data, "drifting_gratings", n_draws=30)
+            for method in (template, ridge):
+                right = [
+                    method(windows[fold != k], label[fold != k], windows[fold == k]) == label[fold == k]
+                    for k in range(5)
+                ]
+                assert oracle > np.mean(np.concatenate(right)) + 0.02
+            few = {"units": np.arange(6), "centres": gratings.timestamps[fold == 0], "labels": label[fold == 0]}
+            assert 1 / 8 < oracle_accuracy(data, "drifting_gratings", n_draws=30, **few) < oracle
+
+    def test_the_oracle_refuses(self, session, dataset):
+        with pytest.raises(PoyoSSLError, match="does not know the task 'pupil'"):
+            oracle_accuracy(session, "pupil")
+        data = dataset.get_recording("sim_000")
+        del data.simulation
+        with pytest.raises(PoyoSSLError, match="sim_000: holds no true parameters"):
+            oracle_accuracy(data, "natural_movie")
+
+
+def whitening_gain(line: str) -> float:
+    """Mean over two recordings of what whitening adds to a template with all labels."""
+    found = [
+        decode(make_recording("x", line, 80, 14, make_movie(seed), np.random.default_rng([seed, 5])))
+        for seed in (52, 53)
+    ]
+    return float(np.mean([f["whitened"] - f["template"] for f in found]))
+
+
+def two_seconds(data: compat.Data, centres: np.ndarray) -> np.ndarray:
+    """Windows of 2 s in six bins, z-scored by the whole recording, (R, 6 * N)."""
+    traces = data.calcium_traces.df_over_f.astype(float)
+    traces = (traces - traces.mean(axis=0)) / traces.std(axis=0)
+    rows = np.round((centres - 1) * 30).astype(int)[:, None] + np.arange(60)
+    return (
+        traces[np.clip(rows, 0, len(traces) - 1)]
+        .reshape(len(centres), 6, 10, -1)
+        .mean(axis=2)
+        .reshape(len(centres), -1)
+    )
+
+
+def decode(data: compat.Data) -> dict[str, float]:
+    """Accuracy on two held-out repeats, five times, of simple decoders of the second of the movie."""
+    movie = data.natural_movie_one
+    first = movie.frame % 30 == 0
+    windows, label, repeat = two_seconds(data, movie.start[first] + 0.5), movie.frame[first] // 30, movie.repeat[first]
+    unlabelled = np.arange(1.0, len(data.calcium_traces.df_over_f) / 30 - 1, 0.5)
+    correct: dict[str, list[float]] = {}
+    for held in np.arange(10).reshape(5, 2):
+        times = movie.start[np.isin(movie.repeat, held)]
+        others = two_seconds(data, unlabelled[(unlabelled < times[0] - 1) | (unlabelled > times[-1] + 1)])
+        mean, std = others.mean(axis=0), others.std(axis=0)
+        values, vectors = np.linalg.eigh(np.cov(((others - mean) / std).T))
+        z = (windows - mean) / std
+        white = z @ (vectors / np.sqrt(values + 1)) @ vectors.T
+        test, one = np.isin(repeat, held), repeat == np.setdiff1d(np.arange(10), held)[0]
+        for name, x, train, method in (
+            ("template", z, ~test, template),
+            ("template, 1 repeat", z, one, template),
+            ("whitened", white, ~test, template),
+            ("whitened, 1 repeat", white, one, template),
+            ("ridge", z, ~test, ridge),
+        ):
+            correct.setdefault(name, []).append(float((method(x[train], label[train], x[test]) == label[test]).mean()))
+    return {name: float(np.mean(values)) for name, values in correct.items()}
+
+
+def template(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Class whose mean a window correlates with most."""
+    means = np.stack([train[label == k].mean(axis=0) for k in range(label.max() + 1)])
+    return np.corrcoef(test, means)[: len(test), len(test) :].argmax(axis=1)
+
+
+def ridge(train: np.ndarray, label: np.ndarray, test: np.ndarray, penalty: float = 1000.0) -> np.ndarray:
+    """Class that a ridge regression on indicators names."""
+    dual = np.linalg.solve(train @ train.T + penalty * np.eye(len(train)), np.eye(label.max() + 1)[label] - 0.1)
+    return (test @ train.T @ dual).argmax(axis=1)
 
 
 def test_recordings_of_one_generation_are_written_by_its_own_serialiser(sim_dir):

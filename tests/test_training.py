@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import logging
 import math
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from poyo_ssl_plugin.training import (
     finetune,
     load_weights,
     model_state,
+    open_finetuned,
     prepare_finetuning,
     pretrain,
     read_checkpoint,
@@ -108,6 +111,23 @@ class TestPretrain:
         assert "no recording has labels of drifting_gratings" in caplog.text
         assert "train/auxiliary" not in result.metrics and math.isfinite(result.metrics["train/masked"])
 
+    def test_progress_is_lines_where_nobody_draws_a_bar(self, recipe, caplog):
+        with caplog.at_level(logging.INFO):
+            pretrain(recipe("pretrain", "trainer.progress=true"))
+        said = [message for message in caplog.messages if message.startswith("pretraining: step")]
+        assert len(said) == 6 and said[-1].startswith("pretraining: step 6 of 6, 0:00:00 left, loss ")
+        assert sum(message.startswith("diet kept") for message in caplog.messages) == 1
+
+    def test_progress_is_one_bar_on_a_terminal(self, recipe, monkeypatch):
+        from rich.console import Console
+
+        screen = io.StringIO()
+        terminal = Console(file=screen, force_terminal=True, width=100)
+        monkeypatch.setattr("poyo_ssl_plugin.training.step_progress.Console", lambda stderr: terminal)
+        pretrain(recipe("pretrain", "trainer.progress=true"))
+        assert "pretraining" in screen.getvalue() and "6/6" in screen.getvalue()
+        assert "Epoch" not in screen.getvalue() and "v_num" not in screen.getvalue()
+
     def test_the_paper_recipe_runs(self, recipe):
         config = recipe(
             "pretrain",
@@ -180,7 +200,7 @@ class TestFinetune:
 
     def test_fewer_labels_are_the_earliest_of_each_class_and_only_in_training(self, recipe):
         whole, few = (
-            prepare_finetuning(recipe("finetune", f"label_share={share}", recipe="scratch")).data
+            prepare_finetuning(recipe("finetune", f"label_fraction={share}", recipe="scratch")).data
             for share in (1.0, 0.4)
         )
         for part in ("valid", "test"):
@@ -200,8 +220,8 @@ class TestFinetune:
 
     @pytest.mark.parametrize("share", [0.0, 1.2])
     def test_a_wrong_share_of_labels(self, recipe, share):
-        with pytest.raises(RecipeError, match="label_share must be in"):
-            finetune(recipe("finetune", f"label_share={share}", recipe="scratch"))
+        with pytest.raises(RecipeError, match="label_fraction must be in"):
+            finetune(recipe("finetune", f"label_fraction={share}", recipe="scratch"))
 
     def test_it_learns(self, recipe):
         """Above chance within seconds: eight directions, a tiny model."""
@@ -213,6 +233,14 @@ class TestFinetune:
         again = evaluate(result.checkpoint)
         assert again.predictions == result.predictions and again.task == "drifting_gratings"
         assert again.metrics["test/accuracy"] == result.metrics["test/accuracy"]
+
+    def test_an_opened_run_has_the_training_trials_that_it_had(self, recipe):
+        run = finetune(recipe("finetune", "label_fraction=0.3", "shuffle_labels=true", recipe="scratch"), seed=2)
+        prepared = prepare_finetuning(recipe("finetune", "label_fraction=0.3", recipe="scratch"), seed=2)
+        opened = open_finetuned(run.checkpoint)
+        assert opened.data.shuffle_labels and opened.data.seed == 2
+        for name, trials in prepared.data.trials("train").items():
+            assert np.array_equal(opened.data.trials("train")[name].start, trials.start)
 
     def test_neurons_that_pretraining_saw_are_refused(self, recipe, pretrained, caplog):
         with pytest.raises(RecipeError, match=r"trained on \d+ of the neurons.*allow_leak"):
@@ -246,7 +274,7 @@ class TestBadInput:
             (["diet.skewness=-9"], DietError, "it keeps nothing"),
             (["+diet.skewnes=1"], DietError, "unexpected keyword"),
             (["data.window_length=1000.0"], RecordingError, "window .*Set data.window_length lower"),
-            (["data.within=nothing"], RecordingError, "nothing_domain"),
+            (["data.stimulus=nothing"], RecordingError, "nothing_domain"),
             (["aux.task=nothing"], RecipeError, "unknown task"),
             (["ssl.mask=nothing"], RecipeError, "unknown mask"),
             (["model.dim=0"], RecipeError, "dim must be greater than 0"),

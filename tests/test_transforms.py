@@ -6,6 +6,7 @@ import pytest
 from scipy import stats
 from torch_brain.transforms import UnitDropout, UnitFilter
 
+from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compat import (
     ArrayDict,
     Data,
@@ -15,10 +16,18 @@ from poyo_ssl_plugin.compat import (
     regular_series,
     write_recording,
 )
-from poyo_ssl_plugin.data import DietUnitDropout, Recordings, SelectUnits, StandardizeTraces, WindowIndex, keep_units
+from poyo_ssl_plugin.data import (
+    CountSpikes,
+    DietUnitDropout,
+    Recordings,
+    SelectUnits,
+    StandardizeTraces,
+    WindowIndex,
+    keep_units,
+)
 from poyo_ssl_plugin.errors import DietError, TableError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
-from poyo_ssl_plugin.recordings import own_ids, unit_ids
+from poyo_ssl_plugin.recordings import open_signal, own_ids, unit_ids
 
 
 @pytest.fixture
@@ -291,3 +300,26 @@ def test_unit_ids_prefer_what_the_field_refers_to():
     data.units = ArrayDict(id=np.array(["s1", "s2"]))
     assert unit_ids(data).tolist() == ["u0", "u1"]
     assert unit_ids(data, "spikes").tolist() == ["s1", "s2"]
+
+
+def test_spikes_become_counts_that_calcium_models_read(spike_dir, spike_table_path):
+    table = PredictabilityTable.load(spike_table_path)
+    diet = Diet.random(table, n_units=5)
+    dataset = Recordings(spike_dir, fields=["spikes"])
+    name = next(name for name in dataset.recording_ids if diet.count(name))
+    select, count = SelectUnits(diet, "spikes"), CountSpikes(0.1)
+    plain = select(dataset[DatasetIndex(name, 10.0, 12.05)])
+    n_spikes = int((plain.spikes.timestamps < 2.0).sum())
+    window = count(select(dataset[DatasetIndex(name, 10.0, 12.05)]))
+    counts = window.calcium_traces.df_over_f
+    assert counts.shape == (20, diet.count(name)) and counts.sum() == n_spikes > 0
+    whole = open_signal(dataset.get_recording(name), "spikes", bin_width=0.1)
+    expected = next(iter(whole.blocks(np.array([[10.0, 12.0]]))))[:, diet.mask(name, whole.unit_ids)]
+    np.testing.assert_array_equal(counts, expected)
+    standardized = StandardizeTraces(table)(window).calcium_traces.df_over_f
+    scored = [str(unit).rpartition("/")[2] for unit in table["unit_id"]]
+    rows = [scored.index(unit.rpartition("/")[2]) for unit in window.rois.id.tolist()]
+    np.testing.assert_allclose(standardized, (counts - table["mean"][rows]) / table["std"][rows], rtol=1e-4, atol=1e-5)
+    model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, patch_size=5, dim=16, dim_out=3)
+    model.set_vocabs(unit_ids=window.rois.id.tolist(), session_ids=[name])
+    assert model.tokenize(window)["input_values"].obj.shape == (diet.count(name), 4, 5)

@@ -13,7 +13,7 @@ import together
 import torch
 from torch.utils.data import RandomSampler
 
-from poyo_ssl_plugin.distributed import ShareOfSampler
+from poyo_ssl_plugin.distributed import ShardedSampler
 from poyo_ssl_plugin.training import read_checkpoint
 from poyo_ssl_plugin.training.resume import ResumableLoader
 
@@ -44,7 +44,7 @@ def processes(sim_dir, table_path, folder) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("n_shares", [1, 2, 3, 7])
 @pytest.mark.parametrize("n", [0, 1, 5, 14])
 def test_shares_are_the_sampler_without_overlap_or_loss(n, n_shares):
-    shares = [ShareOfSampler(range(n), n_shares=n_shares, index=i) for i in range(n_shares)]
+    shares = [ShardedSampler(range(n), n_shares=n_shares, index=i) for i in range(n_shares)]
     lists = [list(share) for share in shares]
     assert all(len(share) == len(of) for share, of in zip(shares, lists, strict=True))
     together_ = [of[k] for k in range(len(lists[0])) for of in lists]
@@ -105,7 +105,7 @@ def test_another_number_of_processes_goes_on_at_the_same_window():
 
     def loader(n_shares: int) -> ResumableLoader:
         sampler = RandomSampler(numbers, generator=torch.Generator().manual_seed(1))
-        return ResumableLoader(numbers, sampler=ShareOfSampler(sampler, n_shares=n_shares, index=0), batch_size=2)
+        return ResumableLoader(numbers, sampler=ShardedSampler(sampler, n_shares=n_shares, index=0), batch_size=2)
 
     order = torch.cat(list(loader(1))).tolist()
     of_two = loader(2)

@@ -105,9 +105,9 @@ class TestEveryModel:
         window = TaskTokenizer(adapt(model), None)
         batch = collate_windows([window(dataset[DatasetIndex("sim_000", t, t + 1.0)]) for t in (5.0, 9.0)])
         latent_pass = run_with_latents(model, batch["inputs"])
-        assert latent_pass.first.shape == latent_pass.last.shape == (2, 16, 16)
-        again = process_latents(model, latent_pass.first, latent_pass.rotary)
-        torch.testing.assert_close(again, latent_pass.last)
+        assert latent_pass.encoder_latents.shape == latent_pass.processor_latents.shape == (2, 16, 16)
+        again = process_latents(model, latent_pass.encoder_latents, latent_pass.rotary)
+        torch.testing.assert_close(again, latent_pass.processor_latents)
         loss = MaskedLatentReconstruction(16)(model, batch["inputs"]).loss
         loss.backward()
         assert model.unit_emb.weight.grad.abs().sum() > 0 and model.enc_atn.to_kv.weight.grad.abs().sum() > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,6 +103,34 @@ def check(dataset_dir: Path, recordings: tuple[str, ...], field: str | None, on_
 
 @click.command()
 @click.argument("dataset_dir", type=_path)
+def tasks(dataset_dir: Path) -> None:
+    """What the recordings in DATASET_DIR let you decode, and what to write for it.
+
+    \b
+    Example:
+      poyo-ssl tasks recordings
+    """
+    from poyo_ssl_plugin.data import TASKS, Recordings, Task, tasks_of
+
+    dataset = Recordings(dataset_dir)
+    found: Counter[Task] = Counter()
+    for name in dataset.recording_ids:
+        found.update(tasks_of(dataset.get_recording(name)))
+    rows = []
+    for task, count in found.items():
+        kind = "" if task.kind == "classification" else f", kind: {task.kind}"
+        declared = f"'task={{name: {task.name}, source: {task.source}, label: {task.label}{kind}}}'"
+        n_classes = f", {len(task.classes)} classes" if task.classes else ""
+        write = f"task={task.name}" if task.name in TASKS else declared
+        rows.append((task.name, f"{task.kind}{n_classes}", f"{task.source}.{task.label}", count, write))
+    if not found:
+        return say(f"{dataset_dir}: its recordings have no labels; import them with --trials or --series")
+    header = ("task", "kind", "from", "recordings", "write")
+    print_table(header, rows, title=f"{len(dataset.recording_ids)} recordings")
+
+
+@click.command()
+@click.argument("dataset_dir", type=_path)
 @click.option("--out", type=_path, required=True, help="Table to write: .csv or .parquet.")
 @click.option("--split", default="train", show_default=True, help="Only its times are read; 'all' for all.")
 @click.option("--field", default="calcium_traces.df_over_f", show_default=True, help="Traces, or 'spikes'.")
@@ -196,4 +225,4 @@ def _print_scores(table: PredictabilityTable, diet: Diet) -> None:
     print_table(("recording", "Cre line", "neurons", "predictable", "not scored"), rows)
 
 
-COMMANDS = (simulate, check, score)
+COMMANDS = (simulate, check, tasks, score)

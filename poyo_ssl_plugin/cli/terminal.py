@@ -37,11 +37,6 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]], *, title: 
 
 def print_results(summary: dict[str, Any]) -> None:
     """The arms of a comparison, or the one run, and what follows from them."""
-    if "protocol" in summary:
-        from poyo_ssl_plugin.experiments.frames import result_rows as frame_rows
-
-        header = ("arm", "SSIM", "95 % interval", "PSNR (dB)", "correlation")
-        return print_table(header, (row.values() for row in frame_rows(summary)), title=summary["metric"])
     from poyo_ssl_plugin.compare.metrics import metric_of
     from poyo_ssl_plugin.compare.report import result_rows
     from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict

@@ -47,6 +47,8 @@ class Arm:
         return join_overrides(overrides, own)
 
 
+_IDENTIFY = ("identify.method=unlabelled",)
+_GUESS = "self_training.rounds=10"
 _SUPERVISED = ("ssl=none", "aux.weight=1.0")
 INHIBITORY_LINES = ("Sst", "Vip", "Pvalb")
 
@@ -55,6 +57,16 @@ ARMS: dict[str, Arm] = {
     for arm in (
         Arm(SCRATCH, "random weights, fine-tuning only", pretrain=None),
         Arm(POYO_SSL, "POYO-SSL: pretrained on the predictable neurons"),
+        Arm("adapted", "pretrained, then the new neurons identified on their unlabelled training time", (), _IDENTIFY),
+        Arm("adapted_scratch", "random weights, the neurons identified likewise", None, _IDENTIFY),
+        Arm(
+            "self_trained",
+            "adapted, then guesses for the training trials without label are learned too",
+            (),
+            (*_IDENTIFY, _GUESS),
+        ),
+        Arm("self_trained_scratch", "random weights and guesses for the trials without label", None, (_GUESS,)),
+        Arm("frozen_random", "random shared weights that are never trained", None, ("transfer=probe",)),
         Arm("reverse", "pretrained on the unpredictable neurons", ("diet=unpredictable",)),
         Arm(
             "inhibitory",
@@ -69,7 +81,7 @@ ARMS: dict[str, Arm] = {
         Arm(
             "supervised",
             "pretrained on the decoded labels of the predictable neurons, without self-supervision",
-            (*_SUPERVISED, "aux.task={task}", "data.within={source}"),
+            (*_SUPERVISED, "aux.task={task}", "data.stimulus={source}"),
         ),
         Arm("shuffled", "control: fine-tuned on shuffled labels, random weights", None, ("shuffle_labels=true",)),
         *(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from poyo_ssl_plugin.compare.executors import run_all
-from poyo_ssl_plugin.compare.metrics import decoded_task, metric_of
+from poyo_ssl_plugin.compare.metrics import reference_rows
 from poyo_ssl_plugin.compare.neurons import diet_of, member_rows
 from poyo_ssl_plugin.compare.plan import Plan, compose, make_plan, shared_recipes
 from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
@@ -90,9 +90,7 @@ def _baselines(plan: Plan) -> dict[str, Any]:
     config = compose("finetune", comparison.task, comparison.finetune)
     of_run = plan.finetuning[0].recipe
     config.data.root, config.diet.table = of_run["data"]["root"], of_run["diet"]["table"]
-    return metric_of(comparison.task).baselines(
-        config, _decoded_inputs(plan), task=decoded_task(comparison.task), field=comparison.field
-    )
+    return reference_rows(config, _decoded_inputs(plan))
 
 
 def _decoded_inputs(plan: Plan) -> Iterator[Inputs]:

@@ -13,7 +13,7 @@ from poyo_ssl_plugin.errors import PoyoSSLError
 
 DEMO_LINES = ("Pvalb_IRES_Cre", "Emx1_IRES_Cre", "Sst_IRES_Cre", "Slc17a7_IRES2_Cre")
 DEMO_PRETRAIN = ("trainer.max_steps=600", "trainer.val_every_n_steps=150")
-DEMO_FINETUNE = ("trainer.max_steps=300", "trainer.val_every_n_steps=100", "identify_steps=100")
+DEMO_FINETUNE = ("trainer.max_steps=300", "trainer.val_every_n_steps=100")
 
 
 def run_demo(

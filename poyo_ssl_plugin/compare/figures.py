@@ -316,3 +316,27 @@ def _units(table: PredictabilityTable, recording: str) -> np.ndarray:
 
 def _is_fisher(table: PredictabilityTable) -> bool:
     return table.provenance.get("kurtosis", "fisher") == "fisher"
+
+
+def image_rows(lines: Mapping[str, np.ndarray], titles: Sequence[str], path: str | Path) -> Path:
+    """Rows of grayscale images, such as true frames over reconstructed ones.
+
+    Args:
+        lines: Label of a row to its images, (C, H, W) of values in [0, 1].
+        titles: Title of each column.
+        path: Where to write.
+    """
+    height, width = next(iter(lines.values())).shape[1:]
+    size = 1.6 * len(titles) + 1.2, 1.6 * height / width * len(lines) + 0.6
+    with style(**{"axes.grid": False}):
+        figure = Figure(figsize=size)
+        axes = figure.subplots(len(lines), len(titles), squeeze=False)
+        for line, (name, images) in zip(axes, lines.items(), strict=True):
+            for axis, image in zip(line, images, strict=True):
+                axis.imshow(image, cmap="gray", vmin=0, vmax=1)
+                axis.set(xticks=[], yticks=[])
+            label = name.replace(" on ", "\non ").replace(" ", "\n", 1)
+            line[0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
+        for axis, title in zip(axes[0], titles, strict=True):
+            axis.set_title(title, fontsize=8)
+        return save(figure, path)

@@ -16,20 +16,21 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
-from poyo_ssl_plugin.compare.metrics import decoded_task, metric_of
+from poyo_ssl_plugin.compare.metrics import decoded_task
 from poyo_ssl_plugin.compare.neurons import diet_of, member_rows, split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
-from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
 from poyo_ssl_plugin.data import Recordings, Task, find_trials, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
+from poyo_ssl_plugin.training.decoding import decoding_of
 
 logger = logging.getLogger(__name__)
 
 # From random weights: there is nothing to start from, and nothing learned that new units could be identified with.
-FROM_SCRATCH = ("init_from=null", "identify_steps=0")
+FROM_SCRATCH = ("init_from=null",)
 _ALLOW = "allow_leak=true"
 
 
@@ -117,11 +118,16 @@ def make_plan(comparison: Comparison) -> Plan:
 
 def label_task(comparison: Comparison) -> Task:
     """The task whose labels arms may pretrain on."""
-    return metric_of(comparison.task).label_task(decoded_task(comparison.task))
+    return decoding_of(compose("finetune", comparison.task, comparison.finetune)).label_task
 
 
 def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow_leak: bool = False) -> DictConfig:
-    """A recipe of one's own; composing is slow, so the same one is composed once."""
+    """A recipe of one's own; composing is slow, so the same one is composed once.
+
+    ``recipe`` may also be a task that has no recipe of its own; it is then given to the recipe of the command.
+    """
+    if recipe is not None and recipe not in recipe_names(command):
+        recipe, overrides = None, (f"task={recipe}", *overrides)
     return copy.deepcopy(_composed(command, recipe, (*overrides, _ALLOW) if allow_leak else tuple(overrides)))
 
 
@@ -283,7 +289,7 @@ def _check_arms(
         with _naming(arm):
             own = compose("finetune", comparison.task, [*comparison.finetune, *arm.finetune])
             OmegaConf.update(own, "data.root", root)
-            metric_of(comparison.task).check(own, field=comparison.field)
+            decoding_of(own).check(field=comparison.field)
         if not arm.is_pretrained:
             continue
         with _naming(arm):

@@ -1,26 +1,30 @@
-"""Simple decoders on the same neurons, windows and splits: what a model has to beat.
+"""Simple decoders on exactly the windows that the model gets: what a model has to beat.
 
-Both see one number per neuron and trial, its mean trace or its rate of spikes, standardised by training trials.
+Same neurons, patches, standardisation, trials and training jitter. Only the whitened template sees something
+else, unlabelled windows of the training time, as an identified model does.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig
 
-from poyo_ssl_plugin.data import Task, Trials, find_trials
-from poyo_ssl_plugin.data.splits import Split
-from poyo_ssl_plugin.predictability import Diet
-from poyo_ssl_plugin.recordings import TRACES, Signal, open_signal
+from poyo_ssl_plugin.training.data import FinetuningData
+from poyo_ssl_plugin.training.decoding import decoding_of
+from poyo_ssl_plugin.training.identification import Identification
+from poyo_ssl_plugin.training.recipe import Inputs, build_model, initialise
+from poyo_ssl_plugin.training.run import unlabelled_data
 
-PENALTIES = (1.0, 10.0, 100.0, 1000.0)
+N_UNLABELLED = 2048
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """How a baseline did.
+    """How a decoder did.
 
     Attributes:
         correct: Number of test trials it told right.
@@ -32,81 +36,130 @@ class Decoded:
 
     @property
     def accuracy(self) -> float:
-        """Share of test trials told right."""
+        """Fraction of test trials told right."""
         return self.correct / self.n
 
     def __add__(self, other: Decoded) -> Decoded:
         return Decoded(self.correct + other.correct, self.n + other.n)
 
 
-def run_baselines(
-    dataset: Any, diet: Diet, task: Task, split: Split, *, field: str = TRACES, label_share: float = 1.0
-) -> dict[str, Decoded]:
-    """Fit and test every baseline on each recording that the diet feeds; sum over recordings.
+@dataclass(frozen=True)
+class Windows:
+    """Windows as the model gets them, one row each.
+
+    Attributes:
+        features: Patch means of every neuron, float32 (R, P N); of a model of spikes, counts.
+        label: Classes, int64 (R,).
+        recording: Recording of each row, (R,).
+    """
+
+    features: list[np.ndarray]
+    label: np.ndarray
+    recording: np.ndarray
+
+    def of(self, recording: str) -> tuple[np.ndarray, np.ndarray]:
+        """Features (R, F) and labels (R,) of one recording."""
+        rows = np.flatnonzero(self.recording == recording)
+        return np.stack([self.features[row] for row in rows]), self.label[rows]
+
+
+def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
+    """Fit and test the simple decoders on each recording; sum over recordings.
 
     Args:
-        dataset: The recordings.
-        diet: The neurons to decode from.
-        task: What to decode.
-        split: Times of training and test.
-        field: What to decode: traces, or ``"spikes"``.
-        label_share: Train on the earliest trials of each class only, so many of them.
+        config: A resolved fine-tuning recipe of a classification.
+        inputs: Recordings, scores and split.
 
     Returns:
-        ``"linear decoder"`` (ridge regression on indicators, its penalty chosen by leaving training
-        trials out) and ``"template"`` (correlation with the mean response to each class).
+        ``"template"`` (correlation with the mean response to each class), ``"whitened template"`` (the same after
+        whitening by the covariance of unlabelled training windows, shrunk as Ledoit and Wolf 2004), and
+        ``"softmax regression"``, each to how it did.
     """
+    decoding = decoding_of(config, inputs)
+    data = decoding.data(inputs)
+    assert isinstance(data, FinetuningData)
+    tasks = {decoding.task.name: decoding.n_outputs}
+    from_scratch = config.copy()
+    from_scratch.init_from = None
+    # The model only turns windows into its inputs; it stays as it was made.
+    initialise(build_model(from_scratch, data, tasks, classes=decoding.has_classes), from_scratch, data)
+    train, test = _windows(data.labelled_windows()), _windows(data.test_dataloader())
+    options = Identification(steps=0, batch_size=128)
+    random = unlabelled_data(config, inputs, data, options, seed=0)
+    assert data.adapter is not None
+    random.attach(data.adapter.model)
+    unlabelled = _windows(random.train_dataloader(), limit=N_UNLABELLED)
     total: dict[str, Decoded] = {}
-    for name in dataset.recording_ids:
-        data = dataset.get_recording(name)
-        if diet.count(name) == 0 or task.source not in data.keys():
-            continue
-        signal = open_signal(data, field)
-        keep = diet.mask(name, signal.unit_ids)
-        parts = {}
-        for part, share in (("train", label_share), ("test", 1.0)):
-            trials = find_trials(data, task, None, split[part][name]).first_of_each_class(share)
-            parts[part] = trial_means(signal, trials, keep), trials.label
-        (train, label), (test, truth) = parts["train"], parts["test"]
-        if len(train) == 0 or len(test) == 0:
-            continue
-        mean, std = train.mean(axis=0), train.std(axis=0) + 1e-9
-        train, test = (train - mean) / std, (test - mean) / std
-        for decoder, decode in {"linear decoder": _ridge, "template": _template}.items():
-            correct = int((decode(train, label, test, task.n_classes) == truth).sum())
-            total[decoder] = total.get(decoder, Decoded(0, 0)) + Decoded(correct, len(truth))
+    for recording in np.unique(test.recording):
+        (x, label), (x_test, truth) = train.of(recording), test.of(recording)
+        whiten = whitening(unlabelled.of(recording)[0])
+        guesses = {
+            "template": template(x, label, x_test),
+            "whitened template": template(whiten(x), label, whiten(x_test)),
+            "softmax regression": softmax_regression(x, label, x_test),
+        }
+        for name, guess in guesses.items():
+            right = int((guess == truth).sum())
+            total[name] = total.get(name, Decoded(0, 0)) + Decoded(right, len(truth))
     return total
 
 
-def trial_means(signal: Signal, trials: Trials, keep: np.ndarray) -> np.ndarray:
-    """Mean of each kept neuron over each trial, (R, N)."""
-    return np.nan_to_num(signal.means(np.stack([trials.start, trials.end], axis=1))[:, keep])
+def template(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Class of each test row by correlation with the class means of training.
+
+    Example:
+        >>> train = np.array([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+        >>> template(train, np.array([3, 5]), np.array([[5.0, 1.0, 3.0]])).tolist()
+        [3]
+    """
+    classes = np.unique(label)
+    means = np.stack([train[label == k].mean(axis=0) for k in classes])
+    return classes[(_unit(test) @ _unit(means).T).argmax(axis=1)]
 
 
-def _ridge(train: np.ndarray, label: np.ndarray, test: np.ndarray, n_classes: int) -> np.ndarray:
-    target = np.eye(n_classes)[label] - 1 / n_classes
-    # Ridge with leave-one-out in closed form: residual / (1 - leverage).
-    left, values, right = np.linalg.svd(train, full_matrices=False)
-    best, weights = -1.0, np.zeros((train.shape[1], n_classes))
-    for penalty in PENALTIES:
-        shrink = values**2 / (values**2 + penalty)
-        fitted = left @ (shrink[:, None] * (left.T @ target))
-        leverage = (left**2 * shrink).sum(axis=1, keepdims=True)
-        left_out = target - (target - fitted) / (1 - leverage)
-        score = float((left_out.argmax(axis=1) == label).mean())
-        if score > best:
-            best = score
-            weights = right.T @ ((values / (values**2 + penalty))[:, None] * (left.T @ target))
-    return (test @ weights).argmax(axis=1)
+def whitening(unlabelled: np.ndarray) -> Any:
+    """A map (R, F) -> (R, F) that whitens, by the shrunk covariance of unlabelled rows."""
+    from sklearn.covariance import ledoit_wolf
+
+    mean, std = unlabelled.mean(axis=0), unlabelled.std(axis=0) + 1e-6
+    covariance, _ = ledoit_wolf((unlabelled - mean) / std)
+    values, vectors = np.linalg.eigh(covariance)
+    root = (vectors / np.sqrt(np.maximum(values, 1e-6))) @ vectors.T
+    return lambda rows: ((rows - mean) / std) @ root
 
 
-def _template(train: np.ndarray, label: np.ndarray, test: np.ndarray, n_classes: int) -> np.ndarray:
-    templates = np.full((n_classes, train.shape[1]), np.nan)
-    for k in np.unique(label):
-        templates[k] = train[label == k].mean(axis=0)
+def softmax_regression(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Class of each test row by multinomial regression, its penalty in proportion to the number of features."""
+    from sklearn.linear_model import LogisticRegression
 
-    def unit(x: np.ndarray) -> np.ndarray:
-        x = x - x.mean(axis=1, keepdims=True)
-        return x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-12)
+    mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
+    model = LogisticRegression(C=1.0 / train.shape[1], max_iter=50)
+    return model.fit((train - mean) / std, label).predict((test - mean) / std)
 
-    return np.nan_to_num(unit(test) @ unit(templates).T, nan=-np.inf).argmax(axis=1)
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    return centred / (np.linalg.norm(centred, axis=1, keepdims=True) + 1e-12)
+
+
+def _windows(batches: Iterable[dict[str, Any]], limit: int | None = None) -> Windows:
+    """Rows of a loader's batches."""
+    features: list[np.ndarray] = []
+    label: list[int] = []
+    recording: list[str] = []
+    for batch in batches:
+        for row, name in enumerate(batch["recording_id"]):
+            features.append(_features(batch["inputs"], row))
+            recording.append(str(name))
+        label += batch["target"][:, 0].tolist()
+        if limit is not None and len(features) >= limit:
+            break
+    return Windows(features, np.array(label), np.array(recording))
+
+
+def _features(inputs: dict[str, Any], row: int) -> np.ndarray:
+    """Patch means (P N) of the neurons of one window, in the order of the vocabulary."""
+    units = inputs["input_unit_index"][row].numpy()
+    real = units > 0
+    order = np.argsort(units[real])
+    return inputs["input_values"][row].numpy()[real][order].mean(axis=-1).reshape(-1)

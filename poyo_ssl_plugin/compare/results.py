@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH
-from poyo_ssl_plugin.compare.metrics import decoded_task, metric_of
 from poyo_ssl_plugin.compare.plan import Plan, compose
 from poyo_ssl_plugin.compare.record import Outcome, Run
 from poyo_ssl_plugin.compare.statistics import (
@@ -24,6 +23,7 @@ from poyo_ssl_plugin.compare.statistics import (
     p_value,
     unit_means,
 )
+from poyo_ssl_plugin.training.decoding import decoding_of
 
 Done = Sequence[tuple[Run, Outcome]]
 
@@ -40,7 +40,8 @@ def summarise(
         baselines: What simple decoders reach on the same trials.
     """
     comparison = plan.comparison
-    task, metric = decoded_task(comparison.task), metric_of(comparison.task)
+    decoding = decoding_of(compose("finetune", comparison.task, comparison.finetune))
+    task, metric = decoding.task, decoding.metric
     before = list(zip(plan.pretraining, pretrained, strict=True))
     after = list(zip(plan.finetuning, finetuned, strict=True))
     scores = {arm.name: _scores(_of_arm(after, arm.name), folds=bool(comparison.folds)) for arm in plan.arms}
@@ -58,7 +59,7 @@ def summarise(
             "ci95": _wider(scores[arm.name].estimate(metric.bounds), over_trials),
             "trials_ci95": over_trials,
             "n_trials": len(trials),
-            "p_above_chance": _p_above(scores[arm.name], metric.chance(task)),
+            "p_above_chance": _p_above(scores[arm.name], decoding.chance),
             "versus_decoder": _against_decoder(scores[arm.name], baselines),
             "compute": {
                 "pretraining": _total(outcome for _, outcome in _of_arm(before, arm.name)),
@@ -67,9 +68,9 @@ def summarise(
         }
     summary: dict[str, Any] = {
         "format": 4,
-        "metric": metric.describe(compose("finetune", comparison.task, comparison.finetune)),
+        "metric": decoding.describe(),
         "task": task.name,
-        "chance": metric.chance(task),
+        "chance": decoding.chance,
         "arms": arms,
         "baselines": dict(baselines),
         "pretraining": [

@@ -6,12 +6,11 @@ import time
 
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.compare.metrics import metric_of
 from poyo_ssl_plugin.compare.record import Outcome, Run
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.splits import recorded_split, repeat_fold
 from poyo_ssl_plugin.predictability import PredictabilityTable
-from poyo_ssl_plugin.training import Inputs, pretrain, read_checkpoint
+from poyo_ssl_plugin.training import Inputs, decoding_of, finetune, pretrain, read_checkpoint
 
 
 def perform(run: Run) -> Outcome:
@@ -24,12 +23,13 @@ def perform(run: Run) -> Outcome:
         steps, windows = _shown(config, run)
         return Outcome(_rounded(result.metrics), _rounded(result.initial), result.leaks, _since(began), steps, windows)
     assert run.seed is not None
-    tested = metric_of(config.task).finetune(config, inputs, seed=run.seed)
+    result = finetune(config, inputs, seed=run.seed)
+    tested = decoding_of(config).test_result(result.predictions)
     steps, windows = _shown(config, run)
     return Outcome(
-        _rounded(tested.run.metrics),
+        _rounded(result.metrics),
         {},
-        tested.run.leaks,
+        result.leaks,
         _since(began),
         steps,
         windows,

@@ -15,7 +15,7 @@ import numpy as np
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, get_arms
 from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
-from poyo_ssl_plugin.compare.metrics import metric_of
+from poyo_ssl_plugin.compare.metrics import model_cost
 from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
 from poyo_ssl_plugin.compare.results import independent_values
@@ -174,7 +174,7 @@ def _cost(result: ComparisonResult) -> dict[str, Any]:
     run = result.plan.finetuning[0]
     config = recipe_of(run)
     inputs = inputs_of(config, None if run.fold is None else (str(run.stimulus), run.folds, run.fold))
-    cost, pretrained = metric_of(config.task).cost(config, inputs, run.checkpoint)
+    cost, pretrained = model_cost(run.checkpoint, inputs)
     return {**asdict(cost), "training_flops": cost.training_flops, "pretraining_flops": pretrained.training_flops}
 
 

@@ -124,6 +124,9 @@ def _fix(cls: type[Any], command: str, key: str, value: Any) -> Any:
     elif isinstance(default, int | float):
         if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(default, int) and value % 1):
             raise RecipeError(f"{key} of {command} must be a number, not {value!r}")
+    elif isinstance(value, Mapping):
+        # A declared task, as one text that recipes and get_task read.
+        value = json.dumps(value).replace('"', "")
     else:
         value = str(value)
     return value

@@ -2,34 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare import figures
-from poyo_ssl_plugin.compare.metrics import decoded_row, reference_lines
+from poyo_ssl_plugin.compare.metrics import reference_lines, reference_rows, tested_row
 from poyo_ssl_plugin.compare.record import split_of
-from poyo_ssl_plugin.compare.references import run_baselines
 from poyo_ssl_plugin.compare.run import inputs_of
 from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate
-from poyo_ssl_plugin.data import MOVIE_FRAMES_TASK, get_task
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.experiments.frames import frame_evaluation, run_frame_finetuning
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
+from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
 from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.provenance import git_revision, versions
-from poyo_ssl_plugin.recordings import TRACES
-from poyo_ssl_plugin.training import Inputs, RunResult, open_finetuned, read_checkpoint
+from poyo_ssl_plugin.training import (
+    Inputs,
+    Metric,
+    RunResult,
+    TestResult,
+    decoding_kind,
+    decoding_of,
+    open_finetuned,
+    read_checkpoint,
+)
 from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
-from poyo_ssl_plugin.training.frames import reconstructs_frames
-from poyo_ssl_plugin.training.recipe import recorded_recipe
-from poyo_ssl_plugin.training.session import run_session
-from poyo_ssl_plugin.training.trainer import make_tester, numbers
+from poyo_ssl_plugin.training.recipe import recorded_recipe, resolved
 
 
 def run_pretraining(config: DictConfig) -> dict[str, Any]:
@@ -55,8 +61,6 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
 
 def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> dict[str, Any]:
     """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
-    if config.task == MOVIE_FRAMES_TASK.name:
-        return run_frame_finetuning(config, stage=stage)
     seeds = list(config.seeds)
     if not seeds:
         raise RecipeError("seeds is empty: give at least one, seeds=[0]")
@@ -64,63 +68,51 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     results: dict[int, RunResult] = {}
     progress = stage("fine-tuning", len(seeds)) if stage else (lambda items, n: items)
     for seed in progress(iter(seeds), len(seeds)):
-        # The bar over seeds takes the place of Lightning's own, one per run.
-        change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": False}}
+        # On a terminal, the bar over seeds takes the place of one per run.
+        lines = bool(config.trainer.progress) and not sys.stderr.isatty()
+        change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": lines}}
         of_seed = OmegaConf.merge(config, change)
         assert isinstance(of_seed, DictConfig)
         results[seed] = finetune_once(of_seed, seed=seed)
     end_unless_main_process()
-    task = get_task(config.task)
-    inputs = Inputs.from_recipe(config)
+    decoding = decoding_of(resolved(config))
+    metric, inputs = decoding.metric, Inputs.from_recipe(config)
     diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))
     arm = "scratch" if config.init_from is None else "pretrained"
-    accuracies = [result.metrics["test/accuracy"] for result in results.values()]
-    value = estimate(accuracies, bounds=(0.0, 1.0))
-    baselines = run_baselines(
-        inputs.dataset,
-        diet,
-        task,
-        inputs.split,
-        field=inputs.table.provenance.get("field", TRACES),
-        label_fraction=config.label_fraction,
-    )
+    tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
+    first = results[seeds[0]]
+    references = reference_rows(config, [inputs])
+    if isinstance(decoding, FrameReconstruction):
+        references |= _draw_frames(first, inputs, arm, out_dir / "frames.png")
     summary = {
         "format": 2,
-        "metric": "accuracy on held-out trials",
-        "task": task.name,
-        "chance": 1 / task.n_classes,
-        "arms": {
-            arm: {
-                "metric": "accuracy",
-                "runs": [
-                    {"seed": seed, "value": r.metrics["test/accuracy"], "n_test": len(r.predictions)}
-                    for seed, r in results.items()
-                ],
-                "mean": value.mean,
-                "ci95": value.ci95,
-            }
-        },
-        "baselines": {name: decoded_row(decoded) for name, decoded in baselines.items()},
+        "metric": decoding.describe(),
+        "task": decoding.task.name,
+        "chance": decoding.chance,
+        "arms": {arm: _arm(metric, tests)},
+        "baselines": references,
         "diet": f"{diet.name}: {diet.summary(inputs.dataset.recording_ids)}",
         "seeds": seeds,
         "metrics": {str(seed): _finite(result.metrics) for seed, result in results.items()},
         "predictions": {str(seed): result.predictions for seed, result in results.items()},
         "leaks": {str(seed): result.leaks for seed, result in results.items()},
-        "loaded": next(iter(results.values())).loaded.summary() if arm == "pretrained" else None,  # type: ignore[union-attr]
+        "loaded": first.loaded.summary() if first.loaded else None,
         **_made(config),
     }
     write_json(out_dir / "results.json", summary)
+    values = [test.value for test in tests.values()]
     figures.arm_bars(
-        {arm: (value, accuracies)},
+        {arm: (estimate(values, bounds=metric.bounds), values)},
         reference_lines(summary),
-        out_dir / "accuracy.png",
-        title=figures.in_words(task.name),
-        label="accuracy",
+        out_dir / f"{metric.key}.png",
+        title=figures.in_words(decoding.task.name),
+        label=metric.name,
+        bounds=metric.bounds,
     )
     figures.training_curves(
         {f"{arm}/{seed}": result.out_dir for seed, result in results.items()},
         out_dir / "curves.png",
-        metrics=["train/loss", "valid/accuracy"],
+        metrics=["train/loss", f"valid/{metric.key}"],
     )
     return summary
 
@@ -136,29 +128,16 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
         if not equals:
             raise RecipeError(f"{override!r} is not of the form key=value")
         changes[key] = OmegaConf.create(f"value: {value}").value
-    content = read_checkpoint(checkpoint)
     fold = split_of(Path(checkpoint).resolve().parents[1])
-    if reconstructs_frames(content):
-        if fold is not None:
-            raise RecipeError(f"{checkpoint} was tested on a fold of repeats, which evaluate cannot do with frames yet")
-        return frame_evaluation(checkpoint, changes)
-    result = evaluate_once(checkpoint, changes) if fold is None else _evaluate_fold(checkpoint, changes, fold)
-    n, correct = len(result.predictions), sum(r["label"] == r["prediction"] for r in result.predictions)
-    accuracy = result.metrics["test/accuracy"]
+    config = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
+    result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(config, fold))
+    decoding = decoding_kind(result.task)(config)
     return {
-        "format": 1,
-        "metric": "accuracy on held-out trials",
+        "format": 2,
+        "metric": decoding.describe(),
         "task": result.task,
-        "chance": 1 / get_task(result.task).n_classes,
-        "arms": {
-            "checkpoint": {
-                "metric": "accuracy",
-                "runs": [{"value": accuracy, "n_test": n}],
-                "mean": accuracy,
-                "ci95": None,
-                "trials_ci95": list(binomial_interval(correct, n)),
-            }
-        },
+        "chance": decoding.chance,
+        "arms": {"checkpoint": _arm(decoding.metric, {None: decoding.test_result(result.predictions)})},
         "baselines": {},
         "checkpoint": str(checkpoint),
         "leaks": result.leaks,
@@ -168,22 +147,44 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
     }
 
 
-@run_session
-def _evaluate_fold(checkpoint: str | Path, changes: dict[str, Any], fold: tuple[str, int, int]) -> RunResult:
-    """Test a checkpoint on the fold that its run held out."""
-    config = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
-    run = open_finetuned(checkpoint, changes, inputs_of(config, fold))
-    trainer = make_tester(run.config)
-    trainer.test(run.module, run.data, verbose=False)
-    place = Path(checkpoint)
-    return RunResult(
-        place.parent,
-        place,
-        numbers(trainer),
-        predictions=run.module.predictions,
-        task=run.module.task.name,
-        leaks=run.leaks,
+def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[str, Any]:
+    """Draw true frames over reconstructed ones; returns the row of a linear decoder on the model's latent vectors."""
+    opened = open_finetuned(run.checkpoint, inputs=inputs)
+    decoding, data = cast(FrameReconstruction, opened.decoding), cast(FrameData, opened.data)
+    module = cast(FrameDecoding, opened.module)
+    latent, images, frame, recordings = reconstruct(module, data.test_dataloader(), decoding)
+    linear = latent_images(module, data, decoding, latent)
+    n = recordings.count(recordings[0])
+    shown = np.linspace(0, n - 1, min(8, n)).round().astype(int)
+    true = decoding.movie.image[decoding.movie.rows(frame[shown])] / 255
+    references = reference_images(data, recordings[0], decoding)
+    lines = {arm: images, **references, "linear decoder on latents": linear}
+    figures.image_rows(
+        {"true": true, **{name: made[shown] for name, made in lines.items()}},
+        [f"frame {number}" for number in frame[shown]],
+        path,
     )
+    rows = score_images(linear, frame, decoding.movie, recordings)
+    return {"linear decoder on latents": tested_row(decoding.test_result(rows))}
+
+
+def _arm(metric: Metric, tests: Mapping[Any, TestResult]) -> dict[str, Any]:
+    """An arm of ``results.json``; that of a single run has an interval over the samples of its test."""
+    runs = [
+        {**({} if seed is None else {"seed": seed}), "value": test.value, "n_test": test.n_test, **test.further}
+        for seed, test in tests.items()
+    ]
+    values = [test.value for test in tests.values()]
+    single = next(iter(tests.values())).trials
+    told = set(single) <= {0.0, 1.0}
+    over_trials = list(binomial_interval(int(sum(single)), len(single))) if told else estimate(single).ci95
+    return {
+        "metric": metric.name,
+        "runs": runs,
+        "mean": float(np.mean(values)),
+        "ci95": estimate(values, bounds=metric.bounds).ci95,
+        **({"trials_ci95": over_trials} if len(values) == 1 else {}),
+    }
 
 
 def _rule_options(config: DictConfig) -> dict[str, Any]:

@@ -2,25 +2,20 @@
 
 from poyo_ssl_plugin.data.curriculum import CurriculumSampler
 from poyo_ssl_plugin.data.dataset import Recordings
-from poyo_ssl_plugin.data.frames import (
-    MOVIE_FRAMES_TASK,
-    MovieFrames,
-    find_frames_file,
-    find_presentations,
-    split_frames,
-)
 from poyo_ssl_plugin.data.sampler import PredictabilitySampler
-from poyo_ssl_plugin.data.simulate import simulate
-from poyo_ssl_plugin.data.tasks import TASKS, Task, Trials, TrialSampler, find_targets, find_trials, get_task
+from poyo_ssl_plugin.data.spike_counts import CountSpikes
+from poyo_ssl_plugin.data.supported import tasks_of
+from poyo_ssl_plugin.data.tasks import TASKS, Task, fit_task, get_task
 from poyo_ssl_plugin.data.transforms import DietUnitDropout, SelectUnits, StandardizeTraces, keep_units
+from poyo_ssl_plugin.data.trials import Trials, TrialSampler, find_targets, find_trials
 from poyo_ssl_plugin.data.windows import WindowIndex
+from poyo_ssl_plugin.simulation import simulate
 
 __all__ = [
-    "MOVIE_FRAMES_TASK",
     "TASKS",
+    "CountSpikes",
     "CurriculumSampler",
     "DietUnitDropout",
-    "MovieFrames",
     "PredictabilitySampler",
     "Recordings",
     "SelectUnits",
@@ -29,12 +24,11 @@ __all__ = [
     "TrialSampler",
     "Trials",
     "WindowIndex",
-    "find_frames_file",
-    "find_presentations",
     "find_targets",
     "find_trials",
+    "fit_task",
     "get_task",
     "keep_units",
     "simulate",
-    "split_frames",
+    "tasks_of",
 ]

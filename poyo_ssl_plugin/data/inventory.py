@@ -12,7 +12,7 @@ from poyo_ssl_plugin.compat import Interval
 from poyo_ssl_plugin.data.check import examine_recordings
 from poyo_ssl_plugin.data.dataset import Recordings
 from poyo_ssl_plugin.data.splits import PARTS
-from poyo_ssl_plugin.data.tasks import TASKS
+from poyo_ssl_plugin.data.supported import tasks_of
 from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
 from poyo_ssl_plugin.recordings import merge_intervals, open_signal, recording_errors, split_intervals
@@ -105,16 +105,7 @@ def _inventory(data: Any, name: str, field: str | None) -> Inventory:
         splits,
         {key: minutes for key, minutes in times.items() if key not in splits},
         {key: len(found.start) for key, found in intervals.items() if not key.endswith("domain")},
-        possible_tasks(data),
-    )
-
-
-def possible_tasks(data: Any) -> tuple[str, ...]:
-    """Names of the tasks that a recording has labels for."""
-    return tuple(
-        task.name
-        for task in TASKS.values()
-        if task.source in data.keys() and task.label in getattr(data, task.source).keys()
+        tuple(task.name for task in tasks_of(data)),
     )
 
 

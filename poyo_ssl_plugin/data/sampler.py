@@ -30,7 +30,9 @@ class PredictabilitySampler(torch.utils.data.Sampler[DatasetIndex]):
     Takes the place of ``torch_brain.samplers.RandomFixedWindowSampler``: without a diet it yields
     the same number of windows per epoch, with fresh jitter in every epoch, and raises the same
     errors. From an interval of length :math:`L` it takes :math:`\lfloor L / w \rfloor` windows of
-    length :math:`w` per epoch. A whole epoch is drawn at once, in numpy.
+    length :math:`w` per epoch; none crosses from one interval into another. Start times are uniform over the
+    interval, where the stock sampler puts many windows of short intervals exactly at an edge. A whole
+    epoch is drawn at once, in numpy.
 
     Under ``torch.distributed`` each process yields its share of one common permutation if
     ``num_replicas`` and ``rank`` are given; set Lightning's ``use_distributed_sampler=False`` then.
@@ -194,8 +196,9 @@ class _Spans:
     def draw(self, window_length: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """One epoch: the interval and the start time of every window.
 
-        Each interval is tiled from a random offset in [0, w). Where the offset costs a window, one
-        is put at the end of the interval with more room, so that the number never changes.
+        Each interval is tiled from a random offset in [0, w). Where the offset costs a window, one is drawn
+        uniformly from the whole interval. So the number never changes, and start times are uniform over
+        [start, end - w], in intervals that hold a single window too.
         """
         length = self.end - self.start
         offset = rng.uniform(0, window_length, len(length))
@@ -203,9 +206,8 @@ class _Spans:
         span = np.repeat(np.arange(len(length)), self.count)
         place = np.arange(len(span)) - np.repeat(np.cumsum(self.count) - self.count, self.count)
         start = self.start[span] + offset[span] + place * window_length
-        room = length - offset - tiles * window_length
-        edge = np.where(room > offset, self.end - window_length, self.start)
-        start = np.where(place < tiles[span], start, edge[span])
+        anywhere = self.start + rng.uniform(0, np.maximum(length - window_length, 0))
+        start = np.where(place < tiles[span], start, anywhere[span])
         return span, np.minimum(start, (self.end - window_length)[span])
 
 

@@ -6,15 +6,19 @@ of shape (R, 2). It comes from the recordings themselves, or holds out repeats o
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.data.series import is_series, sample_times
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.recordings import intersect_intervals, merge_intervals, split_intervals
 
 Split = dict[str, dict[str, np.ndarray]]
 PARTS = ("train", "valid", "test")
+
+_BLOCKS_A_FOLD = 5
 
 
 def recorded_split(dataset: Any, name: str = "recorded") -> Split:
@@ -41,11 +45,13 @@ def recorded_split(dataset: Any, name: str = "recorded") -> Split:
 def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:
     """Hold out every ``n_folds``-th repeat of a repeated stimulus for test; train on all other time.
 
+    Trials without ``repeat`` numbers, and a time series, are cut into five blocks a fold in the order of time.
+
     Nothing is left for validation, so a run on folds trains for a fixed budget.
 
     Args:
-        dataset: The recordings, each with ``repeat`` numbers in ``source``.
-        source: Name of the stimulus, such as ``"natural_movie_one"``.
+        dataset: The recordings.
+        source: Name of the stimulus, the trials or the series, such as ``"natural_movie_one"``.
         fold: Which fold, in [0, n_folds).
         n_folds: Number of folds.
 
@@ -65,11 +71,12 @@ def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:
     split: Split = {part: {} for part in PARTS}
     for name in dataset.recording_ids:
         data = dataset.get_recording(name)
-        repeats = _repeats(data, name, source)
+        repeats = _repeats(data, name, source, n_folds)
         if len(repeats) < n_folds:
             raise RecordingError(f"recording {name}: {source} has {len(repeats)} repeats, too few for {n_folds} folds")
         everything = np.concatenate([split_intervals(data, part) for part in PARTS])
-        split["test"][name] = repeats[fold::n_folds]
+        # Where trials are cut out, time that lies between them is in no part.
+        split["test"][name] = intersect_intervals(repeats[fold::n_folds], split_intervals(data, None))
         split["train"][name] = _without(merge_intervals(everything), split["test"][name])
         split["valid"][name] = np.empty((0, 2))
     return split
@@ -87,18 +94,28 @@ def part_within(part: dict[str, np.ndarray], dataset: Any, domain: str | None) -
             if len(both):
                 restricted[name] = both
     if not restricted:
-        raise RecordingError(f"no recording has time in '{domain}_domain'; leave data.within empty to use all time")
+        raise RecordingError(f"no recording has time in '{domain}_domain'; leave data.stimulus empty to use all time")
     return restricted
 
 
-def _repeats(data: Any, name: str, source: str) -> np.ndarray:
-    """Start and end of every repeat, (R, 2)."""
-    if source not in data.keys() or "repeat" not in getattr(data, source).keys():
-        raise RecordingError(f"recording {name}: has no repeats of {source!r} to make folds of")
-    presentations = getattr(data, source)
-    repeat = np.asarray(presentations.repeat)
-    start, end = np.asarray(presentations.start, float), np.asarray(presentations.end, float)
-    return np.array([[start[repeat == r].min(), end[repeat == r].max()] for r in np.unique(repeat)])
+def _repeats(data: Any, name: str, source: str, n_folds: int) -> np.ndarray:
+    """Start and end of every repeat, or of every block of trials that have no repeats, (R, 2)."""
+    if source not in data.keys():
+        raise RecordingError(f"recording {name}: has no {source!r} to make folds of")
+    table = getattr(data, source)
+    if is_series(table):
+        times = sample_times(table)
+        edges = np.linspace(times[0], times[-1], _BLOCKS_A_FOLD * n_folds + 1)
+        return np.stack([edges[:-1], edges[1:]], axis=1)
+    start, end = np.asarray(table.start, float), np.asarray(table.end, float)
+    if "repeat" in table.keys():
+        repeat = np.asarray(table.repeat)
+        return np.array([[start[repeat == r].min(), end[repeat == r].max()] for r in np.unique(repeat)])
+    blocks = np.array_split(np.argsort(start), min(_BLOCKS_A_FOLD * n_folds, max(len(start), 1)))
+    # Blocks meet midway between trials, so that there is room for windows around the outer ones.
+    middle = [(end[a].max() + start[b].min()) / 2 for a, b in pairwise(blocks)]
+    edges = np.r_[start.min(initial=np.inf), middle, end.max(initial=-np.inf)]
+    return np.stack([edges[:-1], edges[1:]], axis=1)
 
 
 def _without(times: np.ndarray, removed: np.ndarray) -> np.ndarray:

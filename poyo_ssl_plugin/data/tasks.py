@@ -1,259 +1,329 @@
-"""What is decoded: labelled moments of a stimulus, and the queries that ask for them in a window."""
+"""What is decoded: a task names a labelled column of the recordings and how to predict it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
+from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
+import yaml
+from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.compat import DatasetIndex
-from poyo_ssl_plugin.data.windows import WindowIndex
+from poyo_ssl_plugin.data.series import is_series, sample_times
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
-from poyo_ssl_plugin.recordings import recording_id, split_intervals
+from poyo_ssl_plugin.extensions import extension_names, load_extension
+from poyo_ssl_plugin.recordings import recording_id
 
-# A trial may stick out of its split by this much: splits end on imaging frames, trials on stimulus frames.
-_TOLERANCE = 0.05
+Kind = Literal["classification", "regression", "frames"]
+
+# Target of a class that losses and metrics leave out; a regression's is NaN.
 IGNORED = -100
+
+# A column with more classes than this is a number to regress on, not a label.
+MOST_CLASSES = 1000
 
 
 @dataclass(frozen=True)
 class Task:
-    """A classification task on labelled presentations of a stimulus.
+    """Something to decode, declared by where its labels are.
 
     Attributes:
         name: Name of the task and of the model's readout.
-        source: Intervals of the recording that hold the presentations.
-        label: Their column with the label.
-        n_classes: Number of classes; chance is one over it.
-        trial: Length in seconds of the moment that has one label, for tests and sampling.
-        labels_per_class: Consecutive values of ``label`` that make one class (30 movie frames a second).
-        class_names: How to print the classes.
+        source: Intervals (or, for a regression, a time series) of the recording that hold the labels.
+        label: Their column with the label; a regression may have several.
+        kind: ``"classification"``, ``"regression"`` or ``"frames"`` (of a movie).
+        classes: The label of every class, in the order of the model's outputs. Empty until :func:`fit_task`
+            finds them in the training split.
+        labels_per_class: Consecutive whole-number labels that make one class (30 movie frames a second).
+        step: Seconds between the moments at which a time series is decoded.
+        mean: Mean of every target of a regression over the training split. Empty until :func:`fit_task`.
+        std: Their standard deviation.
+
+    Example:
+        >>> task = get_task({"name": "turn", "source": "trials", "label": "turn", "classes": ["left", "right"]})
+        >>> task.index(np.array(["right", "left", "up"])).tolist(), task.chance
+        ([1, 0, -100], 0.5)
     """
 
     name: str
     source: str
-    label: str
-    n_classes: int
-    trial: float
+    label: str | tuple[str, ...]
+    kind: Kind = "classification"
+    classes: tuple[int | float | str, ...] = ()
     labels_per_class: int = 1
-    class_names: tuple[str, ...] = field(default=(), compare=False)
+    step: float = 1.0
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
-    def labels(self, presentations: Any) -> np.ndarray:
-        """Class of every presentation, int64 (R,)."""
-        return np.asarray(getattr(presentations, self.label), np.int64) // self.labels_per_class
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns with the label."""
+        return (self.label,) if isinstance(self.label, str) else self.label
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the classes, or the mean and spread of the targets, are known."""
+        return bool(self.mean if self.kind == "regression" else self.classes)
+
+    @property
+    def n_classes(self) -> int:
+        """Number of classes.
+
+        Raises:
+            RecipeError: If the task is a regression, or its classes are not known yet.
+        """
+        if self.kind == "regression":
+            raise RecipeError(f"task {self.name!r} is a regression and has no classes")
+        self._require_fitted()
+        return len(self.classes)
+
+    @property
+    def n_outputs(self) -> int:
+        """Outputs of a model's readout: one per class, or one per target of a regression."""
+        self._require_fitted()
+        return len(self.mean) if self.kind == "regression" else len(self.classes)
+
+    @property
+    def chance(self) -> float:
+        """The score of a guess: accuracy for a classification, R2 for a regression."""
+        return 0.0 if self.kind == "regression" else 1 / self.n_classes
+
+    def to_dict(self) -> dict[str, Any]:
+        """What :func:`get_task` makes the same task of; plain values, for recipes and checkpoints."""
+        defaults = {field.name: field.default for field in fields(self)}
+        given = {key: value for key, value in asdict(self).items() if value != defaults[key]}
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
+
+    def table(self, data: Any) -> Any:
+        """The intervals or time series that hold the labels.
+
+        Raises:
+            RecordingError: If the recording lacks them or a column.
+        """
+        if self.source not in data.keys():
+            raise RecordingError(
+                f"recording {recording_id(data)}: has no {self.source!r}, which the task {self.name!r} decodes"
+            )
+        table = getattr(data, self.source)
+        missing = [column for column in self.columns if column not in table.keys()]
+        if missing:
+            raise RecordingError(
+                f"recording {recording_id(data)}: {self.source!r} has no column {missing[0]!r}, which the task "
+                f"{self.name!r} decodes; it has {', '.join(map(str, table.keys()))}"
+            )
+        return table
+
+    def raw_labels(self, table: Any) -> np.ndarray:
+        """Labels as recorded: one value per row (R,) for classes, float64 (R, D) for a regression."""
+        if self.kind == "regression":
+            columns = [np.asarray(getattr(table, column), float) for column in self.columns]
+            return np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
+        labels = plain_labels(np.asarray(getattr(table, self.columns[0])))
+        return labels if self.labels_per_class == 1 else labels.astype(np.int64) // self.labels_per_class
+
+    def labels(self, table: Any) -> np.ndarray:
+        """Targets of every row: classes, int64 (R,), or standardized values, float32 (R, D)."""
+        raw = self.raw_labels(table)
+        return self.standardize(raw) if self.kind == "regression" else self.index(raw)
+
+    def index(self, labels: np.ndarray) -> np.ndarray:
+        """Class of every label, int64 (R,); ``IGNORED`` for one that is no class."""
+        self._require_fitted()
+        known, order = self._sorted_classes
+        if labels.dtype.kind != known.dtype.kind and "U" in (labels.dtype.kind, known.dtype.kind):
+            return np.full(len(labels), IGNORED)
+        place = np.minimum(np.searchsorted(known, labels), len(known) - 1)
+        return np.where(known[place] == labels, order[place], IGNORED)
+
+    def standardize(self, values: np.ndarray) -> np.ndarray:
+        """Values of the targets (R, D) with mean 0 and standard deviation 1 in training, float32."""
+        self._require_fitted()
+        return ((values - np.array(self.mean)) / np.array(self.std)).astype(np.float32)
+
+    @cached_property
+    def _sorted_classes(self) -> tuple[np.ndarray, np.ndarray]:
+        classes = np.array(self.classes)
+        order = np.argsort(classes)
+        return classes[order], order
+
+    def _require_fitted(self) -> None:
+        if not self.is_fitted:
+            raise RecipeError(
+                f"what the task {self.name!r} can predict is not known yet; fit_task(task, dataset, times) finds it in "
+                "the training split"
+            )
+
+
+def _movie(name: str, source: str, seconds: int) -> Task:
+    """Which second of a movie of 30 frames a second?"""
+    return Task(name, source, label="frame", classes=tuple(range(seconds)), labels_per_class=30)
 
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task(
-            "drifting_gratings",
-            source="drifting_gratings",
-            label="orientation_id",
-            n_classes=8,
-            trial=2.0,
-            class_names=tuple(f"{45 * i} deg" for i in range(8)),
-        ),
-        Task(
-            "natural_movie",
-            source="natural_movie_one",
-            label="frame",
-            n_classes=30,
-            trial=1.0,
-            labels_per_class=30,
-            class_names=tuple(f"second {i}" for i in range(30)),
-        ),
+        Task("drifting_gratings", source="drifting_gratings", label="orientation_id", classes=tuple(range(8))),
+        _movie("natural_movie", "natural_movie_one", 30),
+        _movie("natural_movie_three", "natural_movie_three", 120),
+        Task("running", source="running", label="running_speed", kind="regression"),
+        Task("pupil", source="pupil", label="size", kind="regression"),
     )
 }
 
 
-def get_task(name: str) -> Task:
-    """A task by name.
-
-    Raises:
-        RecipeError: If there is none of that name.
-    """
-    if name not in TASKS:
-        raise RecipeError(f"unknown task {name!r}; there are {', '.join(TASKS)}")
-    return TASKS[name]
-
-
-@dataclass(frozen=True)
-class Trials:
-    """Trials of one recording: contiguous runs of presentations of one class.
-
-    Attributes:
-        start: Start times in seconds, (R,).
-        end: End times in seconds, (R,).
-        label: Classes, int64 (R,).
-        bounds: Start and end of the split interval that each trial lies in, (R, 2).
-    """
-
-    start: np.ndarray
-    end: np.ndarray
-    label: np.ndarray
-    bounds: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.start)
-
-    def first_of_each_class(self, share: float) -> Trials:
-        """The earliest trials of every class, ``share`` of them and at least one: as if fewer had been recorded.
-
-        Args:
-            share: Share of the trials to keep, in (0, 1].
-
-        Raises:
-            RecipeError: If it is not.
-
-        Example:
-            >>> times, bounds = np.arange(6.0), np.tile([0.0, 6.0], (6, 1))
-            >>> trials = Trials(times, times + 1, np.array([0, 1, 0, 1, 0, 1]), bounds)
-            >>> trials.first_of_each_class(0.5).start.tolist()
-            [0.0, 1.0, 2.0, 3.0]
-        """
-        if not 0 < share <= 1:
-            raise RecipeError(f"label_share must be in (0, 1], not {share}")
-        order = np.lexsort((self.start, self.label))
-        _, first, counts = np.unique(self.label[order], return_index=True, return_counts=True)
-        rank = np.arange(len(order)) - np.repeat(first, counts)
-        # Rounded up, but not by what floating point adds to a whole number.
-        kept = np.maximum(np.ceil(share * counts - 1e-9), 1)
-        rows = np.sort(order[rank < np.repeat(kept, counts)])
-        return Trials(self.start[rows], self.end[rows], self.label[rows], self.bounds[rows])
-
-    @property
-    def centre(self) -> np.ndarray:
-        """Middle of every trial, in seconds, (R,)."""
-        return (self.start + self.end) / 2
-
-
-def find_trials(data: Any, task: Task, split: str | None, intervals: np.ndarray | None = None) -> Trials:
-    """Trials of a task that lie wholly in a split.
+def get_task(task: str | Mapping[str, Any] | Task) -> Task:
+    """A task by name, or one declared as ``{name, source, label, kind}``.
 
     Args:
-        data: The recording.
-        task: The task.
-        split: Name of the split.
-        intervals: Times (R, 2) to use instead of the split's.
+        task: A name of :data:`TASKS` or of an entry point of the group ``poyo_ssl_plugin.tasks`` (a function
+            that returns a task or a declaration), or a mapping with the fields of :class:`Task`. ``kind`` is
+            ``"classification"`` by default.
 
     Raises:
-        RecordingError: If the recording lacks the stimulus or the split.
-    """
-    if task.source not in data.keys():
-        raise RecordingError(
-            f"recording {recording_id(data)}: has no {task.source!r}, which the task {task.name!r} decodes"
-        )
-    presentations = getattr(data, task.source)
-    start, end = np.asarray(presentations.start, float), np.asarray(presentations.end, float)
-    label = task.labels(presentations)
-    # Presentations of one class that follow each other without a gap are one trial.
-    new = np.r_[True, (label[1:] != label[:-1]) | (start[1:] > end[:-1] + _TOLERANCE) | (task.labels_per_class == 1)]
-    first = np.flatnonzero(new[: len(label)])
-    last = np.r_[first[1:], len(label)] - 1
-    start, end, label = start[first], end[last], label[first]
-    times = split_intervals(data, split) if intervals is None else np.asarray(intervals, float)
-    inside = (start[:, None] >= times[:, 0] - _TOLERANCE) & (end[:, None] <= times[:, 1] + _TOLERANCE)
-    keep = inside.any(axis=1)
-    return Trials(start[keep], end[keep], label[keep], times[inside.argmax(axis=1)][keep])
-
-
-class TrialSampler(torch.utils.data.Sampler[DatasetIndex]):
-    """One window per trial, around a moment of it that is to be decoded, inside the trial's split.
-
-    Args:
-        trials: Recording id to its trials.
-        window_length: Length of a window in seconds.
-        jitter: Draw the moment uniformly from the trial (and shuffle) instead of its centre.
-        generator: Source of randomness; torch's global generator by default.
-        repeats: Windows per trial and epoch.
-        delay: Seconds from the moment to the middle of its window: the latency of the response.
-
-    Raises:
-        RecordingError: If no recording has a trial, or a window is longer than every split interval.
+        RecipeError: If there is none of that name, or the declaration does not fit.
 
     Example:
-        >>> trials = Trials(np.array([4.0]), np.array([6.0]), np.array([3]), np.array([[0.0, 10.0]]))
-        >>> [(w.start, w.end, w.target_time) for w in TrialSampler({"a": trials}, window_length=2.0)]
-        [(4.0, 6.0, 5.0)]
+        >>> get_task("natural_movie").n_classes
+        30
+        >>> get_task({"name": "speed", "source": "running", "label": "running_speed", "kind": "regression"}).columns
+        ('running_speed',)
     """
-
-    def __init__(
-        self,
-        trials: Mapping[str, Trials],
-        *,
-        window_length: float,
-        jitter: bool = False,
-        generator: torch.Generator | None = None,
-        repeats: int = 1,
-        delay: float = 0.0,
-    ) -> None:
-        self.window_length = window_length
-        self.delay = delay
-        self.jitter = jitter
-        self.generator = generator
-        self.repeats = repeats
-        fits = {
-            name: recording.bounds[:, 1] - recording.bounds[:, 0] >= window_length - _TOLERANCE
-            for name, recording in trials.items()
-        }
-        self.recording = np.concatenate(
-            [np.full(int(fit.sum()), name) for name, fit in fits.items()] or [np.empty(0, dtype=str)]
+    if isinstance(task, Task):
+        return task
+    if isinstance(task, str) and task.startswith("{"):
+        task = yaml.safe_load(task)
+    if isinstance(task, DictConfig):
+        task = OmegaConf.to_container(task, resolve=True)  # type: ignore[assignment]
+    if isinstance(task, Mapping):
+        return _declared(task)
+    if task in TASKS:
+        return TASKS[task]
+    extension = load_extension("tasks", task) if isinstance(task, str) else None
+    if extension is None:
+        raise RecipeError(
+            f"unknown task {task!r}; there are {', '.join([*TASKS, *extension_names('tasks')])}, or declare one as "
+            "task={name: NAME, source: INTERVALS, label: COLUMN}"
         )
-        columns = [
-            np.column_stack([recording.start, recording.end, recording.bounds])[fits[name]]
-            for name, recording in trials.items()
-        ]
-        self.times = np.concatenate(columns or [np.empty((0, 4))])
-        if len(self.times) == 0:
-            raise RecordingError(
-                f"no trial to sample: {sum(map(len, trials.values()))} trials in {len(trials)} recordings, and "
-                f"none of their split intervals holds a window of {window_length} s; choose a shorter window"
+    return get_task(extension())
+
+
+def _declared(task: Mapping[str, Any]) -> Task:
+    known = [field.name for field in fields(Task)]
+    unknown = [key for key in task if key not in known]
+    if unknown:
+        raise RecipeError(f"task: unknown key {unknown[0]!r}; a task has {', '.join(known)}")
+    for key in ("name", "source", "label"):
+        if not task.get(key):
+            raise RecipeError(
+                f"task: {key!r} is missing; declare it as {{name: NAME, source: INTERVALS, label: COLUMN}}"
             )
+    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in task.items()}
+    for key in ("name", "source"):
+        if not isinstance(given[key], str) or not re.fullmatch(r"[A-Za-z_]\w*", given[key]):
+            raise RecipeError(f"task: {key} {given[key]!r} must be a word of letters, digits and '_'")
+    made = Task(**given)
+    if made.kind not in get_args(Kind):
+        raise RecipeError(f"task {made.name!r}: kind must be {', '.join(get_args(Kind))}, not {made.kind!r}")
+    if not all(isinstance(column, str) for column in made.columns):
+        raise RecipeError(f"task {made.name!r}: label must be the name of a column, not {made.label!r}")
+    if made.kind != "regression" and len(made.columns) > 1:
+        raise RecipeError(f"task {made.name!r}: only a regression has several columns; set kind: regression")
+    if len(set(made.classes)) < len(made.classes) or len({isinstance(c, str) for c in made.classes}) > 1:
+        raise RecipeError(f"task {made.name!r}: classes must be different labels of one type, not {made.classes}")
+    numbers = (made.labels_per_class, made.step, *made.std)
+    if not all(isinstance(number, (int, float)) and number > 0 for number in numbers):
+        raise RecipeError(f"task {made.name!r}: labels_per_class, step and std must be positive numbers")
+    same = TASKS.get(made.name)
+    if same is not None and (same.source, same.columns) != (made.source, made.columns):
+        raise RecipeError(f"task {made.name!r} is the name of a built-in task of {same.source!r}; choose another name")
+    return made
 
-    def __len__(self) -> int:
-        return len(self.times) * self.repeats
 
-    def __iter__(self) -> Iterator[WindowIndex]:
-        seed = int(torch.randint(2**62, (1,), generator=self.generator).item())
-        rng = np.random.default_rng(seed)
-        rows = np.tile(np.arange(len(self.times)), self.repeats)
-        rows = rng.permutation(rows) if self.jitter else rows
-        start, end, low, high = self.times[rows].T
-        moment = start + (end - start) * (rng.uniform(0.02, 0.98, len(rows)) if self.jitter else 0.5)
-        first = moment + self.delay - self.window_length / 2
-        first = np.clip(first, low, np.maximum(low, high - self.window_length))
-        seeds = rng.integers(2**63, size=len(rows))
-        for row, t, m, s in zip(rows.tolist(), first.tolist(), moment.tolist(), seeds.tolist(), strict=True):
-            name = str(self.recording[row])
-            yield WindowIndex(name, t, t + self.window_length, seed=s, target_time=m)
-
-
-def find_targets(data: Any, task: Task) -> tuple[np.ndarray, np.ndarray]:
-    """Moments of a window that have a label, and their classes.
-
-    A window with a target time has this one; else every presentation whose middle is inside counts.
+def fit_task(task: Task, dataset: Any, times: Mapping[str, np.ndarray]) -> Task:
+    """Find the classes of a task, or the mean and spread of its targets, in the training time.
 
     Args:
-        data: A window.
-        task: The task.
+        task: The task. One whose classes are known is returned as it is.
+        dataset: The recordings; those without the task's source do not count.
+        times: Recording id to its training times in seconds, (R, 2).
 
-    Returns:
-        Times in seconds from the start of the window, float32 (K,), and classes, int64 (K,).
+    Raises:
+        RecordingError: If there is nothing to learn: no label, a single class, or a constant target.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin.data import Recordings, simulate
+        >>> from poyo_ssl_plugin.data.splits import recorded_split
+        >>> dataset = Recordings(simulate(tempfile.mkdtemp(), n_recordings=1, n_units=4, minutes=4))
+        >>> task = get_task({"name": "contrast", "source": "drifting_gratings", "label": "temporal_frequency_id"})
+        >>> fit_task(task, dataset, recorded_split(dataset)["train"]).classes
+        (0, 1, 2, 3, 4)
     """
-    if task.source not in data.keys() or len(getattr(data, task.source).start) == 0:
-        return np.empty(0, np.float32), np.empty(0, np.int64)
-    presentations = getattr(data, task.source)
-    start, end = np.asarray(presentations.start, float), np.asarray(presentations.end, float)
-    labels = task.labels(presentations)
-    moment = getattr(data, "window_target_time", None)
-    if moment is not None:
-        time = moment - data.absolute_start
-        row = int(np.argmin(np.abs((start + end) / 2 - time) - (end - start) / 2))
-        return np.array([time], np.float32), labels[row : row + 1]
-    centre = (start + end) / 2
-    inside = (centre >= 0) & (centre < data.domain.end[-1])
-    return centre[inside].astype(np.float32), labels[inside]
+    if task.is_fitted:
+        return task
+    found = [
+        _labels_within(task, dataset.get_recording(name), intervals)
+        for name, intervals in times.items()
+        if task.source in dataset.get_recording(name).keys()
+    ]
+    if not found:
+        raise RecordingError(f"no recording has {task.source!r}, which the task {task.name!r} decodes")
+    values = np.concatenate(found)
+    if task.kind == "regression":
+        return _fit_targets(task, values)
+    classes = np.unique(values)
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        hint = "; is it a number to predict? Then set kind: regression" if len(classes) > MOST_CLASSES else ""
+        raise RecordingError(
+            f"task {task.name!r}: {task.source}.{task.columns[0]} has {len(classes)} labels in training, and a "
+            f"classification needs 2 to {MOST_CLASSES}{hint}"
+        )
+    return replace(task, classes=tuple(classes.tolist()))
+
+
+def _fit_targets(task: Task, values: np.ndarray) -> Task:
+    values = values[np.isfinite(values).all(axis=1)]
+    mean, std = (values.mean(axis=0), values.std(axis=0)) if len(values) else (np.zeros(1), np.zeros(1))
+    if not (std > 1e-12 * np.maximum(np.abs(mean), 1e-300)).all():
+        raise RecordingError(
+            f"task {task.name!r}: {task.source}.{', '.join(task.columns)} has {len(values)} values in training and "
+            "does not vary, so there is nothing to predict"
+        )
+    return replace(task, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
+
+
+def _labels_within(task: Task, data: Any, intervals: np.ndarray) -> np.ndarray:
+    """Recorded labels of the rows whose middle lies in some times."""
+    table = task.table(data)
+    labels = task.raw_labels(table)
+    middle = sample_times(table) if is_series(table) else (np.asarray(table.start) + np.asarray(table.end)) / 2
+    inside = ((middle[:, None] >= intervals[:, 0]) & (middle[:, None] < intervals[:, 1])).any(axis=1)
+    refuse_missing_labels(task, data, labels[inside])
+    return labels[inside]
+
+
+def refuse_missing_labels(task: Task, data: Any, labels: np.ndarray) -> None:
+    """Raise a RecordingError if a class label is not a number, or an empty text."""
+    if task.kind == "regression":
+        return
+    missing = np.isnan(labels) if labels.dtype.kind == "f" else labels == "" if labels.dtype.kind == "U" else None
+    if missing is not None and missing.any():
+        raise RecordingError(
+            f"recording {recording_id(data)}: {int(missing.sum())} rows of {task.source}.{task.columns[0]} have no "
+            "label; leave those trials out"
+        )
+
+
+def plain_labels(column: np.ndarray) -> np.ndarray:
+    """A column as int64, float64 or text."""
+    if column.dtype.kind in "iub":
+        return column.astype(np.int64)
+    if column.dtype.kind == "f":
+        whole = np.isfinite(column).all() and (column == np.round(column)).all()
+        return column.astype(np.int64 if whole else float)
+    if column.dtype.kind == "S":
+        return np.char.decode(column, "utf-8")
+    return column.astype(str)

@@ -4,9 +4,16 @@ from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
 from poyo_ssl_plugin.models.export import read_safetensors, write_safetensors
-from poyo_ssl_plugin.models.frame_decoder import SkipConnectionDecoder
-from poyo_ssl_plugin.models.latents import LatentPass, check_family, process_latents, run_with_latents
-from poyo_ssl_plugin.models.readout import MultitaskReadout
+from poyo_ssl_plugin.models.latents import (
+    LatentPass,
+    check_family,
+    encoder_latents,
+    process_latents,
+    run_with_latents,
+    run_without_dropout,
+)
+from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
+from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
 from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids, replace_vocabulary
 
 __all__ = [
@@ -14,16 +21,20 @@ __all__ = [
     "CalciumPOYO",
     "LatentPass",
     "MultitaskReadout",
-    "SkipConnectionDecoder",
+    "PrototypeReadout",
+    "ReadIn",
+    "UnitEmbedding",
     "adapt",
     "adapter_class",
     "check_family",
     "dataset_unit_ids",
+    "encoder_latents",
     "model_state",
     "process_latents",
     "read_checkpoint",
     "read_safetensors",
     "replace_vocabulary",
     "run_with_latents",
+    "run_without_dropout",
     "write_safetensors",
 ]

@@ -30,6 +30,7 @@ from torch import nn
 
 from poyo_ssl_plugin.compat import Data, IrregularTimeSeries, modality, pad
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.recordings import SPIKES, TRACES
 
 # Where a window carries the queries for a tokenizer that takes them from the data.
@@ -102,9 +103,11 @@ class CalciumPOYOAdapter(Adapter):
 
     def recorded(self) -> dict[str, Any]:
         readout = self.model.readout
-        if hasattr(readout, "projections"):
-            return {"dim_out": {name: layer.out_features for name, layer in readout.projections.items()}}
-        return {"dim_out": readout.out_features}
+        kind = "prototypes" if isinstance(readout, PrototypeReadout) else "linear"
+        return {
+            "dim_out": readout.dims_out() if hasattr(readout, "dims_out") else readout.out_features,
+            "readout": kind,
+        }
 
 
 class POYOAdapter(Adapter):
@@ -190,7 +193,7 @@ def adapt(model: nn.Module) -> Adapter:
         >>> from poyo_ssl_plugin import CalciumPOYO
         >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim=16, **CalciumPOYOAdapter.readout({"x": 3}))
         >>> adapt(model).field, adapt(model).recorded()
-        ('calcium_traces.df_over_f', {'dim_out': {'x': 3}})
+        ('calcium_traces.df_over_f', {'dim_out': {'x': 3}, 'readout': 'prototypes'})
     """
     return adapter_class(type(model))(model)
 

@@ -23,7 +23,9 @@ from poyo_ssl_plugin.compat import (
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
 from poyo_ssl_plugin.models.checkpoint import first_line, model_arguments, model_state, read_checkpoint
-from poyo_ssl_plugin.models.readout import MultitaskReadout
+from poyo_ssl_plugin.models.layer_scale import LayerScale, scaled_attention
+from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
+from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
 from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids
 from poyo_ssl_plugin.recordings import TRACES, recording_id, unit_ids
 
@@ -31,16 +33,13 @@ from poyo_ssl_plugin.recordings import TRACES, recording_id, unit_ids
 class CalciumPOYO(nn.Module):
     r"""POYO (Azabou et al. 2023) for windows of calcium traces, as POYO-SSL uses it.
 
-    Encoder, processor and decoder are POYO's, built from torch_brain's modules under POYO's attribute
-    names. What differs is the input: a token is a patch of ``patch_size`` consecutive samples
-    :math:`x` of one neuron :math:`n`. By default its value is gated by the neuron,
-
-    .. math:: \mathrm{token} = g_n \odot W x + e_n ,
-
-    with :math:`(g_n, e_n)` both from the neuron's unit embedding, and tokens are not normalised
-    before the encoder attends to them: a linear readout of the population is then one attention away.
-    ``token="additive"`` is the paper's :math:`W x + e_n` (section 3.2) with POYO's normalisation.
-    ``docs/model.md`` shows what each of these choices is worth on a real recording.
+    Unit embeddings, latents with rotary times, a processor of self-attention layers and a readout by task
+    are POYO's, under POYO's attribute names. By default two things differ. The encoder is a linear
+    :class:`~poyo_ssl_plugin.models.ReadIn`, which lets the whole population through, and the processor
+    begins near the identity. And classes are read out as prototypes over the latents.
+    ``encoder="attention", readout="linear", layer_scale=None`` is the paper's model (section 3.2): every
+    patch is a token, its value plus its neuron's embedding, and latents attend to the tokens.
+    ``docs/model.md`` shows what each choice is worth on a real recording.
 
     Args:
         sequence_length: Length of a window in seconds.
@@ -55,12 +54,16 @@ class CalciumPOYO(nn.Module):
         ffn_dropout: Dropout inside feed-forward blocks.
         lin_dropout: Dropout of the residual branches of the processor.
         atn_dropout: Dropout of attention weights.
-        emb_init_scale: Standard deviation of new embeddings. POYO's 0.02 sits on a long plateau here.
+        latent_dropout: Dropout of the latents that prototypes are compared with.
+        emb_init_scale: Standard deviation of new unit embeddings; 1 for the read-in, 0.02 in POYO.
         t_min: Shortest period of the rotary time embedding in seconds.
         t_max: Longest period, in seconds.
         patch_size: Samples per token. A window is cut or filled with zeros
             to the nearest number of whole patches.
-        token: ``"gated"`` or ``"additive"``.
+        encoder: ``"read_in"`` or ``"attention"``.
+        readout: ``"prototypes"`` or ``"linear"``, where ``dim_out`` names tasks.
+        layer_scale: Scale at which the layers of the processor begin (Touvron et al. 2021); ``None`` for
+            none, as in POYO.
 
     Raises:
         RecipeError: If an argument is out of range.
@@ -82,7 +85,7 @@ class CalciumPOYO(nn.Module):
         *,
         sequence_length: float,
         latent_step: float,
-        num_latents_per_step: int = 16,
+        num_latents_per_step: int = 4,
         dim_out: int | Mapping[str, int],
         dim: int = 64,
         depth: int = 2,
@@ -90,17 +93,24 @@ class CalciumPOYO(nn.Module):
         cross_heads: int = 2,
         self_heads: int = 4,
         ffn_dropout: float = 0.2,
-        lin_dropout: float = 0.4,
+        lin_dropout: float = 0.2,
         atn_dropout: float = 0.0,
-        emb_init_scale: float = 0.3,
+        latent_dropout: float = 0.2,
+        emb_init_scale: float = 1.0,
         t_min: float = 1e-2,
         t_max: float = 8.0,
         patch_size: int = 1,
-        token: Literal["gated", "additive"] = "gated",  # noqa: S107  a token of a transformer, no secret
+        encoder: Literal["read_in", "attention"] = "read_in",
+        readout: Literal["prototypes", "linear"] = "prototypes",
+        layer_scale: float | None = 0.1,
     ) -> None:
         super().__init__()
-        if token not in ("gated", "additive"):
-            raise RecipeError(f"token must be 'gated' or 'additive', not {token!r}")
+        for name, value, known in (
+            ("encoder", encoder, ("read_in", "attention")),
+            ("readout", readout, ("prototypes", "linear")),
+        ):
+            if value not in known:
+                raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {value!r}")
         for name, value in {
             "sequence_length": sequence_length,
             "latent_step": latent_step,
@@ -116,29 +126,44 @@ class CalciumPOYO(nn.Module):
         self.num_latents_per_step = num_latents_per_step
         self.dim = dim
         self.patch_size = patch_size
-        self.token = token
+        self.encoder = encoder
 
-        gated = token == "gated"  # noqa: S105  as above
-        self.unit_emb = InfiniteVocabEmbedding(dim * (2 if gated else 1), init_scale=emb_init_scale)
-        self.session_emb = InfiniteVocabEmbedding(dim, init_scale=emb_init_scale)
-        self.value_map = nn.Linear(patch_size, dim, bias=False)
-        nn.init.normal_(self.value_map.weight, std=patch_size**-0.5)
+        n_latents = len(self._latent_grid(torch.device("cpu"))[0])
+        self.session_emb = InfiniteVocabEmbedding(dim, init_scale=min(emb_init_scale, 0.3))
         self.latent_emb = nn.Embedding(num_latents_per_step, dim)
-        nn.init.normal_(self.latent_emb.weight, std=emb_init_scale)
         self.rotary_emb = RotaryTimeEmbedding(head_dim=dim_head, rotate_dim=dim_head // 2, t_min=t_min, t_max=t_max)
         self.dropout = nn.Dropout(p=lin_dropout)
+        self.latent_dropout = nn.Dropout(p=latent_dropout)
 
-        def feed_forward() -> nn.Sequential:
-            return nn.Sequential(nn.LayerNorm(dim), FeedForward(dim=dim, dropout=ffn_dropout))
+        def feed_forward(scale: float | None = None) -> nn.Sequential:
+            last = [] if scale is None else [LayerScale(dim, scale)]
+            return nn.Sequential(nn.LayerNorm(dim), FeedForward(dim=dim, dropout=ffn_dropout), *last)
 
         attention = {"dim": dim, "dim_head": dim_head, "dropout": atn_dropout}
-        self.enc_atn = CrossAttention(**attention, heads=cross_heads, rotate_value=True)
-        if gated:
-            # Normalising a token would throw away how large its value is.
-            self.enc_atn.norm_context = nn.Identity()
-        self.enc_ffn = feed_forward()
+        if encoder == "read_in":
+            width = num_latents_per_step * dim
+            self.unit_emb: InfiniteVocabEmbedding = UnitEmbedding(width, init_scale=emb_init_scale)
+            self.read_in = ReadIn(
+                n_steps=n_latents // num_latents_per_step,
+                patch_size=patch_size,
+                unit_dim=width,
+                n_slots=num_latents_per_step,
+                dim=dim,
+            )
+            # Slots are told apart, and still hardly add to what depends on the input.
+            nn.init.normal_(self.latent_emb.weight, std=0.02)
+        else:
+            self.unit_emb = InfiniteVocabEmbedding(dim, init_scale=emb_init_scale)
+            self.value_map = nn.Linear(patch_size, dim, bias=False)
+            nn.init.normal_(self.value_map.weight, std=patch_size**-0.5)
+            nn.init.normal_(self.latent_emb.weight, std=emb_init_scale)
+            self.enc_atn = CrossAttention(**attention, heads=cross_heads, rotate_value=True)
+            self.enc_ffn = feed_forward()
         self.proc_layers = nn.ModuleList(
-            nn.Sequential(SelfAttention(**attention, heads=self_heads, rotate_value=True), feed_forward())
+            nn.Sequential(
+                scaled_attention(SelfAttention(**attention, heads=self_heads, rotate_value=True), dim, layer_scale),
+                feed_forward(layer_scale),
+            )
             for _ in range(depth)
         )
         self.dec_atn = CrossAttention(**attention, heads=cross_heads, rotate_value=False)
@@ -146,8 +171,10 @@ class CalciumPOYO(nn.Module):
         self.readout: nn.Module
         if isinstance(dim_out, int):
             self.readout = nn.Linear(dim, dim_out)
+        elif readout == "linear":
+            self.readout = MultitaskReadout(dim, dim_out, init_scale=min(emb_init_scale, 0.3))
         else:
-            self.readout = MultitaskReadout(dim, dim_out, init_scale=emb_init_scale)
+            self.readout = PrototypeReadout(n_latents * dim, dim_out)
 
     def forward(
         self,
@@ -200,20 +227,22 @@ class CalciumPOYO(nn.Module):
         **_: Any,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents :math:`Z_1` after the encoder, :math:`(B, L, D)`, and their rotary embedding."""
-        n_windows = len(input_values)
         index, timestamps = self._latent_grid(input_values.device)
-        rotary = self.rotary_emb(timestamps).expand(n_windows, -1, -1)
-        latents = self.latent_emb(index).expand(n_windows, -1, -1)
+        rotary = self.rotary_emb(timestamps).expand(len(input_values), -1, -1)
+        slots = self.latent_emb(index).expand(len(input_values), -1, -1)
+        units = self.unit_emb(input_unit_index)
+        if self.encoder == "read_in":
+            return slots + self.read_in(input_values, units, input_mask), rotary
         token_rotary = self.rotary_emb(input_timestamps)
         if input_mask is not None and _pads_whole_neurons(input_mask):
             real = input_mask[:, :, 0]
-            tokens = self._tokens(input_values[real], input_unit_index[real])
-            attended = self.enc_atn(latents, tokens, rotary, token_rotary, packed=real.sum(dim=1))
+            tokens = self.value_map(input_values[real]) + units[real].unsqueeze(-2)
+            attended = self.enc_atn(slots, tokens, rotary, token_rotary, packed=real.sum(dim=1))
         else:
-            tokens = self._tokens(input_values, input_unit_index).flatten(1, 2)
+            tokens = (self.value_map(input_values) + units.unsqueeze(-2)).flatten(1, 2)
             mask = None if input_mask is None else input_mask.flatten(1)
-            attended = self.enc_atn(latents, tokens, rotary, token_rotary, mask)
-        latents = latents + attended
+            attended = self.enc_atn(slots, tokens, rotary, token_rotary, mask)
+        latents = slots + attended
         return latents + self.enc_ffn(latents), rotary
 
     def process(self, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
@@ -236,6 +265,9 @@ class CalciumPOYO(nn.Module):
         **_: Any,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Outputs at the queried times; see :meth:`forward`."""
+        if isinstance(self.readout, PrototypeReadout):
+            assert output_task_index is not None, "tasks by name need output_task_index"
+            return self.readout(self.latent_dropout(latents), session_index, output_task_index)
         queries = self.session_emb(session_index)[:, None].expand(-1, output_timestamps.shape[1], -1)
         if isinstance(self.readout, MultitaskReadout):
             assert output_task_index is not None, "several tasks need output_task_index"
@@ -288,7 +320,10 @@ class CalciumPOYO(nn.Module):
     def set_vocabs(self, *, unit_ids: Iterable[str], session_ids: Iterable[str]) -> None:
         """Set the vocabularies of units and sessions; their embeddings are drawn anew."""
         self.unit_emb.initialize_vocab(list(unit_ids))
-        self.session_emb.initialize_vocab(list(session_ids))
+        sessions = list(session_ids)
+        self.session_emb.initialize_vocab(sessions)
+        if isinstance(self.readout, PrototypeReadout):
+            self.readout.initialize_vocab(sessions)
 
     @classmethod
     def load_pretrained(cls, checkpoint_path: str | Path) -> CalciumPOYO:
@@ -303,7 +338,8 @@ class CalciumPOYO(nn.Module):
         checkpoint = read_checkpoint(checkpoint_path)
         try:
             state = model_state(checkpoint)
-            arguments = {**model_arguments(checkpoint), "dim_out": _outputs(state)}
+            arguments = model_arguments(checkpoint)
+            arguments["dim_out"] = _outputs(state) or arguments["dim_out"]
             model = cls(**arguments)
             model.load_state_dict(state)
         except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
@@ -311,15 +347,6 @@ class CalciumPOYO(nn.Module):
                 f"{checkpoint_path}: not a checkpoint of {cls.__name__} ({first_line(error)})"
             ) from error
         return model
-
-    def _tokens(self, values: torch.Tensor, unit_index: torch.Tensor) -> torch.Tensor:
-        """Tokens (..., P, D) of patches (..., P, S) of neurons (...)."""
-        projected = self.value_map(values)
-        units = self.unit_emb(unit_index).unsqueeze(-2)
-        if self.token == "gated":  # noqa: S105  as above
-            gate, units = units.chunk(2, dim=-1)
-            projected = projected * gate
-        return projected + units
 
     def _latent_grid(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         index, timestamps = create_linspace_latent_tokens(
@@ -341,16 +368,9 @@ class CalciumPOYO(nn.Module):
             ) from None
 
 
-def _outputs(state: Mapping[str, Any]) -> int | dict[str, int]:
-    """``dim_out`` of the model that a state is of: a number, or one per task."""
-    if "readout.weight" in state:
-        return len(state["readout.weight"])
-    head, tail = "readout.projections.", ".weight"
-    return {
-        name.removeprefix(head).removesuffix(tail): len(weight)
-        for name, weight in state.items()
-        if name.startswith(head) and name.endswith(tail)
-    }
+def _outputs(state: Mapping[str, Any]) -> int | None:
+    """``dim_out`` of the model that a state is of, if it is a number."""
+    return len(state["readout.weight"]) if "readout.weight" in state else None
 
 
 def _pads_whole_neurons(mask: torch.Tensor) -> bool:

@@ -17,7 +17,7 @@ from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
 
-_PARTS = ("enc_atn", "proc_layers", "dec_atn", "dropout", "latent_emb")
+_PARTS = ("proc_layers", "dec_atn", "dropout", "latent_emb")
 
 
 @dataclass(frozen=True)
@@ -26,14 +26,14 @@ class LatentPass:
 
     Attributes:
         output: What the model returned.
-        first: Latents after the encoder, :math:`Z_1`, of shape :math:`(B, L, D)`.
-        last: Latents after the processor, :math:`Z_L`, of the same shape.
+        encoder_latents: Latents after the encoder, :math:`Z_1`, of shape :math:`(B, L, D)`.
+        processor_latents: Latents after the processor, :math:`Z_L`, of the same shape.
         rotary: Rotary embedding of the latents' times.
     """
 
     output: Any
-    first: torch.Tensor
-    last: torch.Tensor
+    encoder_latents: torch.Tensor
+    processor_latents: torch.Tensor
     rotary: torch.Tensor
 
 
@@ -48,13 +48,15 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
         RecipeError: If the model is not of the POYO family or has no processing layer.
     """
     check_family(model)
+    if hasattr(model, "encode") and hasattr(model, "decode"):
+        return _run_in_parts(model, inputs)
     seen: dict[str, torch.Tensor] = {}
 
     def before_processor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen["first"], seen["rotary"] = args[:2]
+        seen["encoder_latents"], seen["rotary"] = args[:2]
 
     def before_decoder(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen["last"] = args[1]
+        seen["processor_latents"] = args[1]
 
     handles = [
         model.proc_layers[0][0].register_forward_pre_hook(before_processor, with_kwargs=True),  # type: ignore[index, union-attr]
@@ -65,7 +67,32 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
     finally:
         for handle in handles:
             handle.remove()
-    return LatentPass(output, seen["first"], seen["last"], seen["rotary"])
+    return LatentPass(output, **seen)
+
+
+def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
+    """As :func:`run_with_latents`, in evaluation mode, with gradient."""
+    training = model.training
+    model.eval()
+    try:
+        return run_with_latents(model, inputs)
+    finally:
+        model.train(training)
+
+
+def encoder_latents(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Latents after the encoder, :math:`Z_1`, alone."""
+    if hasattr(model, "encode"):
+        return model.encode(**inputs)[0]
+    return run_with_latents(model, inputs).encoder_latents
+
+
+def _run_in_parts(model: Any, inputs: Mapping[str, Any]) -> LatentPass:
+    """As the hooks see it, for a model that has its parts as methods; it may be asked nothing."""
+    first, rotary = model.encode(**inputs)
+    last = model.process(first, rotary)
+    asked = "output_timestamps" in inputs and "session_index" in inputs
+    return LatentPass(model.decode(last, rotary, **inputs) if asked else None, first, last, rotary)
 
 
 def process_latents(model: nn.Module, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:

@@ -35,33 +35,46 @@ def replace_vocabulary(
     *,
     source: Source = "pretrained",
     generator: torch.Generator | None = None,
-) -> None:
-    """Give an embedding new words, in place, and forget the old ones.
+) -> int:
+    """Give an embedding other words, in place. Words that it knows keep their vectors.
 
     Args:
         embedding: The vocabulary, initialised or not.
-        words: The new words.
-        source: Where their vectors are drawn from. ``"pretrained"``: a normal distribution with the
-            mean and standard deviation, dimension by dimension, of the old words, so that the model
-            meets neurons that look like those it knows. ``"normal"``: the embedding's own initial one.
+        words: All words it is to have.
+        source: Where the vectors of new words come from. ``"pretrained"``: they are drawn around the mean of
+            the old ones, with the embedding's own initial spread. ``"normal"``: as in a new embedding, and
+            known words are drawn anew too.
         generator: Source of randomness.
+
+    Returns:
+        How many words were known.
 
     Example:
         >>> embedding = InfiniteVocabEmbedding(4)
         >>> embedding.initialize_vocab(["a", "b", "c"])
-        >>> replace_vocabulary(embedding, ["x", "y"])
+        >>> replace_vocabulary(embedding, ["c", "x"])
+        1
         >>> list(embedding.vocab), tuple(embedding.weight.shape)
-        (['NA', 'x', 'y'], (3, 4))
+        (['NA', 'c', 'x'], (3, 4))
     """
     words = list(words)
-    mean, std = torch.zeros(embedding.embedding_dim), torch.full((embedding.embedding_dim,), embedding.init_scale)
-    if source == "pretrained" and not embedding.is_lazy() and len(embedding.weight) > 2:
+    vectors = _draw(embedding, words, generator)
+    known: list[int] = []
+    if source == "pretrained" and not embedding.is_lazy() and len(embedding.weight) > 1:
         # Row 0 is padding.
-        old = embedding.weight.detach()[1:].cpu()
-        mean, std = old.mean(dim=0), old.std(dim=0)
-    vectors = mean + std * torch.randn(len(words), embedding.embedding_dim, generator=generator)
+        old = embedding.weight.detach().cpu()
+        vectors += old[1:].mean(dim=0)
+        known = [row for row, word in enumerate(words) if word in embedding.vocab]
+        vectors[known] = old[[embedding.vocab[words[row]] for row in known]]
     embedding.vocab = None
     embedding.weight = nn.parameter.UninitializedParameter(device=embedding.weight.device)  # type: ignore[call-arg]
     embedding.initialize_vocab(words)
     with torch.no_grad():
         embedding.weight[1:] = vectors.to(embedding.weight)
+    return len(known)
+
+
+def _draw(embedding: Any, words: list[str], generator: torch.Generator | None) -> torch.Tensor:
+    if hasattr(embedding, "draw"):
+        return embedding.draw(words, generator)
+    return embedding.init_scale * torch.randn(len(words), embedding.embedding_dim, generator=generator)

@@ -12,7 +12,8 @@ from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import LatentPass, run_with_latents
-from poyo_ssl_plugin.objectives.masked_latent import MaskedLatentReconstruction, Reconstruction
+from poyo_ssl_plugin.objectives.masked_latent import MaskedLatentReconstruction
+from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
 
 class EMATeacher(MaskedLatentReconstruction):
@@ -25,7 +26,7 @@ class EMATeacher(MaskedLatentReconstruction):
     makes of the hidden ones:
 
     .. math:: \mathcal{L} = \big| h(\tilde Z_L) - \tfrac{1}{K} \sum_k \mathrm{norm}(\bar Z_k) \big|
-        + w_v \mathcal{L}_{\mathrm{variance}} + w_c \mathcal{L}_{\mathrm{covariance}} ,
+        + w_d \mathcal{L}_{\mathrm{decorrelation}} ,
 
     over the outputs of the teacher's last :math:`K` layers. The regulariser is that of
     :class:`~poyo_ssl_plugin.MaskedLatentReconstruction`, on the model's own unmasked :math:`Z_L`.
@@ -92,7 +93,7 @@ class EMATeacher(MaskedLatentReconstruction):
 
     def forward(
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> Reconstruction:
+    ) -> ObjectiveOutput:
         """Loss of one batch; in training the teacher first takes a step towards the model.
 
         Args:
@@ -118,17 +119,17 @@ class EMATeacher(MaskedLatentReconstruction):
         self.steps += 1
 
     @torch.no_grad()
-    def _wanted(self, inputs: Mapping[str, Any], last: torch.Tensor) -> torch.Tensor:
+    def _target(self, inputs: Mapping[str, Any], latent_pass: LatentPass) -> torch.Tensor:
         assert self.teacher is not None
-        latent_pass = run_with_latents(self.teacher, inputs)
-        outputs = [latent_pass.last] if self.layers == 1 else _layer_outputs(self.teacher, latent_pass)
+        teacher_pass = run_with_latents(self.teacher, inputs)
+        outputs = [teacher_pass.processor_latents] if self.layers == 1 else _layer_outputs(self.teacher, teacher_pass)
         kept = outputs[-(self.layers or len(outputs)) :]
         return torch.stack([F.layer_norm(output, output.shape[-1:]) for output in kept]).mean(dim=0)
 
 
 def _layer_outputs(model: nn.Module, latent_pass: LatentPass) -> list[torch.Tensor]:
     """What every processing layer gives, in order; the last is :math:`Z_L`."""
-    latents, outputs = latent_pass.first, []
+    latents, outputs = latent_pass.encoder_latents, []
     for self_attention, feed_forward in model.proc_layers:  # type: ignore[union-attr, misc]
         latents = latents + model.dropout(self_attention(latents, latent_pass.rotary))  # type: ignore[operator]
         latents = latents + model.dropout(feed_forward(latents))  # type: ignore[operator]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -12,54 +12,11 @@ from torch import nn
 from poyo_ssl_plugin.compat import FeedForward
 from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.models import LatentPass, run_with_latents
+from poyo_ssl_plugin.models import LatentPass, run_without_dropout
 from poyo_ssl_plugin.models.attention import CrossAttention
-from poyo_ssl_plugin.objectives.masked_latent import DISTANCES, Reconstruction, check_options
-
-ActivityMask = Callable[[torch.Tensor, float, "torch.Generator | None"], torch.Tensor]
-
-
-def mask_neurons(real: torch.Tensor, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Hide random neurons of every window, at all times; never all of them.
-
-    Args:
-        real: Which patches of the traces are no padding, bool :math:`(B, N, P)`.
-        ratio: Share of the neurons to hide.
-        generator: Source of randomness.
-
-    Returns:
-        What to hide, bool :math:`(B, N, P)`; padding is never hidden.
-
-    Example:
-        >>> real = torch.tensor([[[True, True]] * 4, [[True, True]] * 2 + [[False, False]] * 2])
-        >>> mask_neurons(real, 0.5).sum(dim=(1, 2)).tolist()
-        [4, 2]
-    """
-    return _random_part(real.any(dim=2), ratio, generator)[:, :, None] & real
-
-
-def mask_time(real: torch.Tensor, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Hide random patches of time of every window, of all neurons; arguments as :func:`mask_neurons`.
-
-    Example:
-        >>> mask_time(torch.ones(1, 3, 4, dtype=torch.bool), 0.5).sum(dim=(1, 2)).tolist()
-        [6]
-    """
-    return _random_part(real.any(dim=1), ratio, generator)[:, None, :] & real
-
-
-def mask_both(real: torch.Tensor, ratio: float, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Hide random neurons at all times and random times of all neurons, together ``ratio`` of all patches.
-
-    Example:
-        >>> mask_both(torch.ones(1, 4, 4, dtype=torch.bool), 0.75).sum(dim=(1, 2)).tolist()
-        [12]
-    """
-    part = 1 - (1 - ratio) ** 0.5
-    return mask_neurons(real, part, generator) | mask_time(real, part, generator)
-
-
-ACTIVITY_MASKS: dict[str, ActivityMask] = {"neurons": mask_neurons, "time": mask_time, "both": mask_both}
+from poyo_ssl_plugin.objectives.activity_masks import ACTIVITY_MASKS, ActivityMask
+from poyo_ssl_plugin.objectives.masked_latent import DISTANCES, check_options
+from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
 
 class MaskedActivity(nn.Module):
@@ -86,7 +43,8 @@ class MaskedActivity(nn.Module):
         patch_size: Samples per token of the model.
         dim_head: Width of the model's attention heads.
         heads: Heads of the attention to the latents.
-        mask: ``"neurons"``, ``"time"``, ``"both"``, or a function like :func:`mask_neurons`.
+        mask: ``"neurons"``, ``"time"``, ``"both"``, or a function like
+            :func:`~poyo_ssl_plugin.objectives.activity_masks.mask_neurons`.
         ratio: Share to hide.
         distance: ``"mse"``, ``"l1"`` or ``"smooth_l1"``.
 
@@ -104,7 +62,7 @@ class MaskedActivity(nn.Module):
         ... )
         >>> reconstruction = MaskedActivity(dim=16, patch_size=10, dim_head=32)(model, inputs)
         >>> reconstruction.loss.ndim, sorted(reconstruction.terms)
-        (0, ['explained', 'masked'])
+        (0, ['masked', 'masked_skill'])
     """
 
     def __init__(
@@ -126,15 +84,15 @@ class MaskedActivity(nn.Module):
         self.ratio = ratio
         self.distance = DISTANCES[distance]
         self.dim = dim
-        self.query = nn.Linear(dim, dim)
-        self.gate = nn.Linear(dim, dim)
+        self.query = nn.LazyLinear(dim)
+        self.gate = nn.LazyLinear(dim)
         self.attend = CrossAttention(dim=dim, dim_head=dim_head, heads=heads, dropout=0.0, rotate_value=False)
         self.mix = nn.Sequential(nn.LayerNorm(dim), FeedForward(dim=dim, dropout=0.0))
         self.out = nn.Linear(dim, patch_size)
 
     def forward(
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> Reconstruction:
+    ) -> ObjectiveOutput:
         """Loss of one batch.
 
         Args:
@@ -146,26 +104,25 @@ class MaskedActivity(nn.Module):
         real = inputs["input_mask"]
         real = torch.ones(values.shape[:3], dtype=torch.bool, device=values.device) if real is None else real
         hidden = self.mask(real.cpu(), self.ratio, generator).to(real.device)
-        masked = run_with_latents(model, {**inputs, "input_mask": real & ~hidden})
+        masked = run_without_dropout(model, {**inputs, "input_mask": real & ~hidden})
         predicted = self.predict(model, inputs, masked)[hidden]
         wanted = values[hidden]
         # A window of one neuron may have nothing to hide.
         loss = self.distance(predicted, wanted) if len(wanted) else predicted.sum()
-        terms = {"masked": loss.detach(), "explained": _explained(predicted.detach(), wanted)}
+        terms = {"masked": loss.detach(), "masked_skill": _explained(predicted.detach(), wanted)}
         if self.training:
             loss = mean_of_all(loss, len(wanted))
-        return Reconstruction(loss, terms, masked if self.training else run_with_latents(model, inputs))
+        return ObjectiveOutput(loss, terms, masked if self.training else run_without_dropout(model, inputs))
 
     def predict(self, model: Any, inputs: Mapping[str, Any], latent_pass: LatentPass) -> torch.Tensor:
         """The traces as the latents tell them, :math:`(B, N, P, S)`, hidden patches and all others."""
         units = model.unit_emb(inputs["input_unit_index"])
         n_patches = inputs["input_timestamps"].shape[1]
-        # A gated model's embeddings are two vectors, (gate, offset); an additive one's is both.
-        query = self.query(units[..., -self.dim :]).repeat_interleave(n_patches, dim=1)
+        query = self.query(units).repeat_interleave(n_patches, dim=1)
         times = inputs["input_timestamps"].repeat(1, units.shape[1])
-        found = query + self.attend(query, latent_pass.last, model.rotary_emb(times), latent_pass.rotary)
+        found = query + self.attend(query, latent_pass.processor_latents, model.rotary_emb(times), latent_pass.rotary)
         found = (found + self.mix(found)).unflatten(1, (-1, n_patches))
-        return self.out(found * (1 + self.gate(units[..., : self.dim]))[:, :, None])
+        return self.out(found * (1 + self.gate(units))[:, :, None])
 
 
 def _traces(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
@@ -182,11 +139,3 @@ def _traces(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
 def _explained(predicted: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     """Share of the hidden traces' power that is told: 0 for predicting 0, 1 for telling all."""
     return 1 - F.mse_loss(predicted, wanted, reduction="sum") / wanted.square().sum().clamp_min(1e-8)
-
-
-def _random_part(candidates: torch.Tensor, ratio: float, generator: torch.Generator | None) -> torch.Tensor:
-    """A random ``ratio`` of the true entries of each row, and never all; bool (B, N) both ways."""
-    n = candidates.sum(dim=1)
-    wanted = torch.minimum((ratio * n).round().clamp_min(1), (n - 1).clamp_min(0))
-    draw = torch.rand(candidates.shape, generator=generator).masked_fill(~candidates, 2.0)
-    return (draw.argsort(dim=1).argsort(dim=1) < wanted[:, None]) & candidates

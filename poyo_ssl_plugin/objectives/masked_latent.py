@@ -1,9 +1,8 @@
-"""Masked latent reconstruction: tell hidden latents from those that are left."""
+"""Masked latent reconstruction: tell what was hidden from what is left."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -12,9 +11,12 @@ from torch import nn
 
 from poyo_ssl_plugin.distributed import whole_batch
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.models import LatentPass, process_latents, run_with_latents
-from poyo_ssl_plugin.objectives.health import centred_latents, effective_rank, input_dependent_std
+from poyo_ssl_plugin.models import LatentPass, encoder_latents, process_latents, run_with_latents, run_without_dropout
+from poyo_ssl_plugin.objectives.activity_masks import mask_neurons
+from poyo_ssl_plugin.objectives.decorrelation import decorrelation
+from poyo_ssl_plugin.objectives.health import effective_rank, input_dependent_std
 from poyo_ssl_plugin.objectives.masking import LatentLayout, MaskFunction, get_mask
+from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
 DISTANCES = {"l1": F.l1_loss, "mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
@@ -31,58 +33,43 @@ def check_options(ratio: float, distance: str) -> None:
         raise RecipeError(f"unknown distance {distance!r}; there are {', '.join(DISTANCES)}")
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """What the objective says of one batch.
-
-    Attributes:
-        loss: The loss, a scalar.
-        terms: Its terms before weighting, scalars by name, without gradient.
-        latent_pass: The model's output and latents; the output serves an auxiliary loss.
-    """
-
-    loss: torch.Tensor
-    terms: dict[str, torch.Tensor]
-    latent_pass: LatentPass
-
-
 class MaskedLatentReconstruction(nn.Module):
-    r"""Hide part of the encoder's latents and reconstruct the processor's output without them.
+    r"""Hide part of the input and of the latents, and reconstruct the processor's output of the whole.
 
-    The encoder runs once and gives :math:`Z_1`. Its latents pass the processor as they are, giving
-    :math:`Z_L`, and with part of them replaced by a learned token (zero at first), giving
-    :math:`\tilde Z_L`. The loss is the distance of a prediction from :math:`\tilde Z_L` to
-    :math:`Z_L` (paper, section 3.3).
+    The whole window gives the processor's latents :math:`Z_L`. A second pass sees a random part of the
+    neurons, and part of its latents is replaced by a learned token plus the embedding of the latent's
+    slot; it gives :math:`\tilde Z_L`. The loss is the distance of a prediction from
+    :math:`\tilde Z_L` to :math:`Z_L` (paper, section 3.3, which hides latents only).
 
     Left to itself this loss is solved by latents that ignore the input, and in the paper's form they
-    do (``docs/objective.md``). The default therefore does what BYOL, data2vec and VICReg do: the target
-    takes no gradient and is normalised, a small head predicts it, and a regulariser keeps every
-    dimension of :math:`Z_L` varying with the input and apart from the others:
+    do (``docs/objective.md``). The default therefore predicts the encoder's latents :math:`Z_1` of the whole
+    window, which a regulariser keeps varying with the input and apart from each other. The target takes no
+    gradient and is normalised, and a small head predicts it:
 
     .. math::
+        \mathcal{L} = w_m\, |h(\tilde Z_L) - \mathrm{norm}(\mathrm{sg}\, Z_1)|_1
+            + w_d\, \mathcal{L}_\mathrm{decorrelation} ,
 
-        \mathcal{L} = |h(\tilde Z_L) - \mathrm{norm}(\mathrm{sg}\, Z_L)|_1
-            + w_v\, \tfrac{1}{D}\sum_d \max(0, 1 - \mathrm{std}_d)
-            + w_c\, \tfrac{1}{D}\sum_{d \ne d'} \mathrm{cov}_{dd'}^2 ,
-
-    standard deviations and covariances being those of :math:`Z_L` minus its mean over the windows of
-    the batch. :meth:`paper` gives the paper's text instead.
-
-    Works on any POYO-family model.
+    with :func:`~poyo_ssl_plugin.objectives.decorrelation.decorrelation` of the encoder's latents :math:`Z_1`,
+    which whitens.
+    :meth:`paper` gives the paper's text instead. Works on any POYO-family model; neurons are hidden only
+    where a model takes traces by neuron, as :class:`~poyo_ssl_plugin.CalciumPOYO` does.
 
     Args:
         dim: Width of the model, :math:`D`.
         mask: Name of a mask (``causal_time``, ``random_time``, ``random_latents``, ``causal_dim``,
             ``random_dim``, ``random_both``) or a function.
-        ratio: Share of the latents (or dimensions) to hide.
+        ratio: Fraction of the latents (or dimensions) to hide.
+        hide_neurons: Fraction of the neurons to hide at the input; 0 hides latents only.
         distance: ``"l1"``, ``"mse"`` or ``"smooth_l1"``.
-        target: ``"normalized"`` as above; ``"live"`` compares :math:`\tilde Z_L` with
+        target: ``"encoder"`` as above; ``"processor"`` predicts the normalised :math:`Z_L` in place of
+            :math:`Z_1`; ``"live"`` compares :math:`\tilde Z_L` with
             :math:`Z_L` itself, everywhere, with gradient to both and no head.
-        variance_weight: :math:`w_v`.
-        covariance_weight: :math:`w_c`.
+        masked_weight: :math:`w_m`.
+        decorrelation_weight: :math:`w_d`.
 
     Raises:
-        RecipeError: If an argument is out of range.
+        RecipeError: If an argument is out of range, or, when called, the model has another width.
 
     Example:
         >>> from poyo_ssl_plugin import CalciumPOYO
@@ -91,12 +78,10 @@ class MaskedLatentReconstruction(nn.Module):
         >>> inputs = dict(
         ...     input_values=torch.randn(4, 2, 3, 10), input_unit_index=torch.tensor([[1, 2]] * 4),
         ...     input_timestamps=torch.arange(3).repeat(4, 1) / 3, input_mask=None,
-        ...     session_index=torch.ones(4, dtype=torch.long), output_timestamps=torch.ones(4, 1) / 2,
         ... )
-        >>> objective = MaskedLatentReconstruction(dim=16)
-        >>> reconstruction = objective(model, inputs)
-        >>> reconstruction.loss.ndim, sorted(reconstruction.terms)
-        (0, ['covariance', 'masked', 'variance'])
+        >>> output = MaskedLatentReconstruction(dim=16)(model, inputs)
+        >>> output.loss.ndim, sorted(output.terms)
+        (0, ['decorrelation', 'masked'])
     """
 
     def __init__(
@@ -105,106 +90,127 @@ class MaskedLatentReconstruction(nn.Module):
         *,
         mask: str | MaskFunction = "random_time",
         ratio: float = 0.5,
+        hide_neurons: float = 0.5,
         distance: Literal["l1", "mse", "smooth_l1"] = "l1",
-        target: Literal["normalized", "live"] = "normalized",
-        variance_weight: float = 1.0,
-        covariance_weight: float = 0.04,
+        target: Literal["encoder", "processor", "live"] = "encoder",
+        masked_weight: float = 1.0,
+        decorrelation_weight: float = 1.0,
     ) -> None:
         super().__init__()
         check_options(ratio, distance)
-        if target not in ("normalized", "live"):
-            raise RecipeError(f"target must be 'normalized' or 'live', not {target!r}")
+        if not 0 <= hide_neurons < 1:
+            raise RecipeError(f"ssl.hide_neurons must be at least 0 and below 1, not {hide_neurons}")
+        if target not in ("encoder", "processor", "live"):
+            raise RecipeError(f"target must be 'encoder', 'processor' or 'live', not {target!r}")
+        self.dim = dim
         self.mask = mask if callable(mask) else get_mask(mask)
-        self.ratio = ratio
+        self.ratio, self.hide_neurons = ratio, hide_neurons
         self.distance = DISTANCES[distance]
         self.target = target
-        self.variance_weight = variance_weight
-        self.covariance_weight = covariance_weight
-        if target == "normalized":
+        self.masked_weight, self.decorrelation_weight = masked_weight, decorrelation_weight
+        if target != "live":
             self.mask_token = nn.Parameter(torch.zeros(dim))
-            self.predictor = nn.Sequential(
-                nn.LayerNorm(dim), nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim)
-            )
-        else:
-            self.register_buffer("mask_token", torch.zeros(dim), persistent=False)
+            # What tells hidden slots apart; the model's own slot embeddings are small beside its latents.
+            self.slot = nn.Linear(dim, dim, bias=False)
+            self.predictor = Predictor(dim)
 
     @staticmethod
     def paper(dim: int) -> MaskedLatentReconstruction:
         """The paper's text: the trailing half of the time steps zeroed, L1, a live target, no regulariser."""
         return MaskedLatentReconstruction(
-            dim, mask="causal_time", target="live", variance_weight=0.0, covariance_weight=0.0
+            dim, mask="causal_time", hide_neurons=0.0, target="live", decorrelation_weight=0.0
         )
 
     def forward(
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> Reconstruction:
+    ) -> ObjectiveOutput:
         """Loss of one batch.
 
         Args:
             model: A POYO-family model.
-            inputs: Its inputs.
-            generator: Source of randomness of the mask.
+            inputs: Its inputs; queries are needed only by an auxiliary loss.
+            generator: Source of randomness of the masks.
         """
-        latent_pass = self._unmasked(model, inputs)
-        first, last = latent_pass.first, latent_pass.last
-        hidden = self.mask(latent_layout(model, first), self.ratio, generator)
-        masked = process_latents(model, torch.where(hidden, self.mask_token.to(first.dtype), first), latent_pass.rotary)
-        terms = {"masked": self._distance(masked, hidden, inputs, last)}
-        loss = terms["masked"]
-        if self.variance_weight or self.covariance_weight:
+        latent_pass = self._whole(model, inputs)
+        last = latent_pass.processor_latents
+        if last.shape[-1] != self.dim:
+            raise RecipeError(f"ssl.dim is {self.dim}, and the model's width is {last.shape[-1]}: give them the same")
+        hidden, partial = self._hidden(model, inputs, latent_pass, generator)
+        masked = process_latents(model, partial, latent_pass.rotary)
+        if self.target == "live":
+            predicted, target, hidden = masked, last, torch.ones_like(hidden)
+        else:
+            predicted, target = self.predictor(masked), self._target(inputs, latent_pass)
+        hidden = hidden.expand_as(target)
+        terms = {"masked": self.distance(predicted[hidden], target[hidden])}
+        loss = self.masked_weight * terms["masked"]
+        if self.decorrelation_weight:
             # Statistics over windows are those of all processes that train together.
-            windows = whole_batch(last) if self.training else last
-            terms["variance"], terms["covariance"] = variance_covariance(windows)
-            loss = loss + self.variance_weight * terms["variance"]
-            loss = loss + self.covariance_weight * terms["covariance"]
-        return Reconstruction(loss, {name: term.detach() for name, term in terms.items()}, latent_pass)
+            first = latent_pass.encoder_latents
+            windows = whole_batch(first) if self.training else first
+            terms["decorrelation"] = decorrelation(windows, latent_layout(model, first).n_steps)
+            loss = loss + self.decorrelation_weight * terms["decorrelation"]
+        terms = {name: term.detach() for name, term in terms.items()}
+        return ObjectiveOutput(loss, terms, latent_pass, predicted.detach(), target.detach(), hidden)
 
-    def _unmasked(self, model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
+    def _whole(self, model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
         """The pass that gives the target, without dropout: noise must not count as variance."""
         if self.target == "live":
             return run_with_latents(model, inputs)
         return run_without_dropout(model, inputs)
 
-    def _distance(
-        self, masked: torch.Tensor, hidden: torch.Tensor, inputs: Mapping[str, Any], last: torch.Tensor
-    ) -> torch.Tensor:
+    def _hidden(
+        self,
+        model: nn.Module,
+        inputs: Mapping[str, Any],
+        latent_pass: LatentPass,
+        generator: torch.Generator | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Where something is hidden, and the latents (B, L, D) that are left, the token in the place of others."""
+        first = latent_pass.encoder_latents
+        layout = latent_layout(model, first)
+        hidden = self.mask(layout, self.ratio, generator)
         if self.target == "live":
-            return self.distance(masked, last)
-        wanted = self._wanted(inputs, last)
-        hidden = hidden.expand_as(wanted)
-        return self.distance(self.predictor(masked)[hidden], wanted[hidden])
+            return hidden, first.masked_fill(hidden, 0.0)
+        everywhere = False
+        if self.hide_neurons and _takes_traces(inputs):
+            first, everywhere = encoder_latents(model, self._without_neurons(inputs, generator)), True
+        slots = model.latent_emb.weight.repeat(layout.n_steps, 1)  # type: ignore[union-attr, operator]
+        token = (self.mask_token + slots + self.slot(F.layer_norm(slots, slots.shape[-1:]))).to(first.dtype)
+        return hidden | everywhere, torch.where(hidden, token, first)
 
-    def _wanted(self, inputs: Mapping[str, Any], last: torch.Tensor) -> torch.Tensor:
-        """What the head is to predict, (B, L, D), without gradient; ``last`` is the model's own output."""
-        return F.layer_norm(last.detach(), last.shape[-1:])
+    def _without_neurons(self, inputs: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
+        values, real = inputs["input_values"], inputs.get("input_mask")
+        real = torch.ones(values.shape[:3], dtype=torch.bool, device=values.device) if real is None else real
+        drop = mask_neurons(real.cpu(), self.hide_neurons, generator).to(real.device)
+        return {**inputs, "input_mask": real & ~drop}
+
+    def _target(self, inputs: Mapping[str, Any], latent_pass: LatentPass) -> torch.Tensor:
+        """What the head is to predict, (B, L, D), without gradient."""
+        encoder = self.target == "encoder"
+        latents = latent_pass.encoder_latents if encoder else latent_pass.processor_latents
+        return F.layer_norm(latents.detach(), latents.shape[-1:])
 
 
-def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
-    """As :func:`~poyo_ssl_plugin.models.run_with_latents`, in evaluation mode, with gradient."""
-    training = model.training
-    model.eval()
-    try:
-        return run_with_latents(model, inputs)
-    finally:
-        model.train(training)
+class Predictor(nn.Module):
+    """From latents to normalised latents: a gain for what is there already, plus a small network."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.gain = nn.Parameter(torch.full((dim,), 0.5))
+        self.network = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
+        nn.init.zeros_(self.network[-1].bias)
+
+    def forward(self, latents: torch.Tensor) -> torch.Tensor:
+        """Predictions of the same shape, (B, L, D)."""
+        latents = self.norm(latents)
+        return self.gain * latents + 0.1 * self.network(latents)
 
 
-def variance_covariance(latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The regulariser of VICReg (Bardes et al. 2022) on what depends on the input in the latents.
-
-    Args:
-        latents: Shape :math:`(B, L, D)`.
-
-    Returns:
-        The variance term, at most 1, and the covariance term, both scalars.
-    """
-    centred = centred_latents(latents)
-    n = max(len(centred) - latents.shape[1], 1)
-    covariance = centred.T @ centred / n
-    variance = covariance.diagonal()
-    off_diagonal = covariance - torch.diag(variance)
-    dim = latents.shape[-1]
-    return F.relu(1 - (variance + 1e-4).sqrt()).mean(), off_diagonal.square().sum() / dim
+def _takes_traces(inputs: Mapping[str, Any]) -> bool:
+    values = inputs.get("input_values")
+    return values is not None and values.ndim == 4
 
 
 @torch.no_grad()

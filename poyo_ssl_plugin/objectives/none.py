@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from poyo_ssl_plugin.models import run_with_latents
-from poyo_ssl_plugin.objectives.masked_latent import Reconstruction
+from poyo_ssl_plugin.models import run_without_dropout
+from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
 
 class NoReconstruction(nn.Module):
@@ -22,7 +22,7 @@ class NoReconstruction(nn.Module):
 
     def forward(
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> Reconstruction:
+    ) -> ObjectiveOutput:
         """Run the model; the loss is zero. Arguments as of :class:`MaskedLatentReconstruction`."""
-        latent_pass = run_with_latents(model, inputs)
-        return Reconstruction(latent_pass.last.new_zeros(()), {}, latent_pass)
+        latent_pass = run_without_dropout(model, inputs)
+        return ObjectiveOutput(latent_pass.processor_latents.new_zeros(()), {}, latent_pass)

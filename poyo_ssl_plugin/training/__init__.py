@@ -1,40 +1,41 @@
 """Training with Lightning: modules, data modules, checkpoints and runs."""
 
 from poyo_ssl_plugin.models import model_state, read_checkpoint
-from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
+from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult, decoding_kind, decoding_of
 from poyo_ssl_plugin.training.finetuning import Finetuning
-from poyo_ssl_plugin.training.frames import FrameData, FrameDecoding, FrameResult, evaluate_frames, finetune_frames
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.recipe import Inputs
 from poyo_ssl_plugin.training.run import (
     Prepared,
-    RunResult,
     evaluate,
     finetune,
     open_finetuned,
     prepare_finetuning,
     pretrain,
 )
+from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult
+from poyo_ssl_plugin.training.weights import LoadReport, load_weights
 
 __all__ = [
+    "Decoding",
     "DietData",
     "Finetuning",
     "FinetuningData",
-    "FrameData",
-    "FrameDecoding",
-    "FrameResult",
     "Inputs",
     "LoadReport",
+    "Metric",
     "Prepared",
     "Pretraining",
     "PretrainingData",
+    "RunRecord",
     "RunResult",
+    "TestResult",
+    "decoding_kind",
+    "decoding_of",
     "evaluate",
-    "evaluate_frames",
     "finetune",
-    "finetune_frames",
     "load_weights",
     "model_state",
     "open_finetuned",

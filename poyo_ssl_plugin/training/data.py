@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -27,9 +28,9 @@ from poyo_ssl_plugin.data import (
     find_trials,
 )
 from poyo_ssl_plugin.data.curriculum import LossPacing
-from poyo_ssl_plugin.data.shuffle import ShuffleLabels
+from poyo_ssl_plugin.data.given_labels import GivenLabels, shuffled
 from poyo_ssl_plugin.data.splits import Split, part_within
-from poyo_ssl_plugin.distributed import ShareOfSampler, gathered, n_processes, process_index
+from poyo_ssl_plugin.distributed import ShardedSampler, gathered, n_processes, process_index
 from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.models import Adapter, adapt
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
@@ -116,7 +117,9 @@ class DietData(L.LightningDataModule):
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
-    def _loader(self, sampler: Sampler[Any], *, training: bool) -> DataLoader[Any]:
+    def _loader(
+        self, sampler: Sampler[Any], *, training: bool, given: Mapping[str, Trials] | None = None
+    ) -> DataLoader[Any]:
         """Batches of a sampler's windows: a share of them in training, all of them in every process else."""
         assert self.adapter is not None, "call attach(model) first"
         field = self.adapter.field
@@ -128,7 +131,7 @@ class DietData(L.LightningDataModule):
             transforms.append(SelectUnits(self.diet, field))
         if self.standardize and field == TRACES:
             transforms.append(StandardizeTraces(self.table))
-        transforms += self._label_transforms(training)
+        transforms += self._label_transforms(training, given)
         transforms.append(TaskTokenizer(self.adapter, self.task))
         windows = Recordings(
             self.dataset.dataset_dir,
@@ -137,7 +140,7 @@ class DietData(L.LightningDataModule):
             fields=fields,
         )
         if training:
-            sampler = ShareOfSampler(sampler, n_shares=n_processes(), index=process_index())
+            sampler = ShardedSampler(sampler, n_shares=n_processes(), index=process_index())
         kind = ResumableLoader if training else DataLoader
         return kind(
             windows,
@@ -152,7 +155,7 @@ class DietData(L.LightningDataModule):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def _label_transforms(self, training: bool) -> list[Transform]:
+    def _label_transforms(self, training: bool, given: Mapping[str, Trials] | None) -> list[Transform]:
         """Transforms that change what a window is asked for, before it becomes tokens."""
         return []
 
@@ -161,11 +164,11 @@ class PretrainingData(DietData):
     """Random windows of the training time, and evenly spaced windows of the validation time.
 
     Args:
-        within: Only windows inside ``<within>_domain`` of a recording; all time by default.
+        stimulus: Only windows inside ``<stimulus>_domain`` of a recording; all time by default.
         curriculum: Pacing of a :class:`~poyo_ssl_plugin.CurriculumSampler` that opens the diet from its most
             predictable neurons on, by name; ``None`` feeds all of it from the start.
         curriculum_start: Share of the diet that is open at the start.
-        curriculum_share: Share of the training after which it is fully open.
+        curriculum_fraction: Share of the training after which it is fully open.
         max_valid_windows: How many windows to validate on.
         **options: As :class:`DietData`.
 
@@ -176,19 +179,19 @@ class PretrainingData(DietData):
     def __init__(
         self,
         *args: Any,
-        within: str | None = None,
+        stimulus: str | None = None,
         curriculum: str | None = None,
         curriculum_start: float = 0.2,
-        curriculum_share: float = 0.7,
+        curriculum_fraction: float = 0.7,
         max_valid_windows: int = 256,
         **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         fed = {part: {name: times[name] for name in self.recordings} for part, times in self.split.items()}
-        self.train_times = part_within(fed["train"], self.dataset, within)
+        self.train_times = part_within(fed["train"], self.dataset, stimulus)
         self.valid_times = {}
         if any(len(times) for times in fed["valid"].values()):
-            self.valid_times = part_within(fed["valid"], self.dataset, within)
+            self.valid_times = part_within(fed["valid"], self.dataset, stimulus)
         windows: dict[str, Any] = {
             "sampling_intervals": {name: interval(times) for name, times in self.train_times.items()},
             "window_length": self.window_length,
@@ -201,9 +204,9 @@ class PretrainingData(DietData):
         else:
             # How many epochs these are is known when training starts.
             self.sampler = CurriculumSampler(
-                epochs=curriculum_share, pacing=curriculum, start_fraction=curriculum_start, **windows
+                epochs=curriculum_fraction, pacing=curriculum, start_fraction=curriculum_start, **windows
             )
-        self.curriculum_share = curriculum_share
+        self.curriculum_fraction = curriculum_fraction
         try:
             len(self.sampler)
         except ValueError as error:
@@ -212,7 +215,7 @@ class PretrainingData(DietData):
 
     def train_dataloader(self) -> DataLoader[Any]:
         if isinstance(self.sampler, CurriculumSampler):
-            self.sampler.epochs = self.curriculum_share * self._epochs_to_train()
+            self.sampler.epochs = self.curriculum_fraction * self._epochs_to_train()
         return self._loader(self.sampler, training=True)
 
     def observe(self, loss: torch.Tensor) -> None:
@@ -254,17 +257,19 @@ class FinetuningData(DietData):
     Args:
         shuffle_labels: Give the training trials of a recording each other's labels, a control: the test must
             then come out at chance.
-        label_share: Train on so many of the labelled trials, the earliest of each class and recording: how much
+        label_fraction: Train on so many of the labelled trials, the earliest of each class and recording: how much
             pretraining is worth depends on how much is labelled.
         **options: As :class:`DietData`; ``task`` is required.
 
     Raises:
-        RecipeError: If ``label_share`` is not in (0, 1].
+        RecipeError: If ``label_fraction`` is not in (0, 1].
     """
 
-    def __init__(self, *args: Any, shuffle_labels: bool = False, label_share: float = 1.0, **options: Any) -> None:
+    delay: float = 0.0  # seconds from the decoded moment to the middle of its window
+
+    def __init__(self, *args: Any, shuffle_labels: bool = False, label_fraction: float = 1.0, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.shuffle_labels, self.label_share = shuffle_labels, label_share
+        self.shuffle_labels, self.label_fraction = shuffle_labels, label_fraction
         assert self.task is not None
         self.recordings = [
             name for name in self.recordings if self.task.source in self.dataset.get_recording(name).keys()
@@ -274,6 +279,7 @@ class FinetuningData(DietData):
                 f"no recording of {self.dataset.dataset_dir} has {self.task.source!r}, which the task "
                 f"{self.task.name!r} decodes; its names are given by data.recordings"
             )
+        self._adopted: dict[str, Trials] = {}
         self.samplers = {part: self._sampler(part) for part in ("train", "valid", "test") if self._has_time(part)}
 
     def train_dataloader(self) -> DataLoader[Any]:
@@ -289,16 +295,59 @@ class FinetuningData(DietData):
     def test_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.samplers["test"], training=False)
 
-    def _label_transforms(self, training: bool) -> list[Transform]:
-        if not training or not self.shuffle_labels:
-            return []
+    def labelled_windows(self, repeats: int = 5) -> DataLoader[Any]:
+        """Jittered windows of the labelled training trials, with all neurons, once."""
+        trials = self.trials("train")
+        return self._loader(self._trial_sampler(trials, jitter=True, repeats=repeats), training=False, given=trials)
+
+    def unlabelled_trials(self) -> DataLoader[Any] | None:
+        """One window per trial of the training time whose label is not used; ``None`` if there is none.
+
+        The batches hold true labels, which nothing may learn from.
+        """
+        labelled = self._labelled("train")
+        rest = {name: self._find(name, "train").without(labelled[name].centre) for name in self.recordings}
+        if not any(map(len, rest.values())):
+            return None
+        return self._loader(self._trial_sampler(rest, jitter=False), training=False)
+
+    def adopt(self, recording_ids: list[str], times: np.ndarray, labels: np.ndarray) -> None:
+        """Take these training trials as labelled from now on.
+
+        Args:
+            recording_ids: Recording of each trial.
+            times: Their centres in seconds, (R,).
+            labels: Their classes, int64 (R,).
+        """
+        for name in self.recordings:
+            own = np.array([name == other for other in recording_ids])
+            every = self._find(name, "train")
+            if not own.any():
+                continue
+            rows = np.abs(every.centre[None] - times[own][:, None]).argmin(axis=1)
+            self._adopted[name] = replace(every[rows], label=labels[own])
+        self.samplers["train"] = self._sampler("train")
+
+    def _label_transforms(self, training: bool, given: Mapping[str, Trials] | None) -> list[Transform]:
         assert self.task is not None
-        return [ShuffleLabels(self.task, self.trials("train"), seed=self.seed)]
+        if given is None and training and (self.shuffle_labels or self._adopted):
+            given = self.trials("train")
+        return [] if given is None else [GivenLabels(self.task, given)]
 
     def trials(self, part: str) -> dict[str, Trials]:
-        """The trials of a part, by recording; of the training part the share that is labelled."""
-        share = self.label_share if part == "train" else 1.0
-        return {name: self._find(name, part).first_of_each_class(share) for name in self.recordings}
+        """The trials of a part that a window fits around, by recording; of training those labelled, or guessed.
+
+        References that decode these have the very trials that the model has.
+        """
+        return {name: of.that_fit(self.window_length, self.delay) for name, of in self._labelled(part).items()}
+
+    def _labelled(self, part: str) -> dict[str, Trials]:
+        if part != "train":
+            return {name: self._find(name, part) for name in self.recordings}
+        found = {name: self._find(name, part).first_of_each_class(self.label_fraction) for name in self.recordings}
+        if self.shuffle_labels:
+            found = shuffled(found, self.seed)
+        return {name: of.joined(self._adopted[name]) if name in self._adopted else of for name, of in found.items()}
 
     def _find(self, recording: str, part: str) -> Trials:
         """All trials of a recording in the times of a part."""
@@ -309,11 +358,11 @@ class FinetuningData(DietData):
         return any(len(self.split[part][name]) for name in self.recordings)
 
     def _sampler(self, part: str) -> TrialSampler:
+        return self._trial_sampler(self._labelled(part), jitter=part == "train")
+
+    def _trial_sampler(self, trials: Mapping[str, Trials], *, jitter: bool, repeats: int = 1) -> TrialSampler:
         return TrialSampler(
-            self.trials(part),
-            window_length=self.window_length,
-            jitter=part == "train",
-            generator=self._generator(),
+            trials, window_length=self.window_length, jitter=jitter, generator=self._generator(), repeats=repeats
         )
 
 

@@ -12,18 +12,18 @@ from torchmetrics.classification import MulticlassAccuracy
 from poyo_ssl_plugin.data import Task
 from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.models import adapt, run_with_latents
-from poyo_ssl_plugin.training.module import StagedModule
+from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.tokens import answered
 
 
-class Finetuning(StagedModule):
+class Finetuning(TransferModule):
     """Supervised training of a POYO-family model on one classification task.
 
     Args:
         model: The model, its vocabularies initialised, with a readout of the task's name.
         task: The task.
         label_smoothing: Of the cross-entropy.
-        **options: As :class:`StagedModule`.
+        **options: As :class:`TransferModule`.
     """
 
     def __init__(
@@ -39,14 +39,14 @@ class Finetuning(StagedModule):
         self.task = task
         self.label_smoothing = label_smoothing
         self.accuracy = nn.ModuleDict({f"{part}_accuracy": _accuracy(task) for part in ("train", "valid", "test")})
-        self.predictions: list[dict[str, Any]] = []
+        self.predictions = []
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
         return self._score(self.model(**batch["inputs"]), batch, "train")
 
     def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
         latent_pass = run_with_latents(self.model, batch["inputs"])
-        self.health.update(latent_pass.last)
+        self.health.update(latent_pass.processor_latents)
         self._score(latent_pass.output, batch, "valid")
 
     def test_step(self, batch: dict[str, Any], batch_index: int) -> None:

@@ -45,13 +45,11 @@ def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[
     seconds = _test_seconds(seen["intervals"], data)
     found = {"known": True, "units": units, "test_seconds": round(seconds, 3)}
     if units or seconds > TOLERANCE:
-        message = (
+        _refuse(
             f"{checkpoint} was trained on {units} of the neurons to be fine-tuned and on {seconds:.0f} s of the test "
-            "time"
+            "time; choose another diet or split",
+            allow,
         )
-        if not allow:
-            raise RecipeError(f"{message}; choose another diet or split, or pass allow_leak=true to accept it")
-        logger.warning("%s (allowed)", message)
     return found
 
 

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
-import torch
 from torch import nn
 
+from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import check_family
-from poyo_ssl_plugin.training.health import HealthMeter
-from poyo_ssl_plugin.training.optim import EMBEDDINGS, READOUT, checked, make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.training.health import LatentMeter
+from poyo_ssl_plugin.training.optim import READOUT, checked, make_optimizer, make_schedule, schedule_config
 
 
 class TrainingModule(L.LightningModule):
@@ -41,7 +41,7 @@ class TrainingModule(L.LightningModule):
         self.optimizer_arguments = checked(optimizer)
         self.schedule_arguments = dict(schedule)
         self.record = dict(hyper_parameters)
-        self.health = HealthMeter()
+        self.health = LatentMeter()
 
     def trained(self) -> Sequence[nn.Module]:
         """Whose parameters the optimiser gets."""
@@ -50,7 +50,14 @@ class TrainingModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         optimizer = make_optimizer(self.trained(), fresh=self.fresh, **self.optimizer_arguments)
         total = int(self.trainer.estimated_stepping_batches)
-        return schedule_config(optimizer, make_schedule(optimizer, total_steps=total, **self.schedule_arguments))
+        schedule = make_schedule(
+            optimizer, total_steps=total, backbone_start=self.backbone_start(total), **self.schedule_arguments
+        )
+        return schedule_config(optimizer, schedule)
+
+    def backbone_start(self, total_steps: int) -> int:
+        """The step from which the shared weights are trained."""
+        return 0
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
@@ -59,26 +66,36 @@ class TrainingModule(L.LightningModule):
         checkpoint["hyper_parameters"] = self.record
 
 
-class StagedModule(TrainingModule):
-    """Training that identifies the units first, on a backbone that may be pretrained (Azabou et al. 2023).
+class TransferModule(TrainingModule):
+    """Training from weights that may be pretrained: first what is new, then the rest, or not at all.
+
+    New are embeddings of units and sessions, decoder and readout. What the rest does is ``transfer``:
+    ``"full"`` trains it from the first step, ``"lp_ft"`` after ``probe_fraction`` of the steps, at a learning
+    rate that is warmed up again (Kumar et al. 2022), ``"probe"`` never. The number of steps is the same.
 
     Args:
         model: The model, its vocabularies initialised.
-        identify_steps: Train only what is new (embeddings of units and sessions, the readout, and whatever
-            is outside the model) for so many steps, then everything.
+        transfer: ``"full"``, ``"lp_ft"`` or ``"probe"``.
+        probe_fraction: Fraction of the steps before the rest is trained, for ``"lp_ft"``.
         **options: As :class:`TrainingModule`.
+
+    Raises:
+        RecipeError: If ``transfer`` is unknown.
     """
 
     fresh: tuple[str, ...] = READOUT
+    # One row per tested moment, after a test.
+    predictions: list[dict[str, Any]]
 
-    def __init__(self, model: nn.Module, *, identify_steps: int = 0, **options: Any) -> None:
+    def __init__(
+        self, model: nn.Module, *, transfer: str = "full", probe_fraction: float = 0.3, **options: Any
+    ) -> None:
         super().__init__(model, **options)
-        self.identify_steps = identify_steps
+        starts = {"full": 0.0, "lp_ft": probe_fraction, "probe": 1.0}
+        if transfer not in starts:
+            raise RecipeError(f"transfer must be full, lp_ft or probe, not {transfer!r}")
+        self._backbone_start = starts[transfer]
 
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """While units are being identified, the backbone's gradients are dropped: it does not move."""
-        if self.global_step >= self.identify_steps:
-            return
-        for name, parameter in self.model.named_parameters():
-            if not name.startswith((*EMBEDDINGS, *READOUT)):
-                parameter.grad = None
+    def backbone_start(self, total_steps: int) -> int:
+        """The step from which everything is trained."""
+        return round(self._backbone_start * total_steps)

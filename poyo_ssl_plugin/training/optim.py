@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -13,8 +14,8 @@ from poyo_ssl_plugin.errors import RecipeError
 # Parameters that belong to single neurons or sessions. A batch says little about each of them, so they
 # learn at a rate of their own.
 EMBEDDINGS = ("unit_emb", "session_emb")
-# What belongs to a task: the readout and, in POYOPlus, the embedding of its queries.
-READOUT = ("readout", "task_emb")
+# What belongs to a task: readout and decoder and, in POYOPlus, the embedding of its queries.
+READOUT = ("readout", "task_emb", "dec_atn", "dec_ffn")
 OPTIMIZERS = ("adamw", "lamb")
 
 
@@ -76,35 +77,42 @@ def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_schedule(
-    optimizer: torch.optim.Optimizer, *, total_steps: int, warmup: float = 0.1, start_factor: float = 25.0
-) -> torch.optim.lr_scheduler.LRScheduler:
-    """One cycle: up to each group's learning rate, then down along a cosine.
+    optimizer: torch.optim.Optimizer,
+    *,
+    total_steps: int,
+    warmup: float = 0.1,
+    start_factor: float = 25.0,
+    backbone_start: int = 0,
+) -> torch.optim.lr_scheduler.LambdaLR:
+    """One cycle: up to each group's learning rate, then down along a cosine to zero.
 
     Args:
         optimizer: The optimiser, holding the peak learning rates.
         total_steps: Number of steps.
-        warmup: Share of the steps until the peak. With ``start_factor=1`` the rate is constant for
-            that share: the paper's schedule is ``warmup=0.5, start_factor=1``.
+        warmup: Fraction of the steps until the peak. With ``start_factor=1`` the rate is constant for
+            that fraction: the paper's schedule is ``warmup=0.5, start_factor=1``.
         start_factor: Peak over initial learning rate.
+        backbone_start: The step at which the cycle of the backbone's groups begins; before it their learning
+            rate is zero. ``total_steps`` or more keeps them as they are.
     """
-    total_steps = max(total_steps, 2)
-    return OneCycle(
-        optimizer,
-        [group["lr"] for group in optimizer.param_groups],
-        total_steps=total_steps,
-        # PyTorch divides by zero where the rise is exactly one step long.
-        pct_start=max(warmup, 1.5 / total_steps),
-        div_factor=start_factor,
-        cycle_momentum=False,
-    )
 
+    def factor_from(start: int) -> Callable[[int], float]:
+        length = max(total_steps - start, 1)
+        rise = max(warmup * length, 1.0)
 
-class OneCycle(torch.optim.lr_scheduler.OneCycleLR):
-    """PyTorch's one-cycle schedule, which a resumed run may make longer or shorter than it was."""
+        def factor(step: int) -> float:
+            done = step - start
+            if done < 0 or start >= total_steps:
+                return 0.0
+            if done < rise:
+                low = 1 / start_factor
+                return low + (1 - low) * (1 - math.cos(math.pi * done / rise)) / 2
+            return (1 + math.cos(math.pi * min((done - rise) / max(length - rise, 1.0), 1.0))) / 2
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        length = ("total_steps", "_schedule_phases")
-        super().load_state_dict({key: value for key, value in state_dict.items() if key not in length})
+        return factor
+
+    starts = [backbone_start if group["name"].startswith("backbone") else 0 for group in optimizer.param_groups]
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, [factor_from(start) for start in starts])
 
 
 def schedule_config(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import nn
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import dataset_unit_ids, model_state, read_checkpoint, replace_vocabulary
 from poyo_ssl_plugin.models.vocabulary import Source
-from poyo_ssl_plugin.training.checkpoint import load_weights
+from poyo_ssl_plugin.training.weights import load_weights
 
 logger = logging.getLogger(__name__)
 

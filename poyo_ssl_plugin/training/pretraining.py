@@ -12,7 +12,8 @@ from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
-from poyo_ssl_plugin.objectives import NoReconstruction
+from poyo_ssl_plugin.objectives import NoReconstruction, ObjectiveOutput
+from poyo_ssl_plugin.training.health import ProbeMeter, SkillMeter
 from poyo_ssl_plugin.training.module import TrainingModule
 from poyo_ssl_plugin.training.tokens import answered
 
@@ -30,7 +31,7 @@ class Pretraining(TrainingModule):
 
     Args:
         model: The model, its vocabularies initialised.
-        objective: The self-supervised objective, ``objective(model, inputs) -> Reconstruction``; one with a
+        objective: The self-supervised objective, ``objective(model, inputs) -> ObjectiveOutput``; one with a
             method ``attach`` is given the model first.
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
@@ -54,6 +55,7 @@ class Pretraining(TrainingModule):
             )
         self.adapter = adapt(model)
         self.objective = objective
+        self.skill, self.probe = SkillMeter(), ProbeMeter()
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
         if auxiliary is None:
@@ -89,11 +91,11 @@ class Pretraining(TrainingModule):
         checkpoint["state_dict"] |= checkpoint["objective"]
 
     def _step(self, batch: dict[str, Any], part: str) -> torch.Tensor:
-        reconstruction = self.objective(self.model, batch["inputs"])
-        terms = dict(reconstruction.terms)
-        loss = reconstruction.loss
+        output = self.objective(self.model, batch["inputs"])
+        terms = dict(output.terms)
+        loss = output.loss
         if self.auxiliary is not None:
-            logits, target = answered(self.adapter, reconstruction.latent_pass.output, batch, self.auxiliary)
+            logits, target = answered(self.adapter, output.latent_pass.output, batch, self.auxiliary)
             n_labels = (target != IGNORED).sum()
             if n_labels:
                 cross_entropy = F.cross_entropy(logits, target, ignore_index=IGNORED)
@@ -105,8 +107,22 @@ class Pretraining(TrainingModule):
                 cross_entropy = mean_of_all(cross_entropy, n_labels)
             loss = loss + self.auxiliary_weight * cross_entropy
         if part == "valid":
-            self.health.update(reconstruction.latent_pass.last)
+            self._measure(output, batch)
         size = len(batch["target"])
         self.log_dict({f"{part}/{name}": value for name, value in terms.items()}, batch_size=size)
         self.log(f"{part}/loss", loss.detach(), batch_size=size, prog_bar=True)
         return loss
+
+    def _measure(self, output: ObjectiveOutput, batch: dict[str, Any]) -> None:
+        latents = output.latent_pass.processor_latents
+        self.health.update(latents)
+        self.skill.update(output)
+        labels = batch["target"][:, 0]
+        known = labels != IGNORED
+        names = [name for name, has in zip(batch["recording_id"], known.tolist(), strict=True) if has]
+        self.probe.update(latents[known], names, labels[known])
+
+    def on_validation_epoch_end(self) -> None:
+        super().on_validation_epoch_end()
+        found = {**self.skill.compute(), **self.probe.compute()}
+        self.log_dict({f"valid/{name}": value for name, value in found.items()})

@@ -32,14 +32,12 @@ from poyo_ssl_plugin.models import (
     replace_vocabulary,
 )
 from poyo_ssl_plugin.models.checkpoint import first_line
+from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
-from poyo_ssl_plugin.training.checkpoint import LoadReport, load_weights
 from poyo_ssl_plugin.training.data import DietData
+from poyo_ssl_plugin.training.weights import LoadReport, load_weights
 
 logger = logging.getLogger(__name__)
-
-VOCABULARIES = ("unit_emb", "session_emb")
-
 
 # The only classes that a checkpoint may ask for.
 _KNOWN_MODELS = (
@@ -133,9 +131,7 @@ def plain(config: DictConfig, *names: str) -> dict[str, Any]:
 
 def make_recipe_diet(config: DictConfig, table: PredictabilityTable) -> Diet:
     options = {key: value for key, value in config.diet.items() if key not in ("rule", "table")}
-    diet = make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
-    logger.info("diet %s (%s)", diet.summary(), diet.name)
-    return diet
+    return make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
 
 
 def data_options(config: DictConfig) -> dict[str, Any]:
@@ -164,7 +160,10 @@ def auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
     return task
 
 
-def build_model(config: DictConfig, data: DietData, tasks: Mapping[str, int]) -> nn.Module:
+def build_model(config: DictConfig, data: DietData, tasks: Mapping[str, int], *, classes: bool = True) -> nn.Module:
+    if not classes and config.model.get("readout") == "prototypes":
+        # Prototypes are of classes; other outputs are linear in a decoded query.
+        config = OmegaConf.merge(config, {"model": {"readout": "linear"}})  # type: ignore[assignment]
     try:
         readout = adapter_class(hydra.utils.get_class(config.model["_target_"])).readout(tasks)
     except (ImportError, ValueError, KeyError, hydra.errors.HydraException) as error:
@@ -188,22 +187,25 @@ def instantiate(config: DictConfig, group: str, **further: Any) -> Any:
         raise RecipeError(f"{group}: {first_line(error.__cause__ or error)}") from error
 
 
-def initialise(model: nn.Module, config: DictConfig, data: DietData, *, keep_words: bool) -> LoadReport | None:
-    """Weights from ``init_from``, if any, and the vocabularies of this dataset."""
-    words = {"unit_emb": data.unit_ids, "session_emb": _sessions(data)}
+def initialise(model: nn.Module, config: DictConfig, data: DietData) -> LoadReport | None:
+    """Weights from ``init_from``, if any, and the vocabularies of this dataset; known words keep their vectors."""
+    sessions = _sessions(data)
+    vocabularies: dict[str, tuple[Any, list[str]]] = {
+        "unit_emb": (getattr(model, "unit_emb"), data.unit_ids),  # noqa: B009  any POYO's
+        "session_emb": (getattr(model, "session_emb"), sessions),  # noqa: B009
+    }
+    if isinstance(model.readout, PrototypeReadout):
+        vocabularies |= {f"prototypes of {name}": (of, sessions) for name, of in model.readout.prototypes.items()}
     if config.init_from is None:
-        for name in VOCABULARIES:
-            getattr(model, name).initialize_vocab(words[name])
+        for embedding, words in vocabularies.values():
+            embedding.initialize_vocab(words)
         return None
-    state = model_state(read_checkpoint(config.init_from))
-    report = load_weights(model, state, source=config.init_from)
+    report = load_weights(model, model_state(read_checkpoint(config.init_from)), source=config.init_from)
     logger.info("init_from %s: %s", config.init_from, report.summary())
-    for name in VOCABULARIES:
-        embedding = getattr(model, name)
-        if keep_words and not embedding.is_lazy() and set(words[name]) <= set(embedding.vocab):
-            embedding.subset_vocab(words[name])
-        else:
-            replace_vocabulary(embedding, words[name], source=config.get("vocabulary", "pretrained"))
+    for name, (embedding, words) in vocabularies.items():
+        known = replace_vocabulary(embedding, words, source=config.get("vocabulary", "pretrained"))
+        if known:
+            logger.info("%s: %d of %d are known to the checkpoint and keep their weights", name, known, len(words))
     return report
 
 

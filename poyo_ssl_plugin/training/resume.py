@@ -159,8 +159,9 @@ def restore_random_states(states: dict[str, Any]) -> None:
 class ResumePoint(Checkpoint):
     """Saves the last state every so many steps, restores all of it, and stops in order on SIGTERM.
 
-    A state is saved where nothing is pending: after the validation of a step that has one, else at
-    the end of the step, but not at the end of an epoch, whose metrics have not been said yet.
+    A state is saved where nothing is pending: after the validation of a step that has one, else before the
+    next step, when the log has the last one, but not at the end of an epoch, whose metrics have not been said
+    yet. The next step has its batch by then, so what fetching it moves is noted before.
 
     Args:
         path: Where to save.
@@ -172,6 +173,7 @@ class ResumePoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.carried: dict[str, float] = {}
         self.trained = False
+        self._settled: dict[str, Any] | None = None
         self._pending: dict[str, Any] | None = None
         self._due = False
         self._stop = False
@@ -182,8 +184,15 @@ class ResumePoint(Checkpoint):
         """Add the random states and metrics, and see that the log is not behind the checkpoint."""
         for log in trainer.loggers:
             log.save()
+        settled = self._settled or self._moving(trainer)
+        if self._settled is not None:
+            # The batch that was fetched since is fetched again.
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+            progress["is_last_batch"] = False
+            for counts in (progress["total"], progress["current"]):
+                counts["ready"] -= 1
         own = {
-            "random": random_states(),
+            "random": settled["random"],
             "gathered": {name: metric.metric_state for name, metric in _metrics(pl_module)},
         }
         # One file for all processes; each has random states and metrics of its own.
@@ -191,7 +200,7 @@ class ResumePoint(Checkpoint):
         checkpoint["resume"] = {
             **own,
             **every,
-            "loader": _loader_state(trainer),
+            "loader": settled["loader"],
             "logged": {**self.carried, **{name: float(value) for name, value in trainer.callback_metrics.items()}},
         }
 
@@ -243,11 +252,15 @@ class ResumePoint(Checkpoint):
         if trainer.world_size == 1 or trainer.global_step % _STEPS_BETWEEN_ASKING == 0:
             # All processes save or none: a signal reaches them at different steps.
             self._stop = bool(trainer.strategy.reduce_boolean_decision(self._asked, all=False))
-        if not _validates_next(trainer) and not last_of_epoch:
-            if self._due or self._stop:
-                # Lightning logs a step after this hook; a resumed run does not repeat the step, so log it now.
-                trainer._logger_connector.update_train_step_metrics()
+        if (self._due or self._stop) and not _validates_next(trainer) and not last_of_epoch:
+            self._settled = self._moving(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self._settled is not None:
             self._save_if_due(trainer)
+            self._settled = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size == 1:
@@ -269,6 +282,11 @@ class ResumePoint(Checkpoint):
             message = f"stopped on SIGTERM after step {trainer.global_step}; start again with resume=true to go on"
             logger.warning("%s (%s)", message, self.path)
             raise Terminated(message)
+
+    @staticmethod
+    def _moving(trainer: L.Trainer) -> dict[str, Any]:
+        """What fetching a batch moves."""
+        return {"random": random_states(), "loader": _loader_state(trainer)}
 
     def _ask_to_stop(self, *_: Any) -> None:
         self._asked = True

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from poyo_ssl_plugin.data import get_task
+from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import model_state, read_checkpoint
-from poyo_ssl_plugin.training.checkpoint import LoadReport
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
-from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
+from poyo_ssl_plugin.training.identification import Identification, identify
 from poyo_ssl_plugin.training.leaks import check_leaks, check_scoring, check_test_time
+from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.pretraining import Pretraining
+from poyo_ssl_plugin.training.prototypes import SelfTraining, start_from_class_means
 from poyo_ssl_plugin.training.recipe import (
     Inputs,
     auxiliary_task,
@@ -34,40 +36,15 @@ from poyo_ssl_plugin.training.recipe import (
     require,
     resolved,
 )
-from poyo_ssl_plugin.training.session import keep_result, kept_result, run_session
-from poyo_ssl_plugin.training.trainer import fit, last_checkpoint, make_tester, make_trainer, numbers, validate
+from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult, hardware_errors, last_checkpoint, own_folder
+from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, quiet_lightning, validate
+from poyo_ssl_plugin.training.weights import LoadReport
 
 logger = logging.getLogger(__name__)
 
-_PRETRAINING_DATA = ("within", "curriculum", "curriculum_start", "curriculum_share")
+_PRETRAINING_DATA = ("stimulus", "curriculum", "curriculum_start", "curriculum_fraction")
 
 
-@dataclass
-class RunResult:
-    """What came of a run.
-
-    Attributes:
-        out_dir: Its folder.
-        checkpoint: Its last checkpoint.
-        metrics: Last value of everything that was measured, by name.
-        initial: Measured before the first step.
-        predictions: One row per test trial, of a fine-tuning run.
-        loaded: Which weights the run started from.
-        task: What was decoded, of a fine-tuning run.
-        leaks: What of the test was seen before, and whether that was allowed.
-    """
-
-    out_dir: Path
-    checkpoint: Path
-    metrics: dict[str, float]
-    initial: dict[str, float] = field(default_factory=dict)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
-    loaded: LoadReport | None = None
-    task: str = ""
-    leaks: dict[str, Any] = field(default_factory=dict)
-
-
-@run_session
 def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     """Run a pretraining recipe.
 
@@ -79,7 +56,9 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
     config = resolved(config)
-    if (finished := _finished(config)) is not None:
+    record = RunRecord.of(config)
+    if (finished := record.finished(config)) is not None:
+        logger.info("%s: finished already", config.out_dir)
         return finished
     inputs = inputs or Inputs.from_recipe(config)
     diet = make_recipe_diet(config, inputs.table)
@@ -97,7 +76,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     )
     model = build_model(config, data, {task.name: task.n_classes} if task else {})
     objective = instantiate(config.ssl, "ssl")
-    loaded = initialise(model, config, data, keep_words=True)
+    loaded = initialise(model, config, data)
     leaks = {"scoring": check_scoring(inputs.table, data, allow=config.get("allow_leak", False))}
     module = Pretraining(
         model,
@@ -107,14 +86,13 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         hyper_parameters={**describe(config, model, data, data.train_times, inputs.skipped), "leaks": leaks},
         **plain(config.optim, "optimizer", "schedule"),
     )
-    trainer = make_trainer(config, monitor="valid/loss", mode="min")
-    initial = validate(trainer, module, data)
-    metrics = fit(config, trainer, module, data)
-    metrics |= validate(trainer, module, data)
-    return _keep(
-        config,
-        RunResult(Path(config.out_dir), last_checkpoint(config), metrics, initial=initial, loaded=loaded, leaks=leaks),
-    )
+    with own_folder(config), quiet_lightning():
+        trainer = make_trainer(config, record, monitor="valid/loss", mode="min")
+        initial = validate(trainer, module, data)
+        metrics = fit(config, trainer, module, data)
+        metrics |= validate(trainer, module, data)
+        last = last_checkpoint(config.out_dir)
+        return record.finish(RunResult(last.parents[1], last, metrics, initial=initial, loaded=loaded, leaks=leaks))
 
 
 @dataclass
@@ -123,6 +101,7 @@ class Prepared:
 
     Attributes:
         config: The resolved recipe.
+        decoding: What is decoded.
         module: The Lightning module; ``module.model`` is the model, its vocabularies initialised.
         data: The data module, attached to the model.
         loaded: Which weights it starts from.
@@ -130,7 +109,8 @@ class Prepared:
     """
 
     config: DictConfig
-    module: Finetuning
+    decoding: Decoding
+    module: TransferModule
     data: FinetuningData
     loaded: LoadReport | None = None
     leaks: dict[str, Any] = field(default_factory=dict)
@@ -139,40 +119,41 @@ class Prepared:
 def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
     """Everything of a fine-tuning run but the training; arguments as :func:`finetune`."""
     config = resolved(config)
-    require(config, "init_from", "a pretrained checkpoint; the recipe 'scratch' needs none", null=True)
+    require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
     inputs = inputs or Inputs.from_recipe(config)
-    diet = make_recipe_diet(config, inputs.table)
+    decoding = decoding_of(config, inputs)
     L.seed_everything(seed, workers=True, verbose=False)
-    task = get_task(config.task)
-    data = FinetuningData(
-        inputs.dataset,
-        inputs.table,
-        diet,
-        inputs.split,
-        task=task,
-        seed=seed,
-        shuffle_labels=config.shuffle_labels,
-        label_share=config.label_share,
-        **data_options(config),
-    )
-    model = build_model(config, data, {task.name: task.n_classes})
-    loaded = initialise(model, config, data, keep_words=False)
+    data = decoding.data(inputs, seed=seed)
+    if seed == next(iter(config.seeds), seed):
+        logger.info("diet %s (%s)", data.diet.summary(inputs.dataset.recording_ids), data.diet.name)
+    model = build_model(config, data, {decoding.task.name: decoding.n_outputs}, classes=decoding.has_classes)
+    loaded = initialise(model, config, data)
     record = describe(config, model, data, data.split["train"], inputs.skipped)
-    record["leaks"] = leaks_of(config, inputs, data)
+    record |= {"seed": seed, "leaks": leaks_of(config, inputs, data)}
     if config.init_from is not None:
         record["pretrained_on"] = read_checkpoint(config.init_from)["hyper_parameters"].get("trained_on")
-    module = Finetuning(
-        model,
-        task,
-        identify_steps=config.identify_steps,
-        label_smoothing=config.label_smoothing,
-        hyper_parameters=record,
-        **plain(config.optim, "optimizer", "schedule"),
-    )
-    return Prepared(config, module, data, loaded, record["leaks"])
+    identification = Identification(**config.identify)
+    if identification.method == "unlabelled":
+        unlabelled = unlabelled_data(config, inputs, data, identification, seed=seed)
+        unlabelled.attach(model)
+        identify(model, unlabelled, identification)
+    guessed = start_from_class_means(model, data, decoding.task.name, SelfTraining(**config.self_training))
+    record["unlabelled"] = {"identified": identification.method == "unlabelled", "guessed_trials": guessed}
+    record["leaks"]["unlabelled"] = record["unlabelled"]
+    module = decoding.module(model, record)
+    return Prepared(config, decoding, module, data, loaded, record["leaks"])
 
 
-@run_session
+def unlabelled_data(
+    config: DictConfig, inputs: Inputs, data: FinetuningData, options: Identification, *, seed: int
+) -> PretrainingData:
+    """Unlabelled windows of the training time of the neurons that are decoded, for their identification."""
+    windows = {**data_options(config), "batch_size": options.batch_size, "unit_dropout": None}
+    fed = {part: {name: times[name] for name in data.recordings} for part, times in inputs.split.items()}
+    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings)
+    return PretrainingData(chosen, inputs.table, data.diet, fed, task=None, seed=seed, **windows)
+
+
 def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
     """Run a fine-tuning recipe with one seed, and test it.
 
@@ -184,23 +165,27 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
     Raises:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
-    if (finished := _finished(resolved(config), seed=seed)) is not None:
+    config = resolved(config)
+    record = RunRecord.of(config, seed=seed)
+    if (finished := record.finished(config)) is not None:
+        logger.info("%s: finished already", config.out_dir)
         return finished
     run = prepare_finetuning(config, inputs, seed=seed)
-    config, module, data = run.config, run.module, run.data
-    trainer = make_trainer(config, monitor="valid/accuracy", mode="max")
-    metrics = fit(config, trainer, module, data)
-    trainer.test(module, data, verbose=False)
-    result = RunResult(
-        Path(config.out_dir),
-        last_checkpoint(config),
-        {**metrics, **numbers(trainer)},
-        predictions=module.predictions,
-        loaded=run.loaded,
-        task=module.task.name,
-        leaks=run.leaks,
-    )
-    return _keep(config, result, seed=seed)
+    with own_folder(config), quiet_lightning():
+        trainer = make_trainer(config, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
+        metrics = fit(config, trainer, run.module, run.data)
+        trainer.test(run.module, run.data, verbose=False)
+        last = last_checkpoint(config.out_dir)
+        result = RunResult(
+            last.parents[1],
+            last,
+            {**metrics, **numbers(trainer)},
+            predictions=run.module.predictions,
+            loaded=run.loaded,
+            task=run.decoding.task.name,
+            leaks=run.leaks,
+        )
+        return record.finish(result)
 
 
 def leaks_of(config: DictConfig, inputs: Inputs, data: FinetuningData) -> dict[str, Any]:
@@ -233,59 +218,39 @@ def open_finetuned(
         raise CheckpointError(f"{checkpoint}: not of a fine-tuning run of this package; evaluate needs one")
     config = recorded_recipe(content, overrides, source=checkpoint)
     inputs = inputs or Inputs.from_recipe(config)
-    task = get_task(config.task)
-    data = FinetuningData(
-        inputs.dataset,
-        inputs.table,
-        make_recipe_diet(config, inputs.table),
-        inputs.split,
-        task=task,
-        **data_options(config),
-    )
+    decoding = decoding_of(config)
+    data = decoding.data(inputs, seed=int(record.get("seed", 0)))
     leaks = check_test_time(record, data, allow=bool(config.get("allow_leak", False)))
-    model = build_model(config, data, {task.name: task.n_classes})
+    model = build_model(config, data, {decoding.task.name: decoding.n_outputs}, classes=decoding.has_classes)
+    module = decoding.module(model, record)
     with must_fit(checkpoint):
-        model.load_state_dict(model_state(content))
-    module = Finetuning(model, task, hyper_parameters=record, **plain(config.optim, "optimizer", "schedule"))
-    return Prepared(config, module, data, leaks=leaks)
+        _load(module, content)
+    return Prepared(config, decoding, module, data, leaks=leaks)
 
 
-@run_session
-def evaluate(checkpoint: str | Path, overrides: Mapping[str, Any] | None = None) -> RunResult:
+def _load(module: TransferModule, content: Mapping[str, Any]) -> None:
+    """Load a model and what its module learned beside it; a network that only measures is not part of it."""
+    learned = {f"model.{name}": value for name, value in model_state(content).items()}
+    learned |= {name: value for name, value in content["state_dict"].items() if name in module.state_dict()}
+    missing, unexpected = module.load_state_dict(learned, strict=False)
+    misfit = [name for name in (*missing, *unexpected) if not name.startswith("loss.")]
+    if misfit:
+        raise KeyError(misfit[0])
+
+
+def evaluate(
+    checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, inputs: Inputs | None = None
+) -> RunResult:
     """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`."""
-    run = open_finetuned(checkpoint, overrides)
-    trainer = make_tester(run.config)
-    trainer.test(run.module, run.data, verbose=False)
+    run = open_finetuned(checkpoint, overrides, inputs)
+    with hardware_errors(), quiet_lightning():
+        trainer = make_tester(run.config)
+        trainer.test(run.module, run.data, verbose=False)
     return RunResult(
         Path(checkpoint).parent,
         Path(checkpoint),
         numbers(trainer),
         predictions=run.module.predictions,
-        task=run.module.task.name,
+        task=run.decoding.task.name,
         leaks=run.leaks,
     )
-
-
-def _finished(config: DictConfig, **further: Any) -> RunResult | None:
-    """The result of the run in ``out_dir`` if it is to be resumed and was finished."""
-    content = kept_result(config.out_dir, _identity(config, further)) if config.resume else None
-    if content is None or not last_checkpoint(config).exists():
-        return None
-    logger.info("%s: finished already", config.out_dir)
-    loaded = None if content["loaded"] is None else LoadReport(**content["loaded"])
-    values = {name: content[name] for name in ("metrics", "initial", "predictions", "task", "leaks")}
-    return RunResult(Path(config.out_dir), last_checkpoint(config), loaded=loaded, **values)
-
-
-def _keep(config: DictConfig, result: RunResult, **further: Any) -> RunResult:
-    content = asdict(result)
-    for name in ("out_dir", "checkpoint"):
-        del content[name]
-    keep_result(config.out_dir, _identity(config, further), content)
-    return result
-
-
-def _identity(config: DictConfig, further: Mapping[str, Any]) -> dict[str, Any]:
-    recipe = OmegaConf.to_container(config)
-    assert isinstance(recipe, dict)
-    return {**recipe, **further}  # type: ignore[dict-item]

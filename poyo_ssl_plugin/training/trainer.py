@@ -4,62 +4,69 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.distributed import is_main_process, process_index
-from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.models import read_checkpoint
 from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
 from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
 from poyo_ssl_plugin.training.logs import MetricsLog
 from poyo_ssl_plugin.training.resume import ResumePoint
-from poyo_ssl_plugin.training.session import RESULT, claim, refuse_other_recipe
+from poyo_ssl_plugin.training.run_folder import RunRecord, last_checkpoint, refuse_other_recipe
+from poyo_ssl_plugin.training.step_progress import StepProgress
 
-# Lightning announces hardware it did not find and advertises; and it advises worker processes, which a
-# step on a CPU does not need: windows load many times faster than they train.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-for _hint in (
+# What Lightning warns of and runs here need not know: a step on a CPU does not need worker processes, windows load many
+# times faster than they train; every process validates on all windows, so there is nothing to average.
+_NOT_HERE = (
     ".*Checkpoint directory .* is not empty.*",
     ".*does not have many workers.*",
     ".*isinstance.treespec.*",
     ".*smaller than the logging interval.*",
-    # Every process validates on all windows, so there is nothing to average.
     ".*sync_dist=True.*",
-):
-    warnings.filterwarnings("ignore", _hint)
+)
 
 
-def make_trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
-    """The trainer of a recipe; the folder of the run is claimed and the recipe written into it.
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning from announcing hardware it did not find, and from warnings that do not apply here."""
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            for hint in _NOT_HERE:
+                warnings.filterwarnings("ignore", hint)
+            yield
+    finally:
+        lightning.setLevel(level)
+
+
+def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: str) -> L.Trainer:
+    """The trainer of a recipe; the recipe and the record of the run are written into its folder.
 
     Args:
         config: The recipe.
+        record: The record of the run.
         monitor: The metric by which the best checkpoint is chosen.
         mode: ``"min"`` or ``"max"``.
-
-    Raises:
-        RecipeError: If the folder holds a run that is not to be resumed.
     """
     options = config.trainer
-    out_dir = Path(config.out_dir)
-    claim(out_dir)
-    if not config.resume and last_checkpoint(config).exists():
-        raise RecipeError(f"{out_dir} holds a run already: pass resume=true to continue it, or another out_dir=...")
+    out_dir, last = Path(config.out_dir), last_checkpoint(config.out_dir)
     if options.threads:
         torch.set_num_threads(options.threads)
-    if is_main_process():
-        (out_dir / RESULT).unlink(missing_ok=True)
-    place = {"dirpath": last_checkpoint(config).parent, "enable_version_counter": False}
+    place = {"dirpath": last.parent, "enable_version_counter": False}
     checkpoints = [
         ModelCheckpoint(filename="best", monitor=monitor, mode=mode, **place),
-        ResumePoint(last_checkpoint(config), every_n_steps=options.save_every_n_steps or options.val_every_n_steps),
+        ResumePoint(last, every_n_steps=options.save_every_n_steps or options.val_every_n_steps),
     ]
     if options.trajectory_every_n_steps:
         place["dirpath"] = out_dir / "trajectory"
@@ -68,7 +75,7 @@ def make_trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
             _Trajectory(filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place)
         )
     guards = [FiniteGuard(out_dir, options.on_nonfinite), CollapseWarning()]
-    bars = [RichProgressBar()] if options.progress else []
+    bars = [StepProgress("pretraining" if mode == "min" else "fine-tuning")] if options.progress else []
     trainer = L.Trainer(
         max_steps=options.max_steps,
         max_epochs=options.max_epochs if options.max_epochs is not None else -1,
@@ -78,10 +85,8 @@ def make_trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
         gradient_clip_val=options.gradient_clip_val,
         callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *bars],
         plugins=[SafeCheckpointIO()],
-        logger=_loggers(
-            out_dir, resumed=last_checkpoint(config).exists(), tensorboard=options.tensorboard, wandb=options.wandb
-        ),
-        enable_progress_bar=bool(options.progress),
+        logger=_loggers(out_dir, resumed=last.exists(), tensorboard=options.tensorboard, wandb=options.wandb),
+        enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         **{
@@ -100,6 +105,7 @@ def make_trainer(config: DictConfig, *, monitor: str, mode: str) -> L.Trainer:
     if is_main_process():
         with atomic_path(out_dir / "recipe.yaml") as temporary:
             OmegaConf.save(config, temporary)
+    record.write(out_dir)
     return trainer
 
 
@@ -146,22 +152,17 @@ def fit(
     Returns:
         The last value of every metric, over all starts of the run.
     """
-    last = last_checkpoint(config)
+    last = last_checkpoint(config.out_dir)
     resumed = str(last) if config.resume and last.exists() else None
     if resumed is not None:
         earlier = read_checkpoint(last)["hyper_parameters"]
-        refuse_other_recipe(OmegaConf.to_container(config), earlier.get("recipe", {}), last)  # type: ignore[arg-type]
+        refuse_other_recipe(config, earlier.get("recipe", {}), last)
     trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))  # type: ignore[attr-defined]
     if point.trained:
         trainer.save_checkpoint(last)
     point.restore(module)
     return {**point.carried, **numbers(trainer)}
-
-
-def last_checkpoint(config: DictConfig) -> Path:
-    """Where a run keeps its last state."""
-    return Path(config.out_dir) / "checkpoints" / "last.ckpt"
 
 
 def validate(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:

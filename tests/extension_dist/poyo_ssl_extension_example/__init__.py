@@ -33,3 +33,8 @@ def every_other_step(layout, ratio, generator):
 
     hidden = torch.arange(layout.n_steps, device=layout.device) % 2 == 1
     return hidden.repeat_interleave(layout.per_step).expand(layout.n_windows, -1)[..., None]
+
+
+def contrast():
+    """How strong was the grating?"""
+    return {"name": "contrast", "source": "drifting_gratings", "label": "contrast"}

@@ -10,18 +10,16 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from poyo_ssl_plugin.data.tasks import Task, Trials
+from poyo_ssl_plugin.data.tasks import Task
+from poyo_ssl_plugin.data.trials import Trials
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.recordings import recording_id
 
 # Every presentation of a frame is a trial of its own, labelled with the number of the frame.
-MOVIE_FRAMES_TASK = Task(
-    "natural_movie_frames", source="natural_movie_one", label="frame", n_classes=900, trial=1 / 30, labels_per_class=1
+FRAMES_TASK = Task(
+    "natural_movie_frames", source="natural_movie_one", label="frame", kind="frames", classes=tuple(range(900))
 )
 FRAMES_STEM = "natural_movie_one_frames"
-
-Protocol = Literal["repeats", "frames"]
-PROTOCOLS = ("repeats", "frames")
 
 
 @dataclass(frozen=True)
@@ -54,20 +52,29 @@ class MovieFrames:
         if not path.is_file():
             raise RecordingError(f"{path}: no such file of movie frames; name one with frames.file=...")
         try:
-            arrays = _read_npz(path) if path.suffix == ".npz" else _read_hdf5(path)
+            with np.load(path, allow_pickle=False) if path.suffix == ".npz" else h5py.File(path, "r") as file:
+                image, frame = np.asarray(file["image"]), np.asarray(file["frame"])
         except (OSError, KeyError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             raise RecordingError(
                 f"{path}: cannot be read as movie frames ({error}); it must be an .npz or HDF5 file with 'image' "
                 "(frames, height, width) and 'frame' (frames,)"
             ) from None
-        return cls(*_checked(path, *arrays))
+        found = f"image {image.dtype} {image.shape}, frame {frame.dtype} {frame.shape}"
+        if image.ndim != 3 or image.dtype != np.uint8 or 0 in image.shape:
+            raise RecordingError(f"{path}: 'image' is not (frames, height, width) of uint8: {found}")
+        if frame.shape != image.shape[:1] or frame.dtype.kind not in "iu":
+            raise RecordingError(f"{path}: 'frame' is not ({len(image)},) of integers: {found}")
+        if len(np.unique(frame)) < len(frame):
+            raise RecordingError(f"{path}: a frame occurs twice in 'frame'")
+        order = np.argsort(frame)
+        return cls(image[order], frame[order].astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.frame)
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width."""
+        """Height and width in pixels."""
         return self.image.shape[1], self.image.shape[2]
 
     def rows(self, frames: np.ndarray) -> np.ndarray:
@@ -86,22 +93,16 @@ class MovieFrames:
 def find_frames_file(folder: str | Path, file: str | Path | None = None) -> Path:
     """The file of movie frames: the one named, or the one beside the recordings or in the folder above.
 
-    Args:
-        folder: Folder of the recordings.
-        file: A path, if it has another place or name.
-
     Raises:
         RecordingError: If there is none.
     """
     if file is not None:
         return Path(file)
     folder = Path(folder)
-    places = [
-        place / f"{FRAMES_STEM}{suffix}" for place in (folder, folder.parent) for suffix in (".npz", ".h5", ".hdf5")
-    ]
-    for place in places:
-        if place.is_file():
-            return place
+    for place in (folder, folder.parent):
+        for suffix in (".npz", ".h5", ".hdf5"):
+            if (found := place / f"{FRAMES_STEM}{suffix}").is_file():
+                return found
     raise RecordingError(
         f"{folder}: has no {FRAMES_STEM}.npz (or .h5) beside its recordings, so there are no images to reconstruct; "
         "name the file with frames.file=..."
@@ -111,21 +112,20 @@ def find_frames_file(folder: str | Path, file: str | Path | None = None) -> Path
 def split_frames(
     available: np.ndarray,
     *,
-    protocol: Protocol = "repeats",
+    protocol: Literal["repeats", "frames"] = "repeats",
     fold: int = 0,
     n_folds: int = 5,
     n_blocks: int = 10,
     gap: int = 30,
-    n_frames: int = MOVIE_FRAMES_TASK.n_classes,
+    n_frames: int = FRAMES_TASK.n_classes,
 ) -> dict[str, np.ndarray]:
-    """Which frames are trained, validated and tested on.
+    """Choose the frames to train, to validate and to test on.
 
     Protocol ``"repeats"`` (the paper's) takes all frames everywhere: the test is on repeats of the movie
     that training did not see, of images that it did. Protocol ``"frames"`` holds out images: the frames
     are cut into ``n_blocks`` contiguous blocks, every ``n_folds``-th block from ``fold`` on is tested, and
     frames closer than ``gap`` to a tested one are not used at all. The movie is shown end to end, so its
-    first and last frames are neighbours. Validation is on the frames of training (in repeats of its
-    own): held-out images are met in the test only.
+    first and last frames are neighbours. Validation uses the frames of training, in repeats of its own.
 
     Args:
         available: Frames that have an image, (F,).
@@ -148,16 +148,15 @@ def split_frames(
         ([4, 5, 6, 7], [0, 1, 10, 11])
     """
     available = np.unique(available)
-    if protocol not in PROTOCOLS:
-        raise RecipeError(f"frames.protocol must be {' or '.join(map(repr, PROTOCOLS))}, not {protocol!r}")
+    if protocol not in ("repeats", "frames"):
+        raise RecipeError(f"frames.protocol must be 'repeats' or 'frames', not {protocol!r}")
     if protocol == "repeats":
         return {"train": available, "valid": available, "test": available}
     if not 0 <= fold < n_folds <= n_blocks:
         raise RecipeError(
             f"frames.fold={fold}, n_folds={n_folds}, n_blocks={n_blocks}: it must be 0 <= fold < n_folds <= n_blocks"
         )
-    blocks = np.array_split(available, n_blocks)
-    test = np.concatenate(blocks[fold::n_folds])
+    test = np.concatenate(np.array_split(available, n_blocks)[fold::n_folds])
     distance = np.abs(available[:, None] - test)
     distance = np.minimum(distance, n_frames - distance)
     train = available[(distance > gap).all(axis=1)]
@@ -170,7 +169,7 @@ def split_frames(
 
 
 def find_presentations(data: Any, frames: np.ndarray, times: np.ndarray) -> Trials:
-    """Presentations of some frames whose middle lies in some times.
+    """Find the presentations of some frames whose middle lies in some times.
 
     :func:`~poyo_ssl_plugin.data.find_trials` allows trials to stick out by more than a frame lasts; here
     every presentation belongs to one part of a split only.
@@ -178,12 +177,12 @@ def find_presentations(data: Any, frames: np.ndarray, times: np.ndarray) -> Tria
     Args:
         data: The recording.
         frames: The frames, (F,).
-        times: Start and end of the times in seconds, (R, 2).
+        times: Start and end in seconds, (R, 2).
 
     Raises:
         RecordingError: If the recording was not shown the movie.
     """
-    task = MOVIE_FRAMES_TASK
+    task = FRAMES_TASK
     if task.source not in data.keys():
         raise RecordingError(f"recording {recording_id(data)}: has no {task.source!r}, whose frames are reconstructed")
     presentations = getattr(data, task.source)
@@ -192,30 +191,5 @@ def find_presentations(data: Any, frames: np.ndarray, times: np.ndarray) -> Tria
     middle = (start + end)[:, None] / 2
     inside = (middle >= times[:, 0]) & (middle < times[:, 1])
     keep = inside.any(axis=1) & np.isin(label, frames)
-    if not keep.any():
-        return Trials(np.empty(0), np.empty(0), np.empty(0, np.int64), np.empty((0, 2)))
-    return Trials(start[keep], end[keep], label[keep], times[inside[keep].argmax(axis=1)])
-
-
-def _read_npz(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(path, allow_pickle=False) as arrays:
-        return arrays["image"], arrays["frame"]
-
-
-def _read_hdf5(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    with h5py.File(path, "r") as file:
-        return file["image"][:], file["frame"][:]
-
-
-def _checked(path: Path, image: np.ndarray, frame: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    wrong = ""
-    if image.ndim != 3 or image.dtype != np.uint8 or 0 in image.shape:
-        wrong = f"'image' has shape {image.shape} and type {image.dtype}, not (frames, height, width) of uint8"
-    elif frame.shape != image.shape[:1] or frame.dtype.kind not in "iu":
-        wrong = f"'frame' has shape {frame.shape} and type {frame.dtype}, not ({len(image)},) of integers"
-    elif len(np.unique(frame)) < len(frame):
-        wrong = "a frame occurs twice"
-    if wrong:
-        raise RecordingError(f"{path}: {wrong}")
-    order = np.argsort(frame)
-    return image[order], frame[order].astype(np.int64)
+    bounds = times[inside[keep].argmax(axis=1)] if keep.any() else np.empty((0, 2))
+    return Trials(start[keep], end[keep], label[keep], bounds)

@@ -53,14 +53,8 @@ class SkipConnectionDecoder(nn.Module):
         upsample: Literal["bilinear", "nearest"] = "bilinear",
     ) -> None:
         super().__init__()
-        for name, value in {
-            "latent_dim": latent_dim,
-            "height": size[0],
-            "width of the images": size[1],
-            "width": width,
-            "max_width": max_width,
-            "skip_channels": skip_channels,
-        }.items():
+        sizes = {"latent_dim": latent_dim, "height": size[0], "width of the images": size[1], "width": width}
+        for name, value in {**sizes, "max_width": max_width, "skip_channels": skip_channels}.items():
             if not value > 0:
                 raise RecipeError(f"the frame decoder's {name} must be greater than 0, not {value}")
         if upsample not in ("bilinear", "nearest"):

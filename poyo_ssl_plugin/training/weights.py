@@ -14,7 +14,7 @@ from poyo_ssl_plugin.compat import InfiniteVocabEmbedding
 from poyo_ssl_plugin.errors import CheckpointError
 
 # What must fit for a checkpoint to be of the same architecture.
-_BACKBONE = ("enc_atn.", "enc_ffn.", "proc_layers.", "latent_emb.")
+_BACKBONE = ("enc_atn.", "enc_ffn.", "read_in.", "proc_layers.", "latent_emb.")
 
 
 @dataclass

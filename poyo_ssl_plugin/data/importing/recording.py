@@ -1,0 +1,241 @@
+"""A brainsets recording from arrays: checked once, here, so that all later steps can trust it."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from poyo_ssl_plugin import compat
+from poyo_ssl_plugin.compat import ArrayDict, Data, Interval, IrregularTimeSeries
+from poyo_ssl_plugin.data.importing.parts import FRACTIONS, split_recording
+from poyo_ssl_plugin.data.importing.table import Table
+from poyo_ssl_plugin.errors import OutputError, RecordingError
+from poyo_ssl_plugin.files import atomic_path
+from poyo_ssl_plugin.recordings import refuse_duplicates
+
+logger = logging.getLogger(__name__)
+
+# brainsets wants a date of every session.
+_LONG_AGO = datetime.datetime(1970, 1, 1)
+
+# Rates outside are not in Hz: 0.033 is a period in seconds.
+_RATES = (0.5, 2000.0)
+_RESERVED = {"session", "subject", "brainset", "rois", "units", "trials", "calcium_traces", "spikes", "domain"}
+
+
+def recording_from_arrays(
+    traces: np.ndarray,
+    *,
+    recording: str,
+    sampling_rate: float,
+    trials: Any = None,
+    series: Mapping[str, Any] | None = None,
+    split: str | Sequence[float] = FRACTIONS,
+    unit_ids: Sequence[str] | np.ndarray | None = None,
+    subject: str | None = None,
+    cre_line: str = "",
+    start: float = 0.0,
+) -> Data:
+    """A recording of your own that torch_brain reads like any prepared one.
+
+    Args:
+        traces: dF/F, (T, N). Trials that were cut out are (R, T, N): they are laid side by side on one time axis, with
+            a domain interval each, which no window crosses.
+        recording: Id of the recording and name of its file.
+        sampling_rate: In Hz.
+        trials: Columns ``start`` and ``end`` in seconds, and labels: a mapping of arrays or a DataFrame. They become
+            the intervals ``trials``. For (R, T, N) one row per trial, with times from the first sample of the trial.
+        series: Name to columns ``time`` (seconds, increasing) and values, such as running speed.
+        split: As :func:`~poyo_ssl_plugin.data.importing.parts.split_recording`.
+        unit_ids: Ids of the neurons within the recording, (N,); by default their numbers. The file has them
+            behind the id of the recording, so that no two recordings share one.
+        subject: Id of the animal; by default the recording's.
+        cre_line: Its Cre line, for diets by Cre line.
+        start: Time of the first sample in seconds, on the clock of trials and series.
+
+    Raises:
+        RecordingError: If something does not fit; it names the table, column and row.
+
+    Example:
+        >>> trials = {"start": [0.0, 4.0, 8.0], "end": [3.0, 7.0, 10.0], "direction": ["left", "right", "left"]}
+        >>> data = recording_from_arrays(
+        ...     np.random.default_rng(0).normal(size=(100, 4)), recording="mouse1", sampling_rate=10.0, trials=trials,
+        ...     split="0.4,0.3,0.3",
+        ... )
+        >>> data.trials.direction.tolist(), data.train_domain.end.tolist(), data.rois.id.tolist()[:2]
+        (['left', 'right', 'left'], [3.5], ['mouse1/0', 'mouse1/1'])
+    """
+    _check_names(recording, subject)
+    values = _checked_traces(recording, traces)
+    rate = _checked_rate(recording, sampling_rate)
+    ids = _checked_ids(recording, unit_ids, values.shape[-1])
+    domain = _domain(values, rate, float(start))
+    table = None if trials is None else _checked_trials(Table.of("trials", trials), values, rate, domain)
+    parts = split_recording(split, domain, table)
+    flat = np.ascontiguousarray(values.reshape(-1, values.shape[-1]), dtype=np.float32)
+    everything = compat.interval(domain)
+    own = {name: _series(name, Table.of(name, columns), domain) for name, columns in (series or {}).items()}
+    return Data(
+        brainset=compat.BrainsetDescription(
+            id="imported",
+            origin_version="unknown",
+            derived_version="1.0.0",
+            source="local files",
+            description="imported",
+        ),
+        subject=compat.SubjectDescription(id=subject or recording, species="unknown", cre_line=cre_line),
+        session=compat.SessionDescription(id=recording, recording_date=_LONG_AGO),
+        rois=ArrayDict(id=ids),
+        calcium_traces=compat.regular_series(sampling_rate=rate, start=domain[0, 0], df_over_f=flat),
+        **({} if table is None else {"trials": _intervals(table)}),
+        **own,
+        **{f"{part}_domain": compat.interval(times) for part, times in parts.items()},
+        domain=everything,
+    )
+
+
+def save_recording(data: Data, folder: str | Path, *, overwrite: bool = False) -> Path:
+    """Write ``<recording id>.h5`` to a folder, whole or not at all.
+
+    Raises:
+        OutputError: If the file is there and ``overwrite`` is not set, or it cannot be written.
+    """
+    path = Path(folder) / f"{data.session.id}.h5"
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path}: is there already; choose another --recording or --out, or pass --force")
+    with atomic_path(path) as temporary:
+        compat.write_recording(data, temporary)
+    return path
+
+
+def _check_names(recording: str, subject: str | None) -> None:
+    for what, name in (("recording", recording), ("subject", subject or recording)):
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", str(name)):
+            raise RecordingError(f"{what} {name!r}: an id has letters, digits, '_', '-' and '.' only")
+
+
+def _checked_traces(recording: str, traces: np.ndarray) -> np.ndarray:
+    values = np.asarray(traces)
+    if values.ndim not in (2, 3) or values.dtype.kind not in "fiub" or 0 in values.shape:
+        raise RecordingError(
+            f"recording {recording}: traces have shape {values.shape} and type {values.dtype}; they must be numbers of "
+            "shape (frames, neurons) or (trials, frames, neurons)"
+        )
+    if values.shape[-2] < 2:
+        raise RecordingError(f"recording {recording}: traces have {values.shape[-2]} frames; are their axes swapped?")
+    infinite = np.isinf(values)
+    if infinite.any():
+        place = tuple(int(i[0]) for i in np.nonzero(infinite))
+        raise RecordingError(f"recording {recording}: traces are infinite at frame {place[-2]} of neuron {place[-1]}")
+    empty = np.isnan(values).reshape(-1, values.shape[-1]).all(axis=0)
+    if empty.all():
+        raise RecordingError(f"recording {recording}: no neuron has a trace; dF/F needs a baseline above zero")
+    if empty.any():
+        # Kept, so that numbers stay; scoring finds them not usable and no diet takes them.
+        logger.warning(
+            "recording %s: %d of %d neurons have no dF/F (their baseline is not above zero, or all is NaN): number %s",
+            recording, empty.sum(), len(empty), ", ".join(map(str, np.flatnonzero(empty)[:10])),
+        )  # fmt: skip
+    return values
+
+
+def _checked_rate(recording: str, rate: float) -> float:
+    if not isinstance(rate, (int, float, np.number)) or not _RATES[0] <= rate <= _RATES[1]:
+        raise RecordingError(
+            f"recording {recording}: sampling rate {rate} is not in Hz, from {_RATES[0]:g} to {_RATES[1]:g}; a period "
+            "is not a rate: 33 ms is 30 Hz"
+        )
+    return float(rate)
+
+
+def _checked_ids(recording: str, ids: Sequence[str] | np.ndarray | None, n_units: int) -> np.ndarray:
+    own = np.arange(n_units).astype(str) if ids is None else np.asarray(ids).astype(str)
+    if own.shape != (n_units,):
+        raise RecordingError(
+            f"recording {recording}: {own.size} unit ids for traces of {n_units} neurons; swapped axes?"
+        )
+    refuse_duplicates(own, recording)
+    return np.array([f"{recording}/{unit}" for unit in own.tolist()])
+
+
+def _domain(values: np.ndarray, rate: float, start: float) -> np.ndarray:
+    """Times of the recording, (R, 2): one interval, or one per trial that ends half a sample early."""
+    if not np.isfinite(start):
+        raise RecordingError(f"the first sample is at {start} s, which is not a time")
+    if values.ndim == 2:
+        return np.array([[start, start + len(values) / rate]])
+    first = start + np.arange(len(values)) * values.shape[1] / rate
+    # Intervals that touched would be joined, and a window could cross from one trial into the next.
+    return np.stack([first, first + (values.shape[1] - 0.5) / rate], axis=1)
+
+
+def _checked_trials(trials: Table, values: np.ndarray, rate: float, domain: np.ndarray) -> Table:
+    start, end = trials.numbers("start"), trials.numbers("end")
+    if len(trials) == 0:
+        raise RecordingError(f"{trials.name}: has no trials")
+    trials.check(end <= start, "end", "is not after its start")
+    low, high, offset = domain[0, 0], domain[0, 1], np.zeros(len(trials))
+    if values.ndim == 3:
+        if len(trials) != len(values):
+            raise RecordingError(f"{trials.name}: has {len(trials)} rows for {len(values)} trials that were cut out")
+        low, high, offset = 0.0, domain[0, 1] - domain[0, 0], domain[:, 0]
+    span = f"the recording, from {low:g} to {high:g} s at {rate:g} Hz"
+    trials.check(start < low - 0.5 / rate, "start", f"is before {span}")
+    swapped = "; are axes swapped?" if end.max() <= values.shape[-1] / rate else ""
+    trials.check(end > high + 0.5 / rate, "end", f"is beyond {span}; are times in seconds and the rate in Hz?{swapped}")
+    start, end = np.maximum(start, low) + offset, np.minimum(end, high) + offset
+    order = np.argsort(start, kind="stable")
+    overlapping = np.zeros(len(trials), bool)
+    overlapping[order[1:]] = start[order[1:]] < np.maximum.accumulate(end[order])[:-1] - 1e-9
+    trials.check(overlapping, "start", "is before the trial ahead of it has ended; trials must not overlap")
+    labels = {name: column for name, column in trials.columns.items() if name not in ("start", "end")}
+    for name, column in labels.items():
+        _check_label(trials, name, column)
+    columns = {"start": start, "end": end, **labels}
+    return Table(trials.name, {name: column[order] for name, column in columns.items()}, trials.first_row)
+
+
+def _check_label(trials: Table, name: str, column: np.ndarray) -> None:
+    _check_column(trials, name, Interval)
+    if column.ndim != 1:
+        raise RecordingError(f"{trials.name}: column {name!r} has shape {column.shape}; give one value per trial")
+    missing = column == "" if column.dtype.kind == "U" else ~np.isfinite(column)
+    trials.check(missing, name, "is no label; leave the trial out or fill it in")
+
+
+def _check_column(table: Table, name: str, kind: type) -> None:
+    """Columns become attributes, so they must not hide what the class has."""
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or hasattr(kind, name) or name in ("timestamps", "domain"):
+        raise RecordingError(f"{table.name}: column {name!r} cannot be kept by that name; use letters, digits and '_'")
+
+
+def _intervals(trials: Table) -> Interval:
+    return Interval(**trials.columns, timekeys=["start", "end"])
+
+
+def _series(name: str, table: Table, domain: np.ndarray) -> IrregularTimeSeries:
+    if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or name in _RESERVED or hasattr(Data, name) or "domain" in name:
+        raise RecordingError(f"series {name!r}: that name is taken or is not a word of letters, digits and '_'")
+    time = table.numbers("time")
+    columns = {key: column for key, column in table.columns.items() if key != "time"}
+    if len(time) < 2 or not columns:
+        raise RecordingError(f"{table.name}: a series needs a column 'time', one more column, and two rows")
+    table.check(np.r_[False, np.diff(time) <= 0], "time", "is not after the row before")
+    if time[-1] < domain[0, 0] or time[0] > domain[-1, 1]:
+        raise RecordingError(
+            f"{table.name}: column 'time' is from {time[0]:g} to {time[-1]:g} and the recording from "
+            f"{domain[0, 0]:g} to {domain[-1, 1]:g} s; are times in seconds?"
+        )
+    for key, column in columns.items():
+        _check_column(table, key, IrregularTimeSeries)
+        if column.dtype.kind not in "iuf":
+            table.refuse(0, key, "is not a number")
+        table.check(np.isinf(column), key, "is not finite")
+    values = {key: column.astype(np.float32) for key, column in columns.items()}
+    return IrregularTimeSeries(timestamps=time, **values, domain=compat.interval(domain))

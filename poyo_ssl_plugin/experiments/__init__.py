@@ -1,1 +1,0 @@
-"""Experiments: comparisons, baselines, figures and reports."""

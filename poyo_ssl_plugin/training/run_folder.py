@@ -1,0 +1,206 @@
+"""One run, one folder, one record: ``run.json`` says what was asked, how far it is, and what came of it.
+
+Beside it are ``recipe.yaml``, ``csv/metrics.csv``, and ``checkpoints`` with the state to go on from.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from poyo_ssl_plugin.distributed import is_main_process
+from poyo_ssl_plugin.errors import DeviceError, RecipeError
+from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.locks import only_run_in
+from poyo_ssl_plugin.training.weights import LoadReport
+
+RECORD = "run.json"
+# Keys of a recipe that change neither a run nor its result.
+_FREE = {"resume", "out_dir", "seeds", "data.num_workers", "data.timeout"}
+# Keys that may differ when a run that was stopped goes on: the same content in another place.
+_MOVED = {"data.root", "diet.table", "init_from"}
+# Keys of the trainer that change the result, so that a finished run is not taken for another.
+_TRAINER = ("max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite")
+
+
+@dataclass
+class RunResult:
+    """What came of a run.
+
+    Attributes:
+        out_dir: Its folder.
+        checkpoint: Its last checkpoint.
+        metrics: Last value of everything that was measured, by name.
+        initial: Measured before the first step.
+        predictions: One row per tested moment, of a fine-tuning run.
+        loaded: Which weights the run started from.
+        task: What was decoded, of a fine-tuning run.
+        leaks: What of the test was seen before, and whether that was allowed.
+    """
+
+    out_dir: Path
+    checkpoint: Path
+    metrics: dict[str, float]
+    initial: dict[str, float] = field(default_factory=dict)
+    predictions: list[dict[str, Any]] = field(default_factory=list)
+    loaded: LoadReport | None = None
+    task: str = ""
+    leaks: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class RunRecord:
+    """The content of ``run.json``.
+
+    Attributes:
+        recipe: Dotted keys and values of the recipe, and the seed, that make the run what it is.
+        state: ``"begun"``, or ``"finished"`` with a result.
+        result: What came of it.
+    """
+
+    recipe: dict[str, Any]
+    state: Literal["begun", "finished"] = "begun"
+    result: RunResult | None = None
+
+    @classmethod
+    def of(cls, config: DictConfig, *, seed: int | None = None) -> RunRecord:
+        """The record of a run that is about to begin."""
+        keys = _flat(_container(config))
+        kept = {f"trainer.{name}" for name in _TRAINER}
+        recipe = {k: v for k, v in keys.items() if k in kept or not (k in _FREE or k.startswith("trainer."))}
+        return cls({**recipe, **({} if seed is None else {"seed": seed})})
+
+    @classmethod
+    def read(cls, out_dir: str | Path) -> RunRecord | None:
+        """The record in a folder; ``None`` if there is none that can be read."""
+        out_dir = Path(out_dir)
+        try:
+            content = _from_json(json.loads((out_dir / RECORD).read_text(encoding="utf-8")))
+            result = content["result"]
+            if result is not None:
+                loaded = result["loaded"] and LoadReport(**result["loaded"])
+                result = RunResult(out_dir, last_checkpoint(out_dir), **{**result, "loaded": loaded})
+            return cls(content["recipe"], content["state"], result)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def write(self, out_dir: str | Path) -> None:
+        """Write the record in one step; one process does it for all."""
+        content = asdict(self)
+        if self.result is not None:
+            del content["result"]["out_dir"], content["result"]["checkpoint"]
+        if is_main_process():
+            write_json(Path(out_dir) / RECORD, {"format": 2, **_to_json(content)})
+
+    def finish(self, result: RunResult) -> RunResult:
+        """Write that the run is finished, and give back its result."""
+        self.state, self.result = "finished", result
+        self.write(result.out_dir)
+        return result
+
+    def finished(self, config: DictConfig) -> RunResult | None:
+        """The result of an earlier run of this recipe in its folder, if it is to be resumed and was finished."""
+        earlier = RunRecord.read(config.out_dir) if config.resume else None
+        if earlier is None or earlier.state != "finished" or earlier.recipe != json.loads(json.dumps(self.recipe)):
+            return None
+        return earlier.result if last_checkpoint(config.out_dir).exists() else None
+
+
+def last_checkpoint(out_dir: str | Path) -> Path:
+    """Where a run keeps its last state."""
+    return Path(out_dir) / "checkpoints" / "last.ckpt"
+
+
+@contextmanager
+def own_folder(config: DictConfig) -> Iterator[None]:
+    """Have the folder of a run to oneself, and say in plain words what is wrong with the hardware.
+
+    Raises:
+        OutputError: If another run goes on there.
+        RecipeError: If the folder holds a run that is not to be resumed.
+        DeviceError: As :func:`hardware_errors`.
+    """
+    # One process holds it for all.
+    with hardware_errors(), only_run_in(config.out_dir) if is_main_process() else nullcontext():
+        if not config.resume and last_checkpoint(config.out_dir).exists():
+            raise RecipeError(
+                f"{config.out_dir} holds a run already: pass resume=true to continue it, or another out_dir=..."
+            )
+        yield
+
+
+@contextmanager
+def hardware_errors() -> Iterator[None]:
+    """Say what to do about a device that is too small or missing.
+
+    Raises:
+        DeviceError: Instead of torch's and Lightning's own errors.
+    """
+    from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise DeviceError(
+            f"the GPU ran out of memory ({'. '.join(str(error).split('. ')[:2])}); lower data.batch_size or "
+            "data.unit_dropout.max_units, take trainer.precision=bf16-mixed or a smaller model=..., then start again "
+            "with resume=true"
+        ) from error
+    except MisconfigurationException as error:
+        said = " ".join(str(error).split())
+        if not any(word in said.lower() for word in ("accelerator", "device", "gpu", "cuda", "backend")):
+            raise
+        raise DeviceError(f"{said} Set trainer.accelerator=cpu, or auto, to use what is there") from error
+
+
+def refuse_other_recipe(config: DictConfig, earlier: Mapping[str, Any], source: str | Path) -> None:
+    """Refuse to continue a run with a recipe that changes what it was.
+
+    Raises:
+        RecipeError: Naming the first such key.
+    """
+    now, before = _flat(_container(config)), _flat(earlier)
+    for key in sorted(now.keys() & before.keys()):
+        if key not in _FREE | _MOVED and not key.startswith("trainer.") and now[key] != before[key]:
+            raise RecipeError(
+                f"{source} was written with {key}={before[key]}, not {now[key]}: a run cannot change it halfway; "
+                "give the earlier value, or another out_dir=..."
+            )
+
+
+def _container(config: DictConfig) -> dict[str, Any]:
+    recipe = OmegaConf.to_container(config)
+    assert isinstance(recipe, dict)
+    return recipe  # type: ignore[return-value]
+
+
+def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in recipe.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _to_json(value: Any) -> Any:
+    """Numbers that JSON has no word for as texts."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float:{value}"
+    if isinstance(value, Mapping):
+        return {key: _to_json(item) for key, item in value.items()}
+    return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, str) and value.startswith("float:"):
+        return float(value.removeprefix("float:"))
+    if isinstance(value, dict):
+        return {key: _from_json(item) for key, item in value.items()}
+    return [_from_json(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,383 @@
+"""Files of suite2p, NWB, CaImAn and numpy become recordings that torch_brain reads."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from poyo_ssl_plugin.cli.import_commands import import_recordings
+from poyo_ssl_plugin.cli.recording_commands import tasks
+
+from poyo_ssl_plugin import CalciumPOYO, PredictabilitySampler, score_dataset
+from poyo_ssl_plugin.compat import Dataset, DatasetIndex
+from poyo_ssl_plugin.data import Recordings, TrialSampler, find_trials, fit_task, get_task
+from poyo_ssl_plugin.data.check import check_recording
+from poyo_ssl_plugin.data.importing import df_over_f, read_suite2p, recording_from_arrays, save_recording
+from poyo_ssl_plugin.data.splits import PARTS, recorded_split
+from poyo_ssl_plugin.errors import OutputError, PoyoSSLError, RecordingError
+from poyo_ssl_plugin.recordings import merge_intervals, split_intervals
+
+RATE, FRAMES, CELLS, TRIALS = 10.0, 600, 5, 20
+
+
+@pytest.fixture
+def traces() -> np.ndarray:
+    return np.random.default_rng(0).gamma(2.0, size=(FRAMES, CELLS)).astype(np.float32)
+
+
+@pytest.fixture
+def trials_csv(tmp_path: Path) -> Path:
+    """Twenty trials of two seconds, three seconds apart, to the left and to the right."""
+    path = tmp_path / "trials.csv"
+    rows = [f"{3 * i},{3 * i + 2},{'lr'[i % 2]},{PARTS[(i > 9) + (i > 14)]}" for i in range(TRIALS)]
+    path.write_text("start,end,side,part\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(import_recordings, [str(argument) for argument in arguments])
+
+
+def written(result: Result, out: Path, name: str = "m1"):
+    """The recording that a command wrote, as torch_brain's own dataset reads it."""
+    assert result.exception is None, result.output + repr(result.exception)
+    assert [path.name for path in out.iterdir()] == [f"{name}.h5"]
+    return Dataset(str(out)).get_recording(name)
+
+
+def write_suite2p(folder: Path, traces: np.ndarray, fs: object = RATE, cells: slice = slice(None)) -> Path:
+    """Files as suite2p's documentation lays them out; suite2p itself is too heavy for a test."""
+    folder.mkdir(parents=True)
+    n = traces.shape[1]
+    np.save(folder / "F.npy", 100 + 20 * traces.T)
+    np.save(folder / "Fneu.npy", np.full((n, len(traces)), 40.0, np.float32))
+    iscell = np.zeros((n, 2), np.float32)
+    iscell[cells] = 1, 0.9
+    np.save(folder / "iscell.npy", iscell)
+    np.save(folder / "ops.npy", {"nplanes": 1, "fs": fs, "tau": 1.0})
+    return folder
+
+
+class TestReaders:
+    @pytest.mark.parametrize("fs", [RATE, 10, np.float64(RATE)])
+    def test_suite2p(self, tmp_path, out, traces, trials_csv, fs):
+        folder = write_suite2p(tmp_path / "suite2p" / "plane0", traces, fs, slice(1, 4)).parent
+        rate = ["--sampling-rate", RATE] if isinstance(fs, np.generic) else []
+        result = run("suite2p", folder, "--trials", trials_csv, "--out", out, "--recording", "m1", *rate)
+        data = written(result, out)
+        assert data.rois.id.astype(str).tolist() == [f"m1/plane0_{i}" for i in (1, 2, 3)]
+        expected = df_over_f(100 + 20 * traces[:, 1:4], np.full((FRAMES, 3), 40.0), RATE)
+        np.testing.assert_allclose(data.calcium_traces.df_over_f, expected, rtol=1e-5, atol=1e-6)
+        assert data.calcium_traces.sampling_rate == RATE and data.trials.side.tolist() == ["l", "r"] * 10
+
+    def test_planes_of_suite2p_are_one_recording(self, tmp_path, traces):
+        for plane, length in (("plane0", FRAMES), ("plane1", FRAMES - 1), ("plane10", FRAMES)):
+            write_suite2p(tmp_path / plane, traces[:length])
+        read = read_suite2p(tmp_path)
+        assert read.values.shape == (FRAMES - 1, 3 * CELLS) and read.unit_ids[[0, CELLS, -1]].tolist() == [
+            "plane0_0", "plane1_0", "plane10_4",
+        ]  # fmt: skip
+
+    def test_nothing_is_unpickled(self, tmp_path, traces):
+        """An ops.npy that runs code when it is loaded: its rate is not found, and nothing runs."""
+        folder = write_suite2p(tmp_path / "plane0", traces)
+        canary = tmp_path / "canary"
+        np.save(folder / "ops.npy", np.array({"x": Trap(canary)}), allow_pickle=True)
+        with pytest.raises(RecordingError, match="give it in Hz with --sampling-rate"):
+            read_suite2p(folder)
+        assert not canary.exists()
+        np.load(folder / "ops.npy", allow_pickle=True)
+        assert canary.exists()
+
+    @pytest.mark.parametrize("kind", ["df_over_f", "fluorescence"])
+    def test_nwb(self, tmp_path, out, traces, kind):
+        path = write_nwb(tmp_path / "mouse.nwb", traces, kind)
+        data = written(run("nwb", path, "--out", out, "--recording", "m1"), out)
+        expected = traces if kind == "df_over_f" else df_over_f(100 + traces, np.full_like(traces, 40), RATE)
+        np.testing.assert_allclose(data.calcium_traces.df_over_f, expected, rtol=1e-4, atol=1e-5)
+        assert data.rois.id.astype(str).tolist() == [f"m1/{i}" for i in range(CELLS)]
+        assert data.trials.side.tolist() == ["l", "r"] * 10 and float(data.domain.start[0]) == 0.5
+
+    def test_an_nwb_without_traces(self, tmp_path, out):
+        path = write_nwb(tmp_path / "mouse.nwb", None)
+        refused(run("nwb", path, "--out", out), out, "mouse.nwb: has no traces; it has no RoiResponseSeries")
+
+    @pytest.mark.parametrize("accepted", [[0, 2], None])
+    def test_caiman(self, tmp_path, out, traces, accepted):
+        """Groups as CaImAn's save_dict_to_hdf5 writes them; CaImAn itself is too heavy for a test."""
+        with h5py.File(tmp_path / "cnm.hdf5", "w") as file:
+            file["estimates/F_dff"], file["estimates/C"] = traces.T, traces.T
+            file["estimates/idx_components"] = "NoneType" if accepted is None else np.array(accepted)
+            file["params/data/fr"] = RATE
+        data = written(run("caiman", tmp_path / "cnm.hdf5", "--out", out, "--recording", "m1"), out)
+        rows = accepted or list(range(CELLS))
+        np.testing.assert_array_equal(data.calcium_traces.df_over_f, traces[:, rows])
+        assert data.rois.id.astype(str).tolist() == [f"m1/{row}" for row in rows]
+
+    def test_arrays_with_everything_beside(self, tmp_path, out, traces, trials_csv):
+        np.save(tmp_path / "dff.npy", traces)
+        (tmp_path / "run.csv").write_text("time,speed\n" + "".join(f"{t / 5},{t % 7}\n" for t in range(300)))
+        series = f"running={tmp_path / 'run.csv'}"
+        common = ["--sampling-rate", RATE, "--out", out, "--recording", "m1", "--subject", "s", "--cre-line", "Cux2"]
+        result = run("arrays", tmp_path / "dff.npy", *common, "--trials", trials_csv, "--series", series)
+        data = written(result, out)
+        assert data.subject.id == "s" and data.subject.cre_line == "Cux2"
+        np.testing.assert_array_equal(data.running.speed[:8], [0, 1, 2, 3, 4, 5, 6, 0])
+        refused(run("arrays", tmp_path / "dff.npy", *common), None, "is there already")
+        assert run("arrays", tmp_path / "dff.npy", *common, "--force").exit_code == 0
+
+    def test_trials_that_were_cut_out(self, tmp_path, out, traces):
+        """One domain interval per trial, which no window crosses."""
+        (tmp_path / "trials.csv").write_text(
+            "start,end,side\n" + "".join(f"0.5,2.5,{'lr'[i % 2]}\n" for i in range(20))
+        )
+        np.save(tmp_path / "dff.npy", traces.reshape(20, 30, CELLS))
+        common = ["--sampling-rate", RATE, "--out", out, "--recording", "m1", "--trials", tmp_path / "trials.csv"]
+        data = written(run("arrays", tmp_path / "dff.npy", *common), out)
+        np.testing.assert_allclose(data.domain.start, np.arange(20) * 3.0)
+        np.testing.assert_allclose(data.trials.start, np.arange(20) * 3.0 + 0.5)
+        assert [len(split_intervals(data, part)) for part in PARTS] == [14, 2, 4]
+        intervals = Recordings(out).get_sampling_intervals("train")
+        for window in PredictabilitySampler(sampling_intervals=intervals, window_length=2.0):
+            assert window.start // 3.0 == (window.end - 1e-9) // 3.0
+
+    def test_df_over_f_is_the_rule_of_its_docstring(self):
+        rng = np.random.default_rng(1)
+        neuropil = rng.normal(200, 30, (FRAMES, 2))
+        drift = np.linspace(1, 1.2, FRAMES)[:, None]
+        calcium = np.zeros((FRAMES, 2))
+        calcium[[100, 300]] = 0.5
+        fluorescence = 300 * drift * (1 + calcium) + 0.7 * (neuropil - np.median(neuropil, axis=0))
+        found = df_over_f(fluorescence, neuropil, RATE)
+        np.testing.assert_allclose(found[[100, 300]], 0.5, atol=0.08)
+        assert np.abs(np.median(found)) < 0.08
+        assert np.isnan(df_over_f(fluorescence - 400, None, RATE)).all()
+
+
+class Trap:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f") -> Path:
+    """A file written by pynwb."""
+    pynwb = pytest.importorskip("pynwb")
+    from datetime import datetime, timezone
+
+    from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel
+
+    file = pynwb.NWBFile("test", "test", datetime(2020, 1, 1, tzinfo=timezone.utc))
+    if traces is not None:
+        device = file.create_device("microscope")
+        channel = OpticalChannel(name="channel", description="green", emission_lambda=510.0)
+        plane = file.create_imaging_plane(
+            name="plane", optical_channel=channel, description="", device=device, excitation_lambda=900.0,
+            imaging_rate=RATE, indicator="GCaMP6f", location="VISp",
+        )  # fmt: skip
+        ophys = file.create_processing_module("ophys", "ophys")
+        segmentation = ImageSegmentation()
+        ophys.add(segmentation)
+        cells = segmentation.create_plane_segmentation("cells", plane)
+        for _ in range(CELLS):
+            cells.add_roi(pixel_mask=[(0, 0, 1.0)])
+        region = cells.create_roi_table_region("all", region=list(range(CELLS)))
+        container = DfOverF() if kind == "df_over_f" else Fluorescence()
+        ophys.add(container)
+        clock = {"rois": region, "unit": "a.u."}
+        if kind == "df_over_f":
+            container.create_roi_response_series("traces", traces, rate=RATE, starting_time=0.5, **clock)
+        else:
+            times = 0.5 + np.arange(len(traces)) / RATE
+            container.create_roi_response_series("traces", 100 + traces, timestamps=times, **clock)
+            container.create_roi_response_series("Neuropil", np.full_like(traces, 40), timestamps=times, **clock)
+        file.add_trial_column("side", "where to")
+        for i in range(TRIALS):
+            file.add_trial(start_time=3.0 * i + 0.5, stop_time=3.0 * i + 2.5, side="lr"[i % 2])
+    with pynwb.NWBHDF5IO(str(path), "w") as io:
+        io.write(file)
+    return path
+
+
+class TestResult:
+    """What is imported goes through the rest of the package."""
+
+    @pytest.fixture
+    def folder(self, traces, tmp_path) -> Path:
+        for name in ("a", "b"):
+            trials = {"start": np.arange(20) * 3.0, "end": np.arange(20) * 3.0 + 2, "side": ["l", "r"] * 10}
+            series = {"running": {"time": np.arange(300) / 5, "speed": np.arange(300) % 7}}
+            data = recording_from_arrays(traces, recording=name, sampling_rate=RATE, trials=trials, series=series)
+            save_recording(data, tmp_path / "recordings")
+        return tmp_path / "recordings"
+
+    def test_is_checked_scored_and_sampled(self, folder):
+        dataset = Recordings(folder, fields=["calcium_traces", "trials"])
+        for name in dataset.recording_ids:
+            check_recording(dataset, name)
+        assert set(score_dataset(dataset)["status"]) == {"ok"} and len(set(dataset.get_unit_ids())) == 2 * CELLS
+        split = recorded_split(dataset)
+        task = fit_task(get_task({"name": "side", "source": "trials", "label": "side"}), dataset, split["train"])
+        trials = {name: find_trials(dataset.get_recording(name), task, "test") for name in dataset.recording_ids}
+        assert [len(of) for of in trials.values()] == [4, 4]
+        model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, patch_size=5, dim=16, dim_out=2)
+        model.init_vocabs(dataset)
+        window = dataset[next(iter(TrialSampler(trials, window_length=2.0)))]
+        assert model.tokenize(window)["input_values"].obj.shape == (CELLS, 4, 5)
+
+    def test_torch_brain_reads_it(self, folder):
+        dataset = Dataset(str(folder))
+        window = dataset[DatasetIndex("a", 3.0, 5.0)]
+        assert window.calcium_traces.df_over_f.shape == (20, CELLS) and window.trials.side.tolist() == ["r"]
+        window = Recordings(folder)[DatasetIndex("a", 3.0, 5.0)]
+        assert window.units.id.tolist() == [f"a/{i}" for i in range(CELLS)]
+
+    def test_the_command_tasks_says_what_to_write(self, folder):
+        said = CliRunner().invoke(tasks, [str(folder)]).output
+        assert "task={name: side, source: trials, label: side}" in said.replace("'", "")
+        assert "task={name: speed, source: running, label: speed, kind: regression}" in said.replace("'", "")
+
+
+class TestSplits:
+    @pytest.mark.parametrize(
+        ("split", "counts"), [("0.5,0.25,0.25", (10, 5, 5)), ("part", (10, 5, 5)), ("blocks:2", (14, 2, 4))]
+    )
+    def test_trials_are_in_one_part_each_and_parts_do_not_overlap(
+        self, tmp_path, out, traces, trials_csv, split, counts
+    ):
+        np.save(tmp_path / "dff.npy", traces)
+        common = ["--sampling-rate", RATE, "--out", out, "--recording", "m1", "--trials", trials_csv]
+        data = written(run("arrays", tmp_path / "dff.npy", *common, "--split", split), out)
+        task = get_task({"name": "side", "source": "trials", "label": "side", "classes": ["l", "r"]})
+        assert tuple(len(find_trials(data, task, part)) for part in PARTS) == counts
+        times = np.concatenate([split_intervals(data, part) for part in PARTS])
+        assert np.diff(times, axis=1).sum() == pytest.approx(60.0)
+        assert merge_intervals(times).tolist() == [[0.0, 60.0]]
+
+    def test_time_is_cut_where_there_are_no_trials(self, traces):
+        data = recording_from_arrays(traces, recording="m1", sampling_rate=RATE, split="blocks:2")
+        assert split_intervals(data, "test").round(6).tolist() == [[24.0, 30.0], [54.0, 60.0]]
+
+
+def refused(result: Result, out: Path | None, message: str = "") -> None:
+    """One sentence, and nothing written. (``poyo-ssl`` prints it and exits with 2.)"""
+    error = result.exception
+    assert isinstance(error, PoyoSSLError), result.output + repr(error)
+    assert message in str(error) and "\n" not in str(error) and 10 < len(str(error)) < 700
+    assert out is None or not out.exists() or not list(out.iterdir())
+
+
+# Each takes a valid row of TRIALS.csv (start, end, side, part) and makes it wrong in a way drawn at random.
+BAD_VALUES = {
+    "start": st.sampled_from(["", "nan", "x", "inf", "-5", "1e9", "0x1"]),
+    "end": st.sampled_from(["", "NaN", "later", "-inf", "0", "100000", "1e308"]),
+    "side": st.sampled_from(["", "nan", "NA", "None"]),
+    "part": st.sampled_from(["", "training", "tset", "1"]),
+}
+
+
+class TestBadInput:
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def test_a_wrong_value_is_named_by_file_column_and_row(self, tmp_path, out, traces, trials_csv, data):
+        np.save(tmp_path / "dff.npy", traces)
+        lines = [line.split(",") for line in trials_csv.read_text().split()]
+        row = data.draw(st.integers(1, TRIALS))
+        column = data.draw(st.sampled_from(sorted(BAD_VALUES)))
+        lines[row][lines[0].index(column)] = data.draw(BAD_VALUES[column])
+        bad = tmp_path / "bad.csv"
+        bad.write_text("\n".join(",".join(line) for line in lines))
+        common = ["--sampling-rate", RATE, "--out", out, "--split", "part"]
+        result = run("arrays", tmp_path / "dff.npy", *common, "--trials", bad)
+        refused(result, out, f"{bad}: column '")
+        # A start that is after its end is seen at the end; one that moves can make its neighbour overlap.
+        assert re.search(f"'({column}|end)', row {row + 1}: ", str(result.exception)) or "overlap" in str(
+            result.exception
+        )
+
+    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(data=st.data())
+    def test_what_does_not_fit_together_is_refused(self, tmp_path, out, traces, data):
+        kind = data.draw(
+            st.sampled_from(["axes", "rate", "scale", "overlap", "split", "id", "file", "series", "column"])
+        )
+        n, t = data.draw(st.integers(2, 9)), data.draw(st.integers(40, 80))
+        values = np.ones((t, n))
+        rate, split, name = "10", "0.7,0.1,0.2", "m1"
+        start = np.linspace(0, t / 10 - 1, 6)
+        trials = np.stack([start, start + 0.3], axis=1)
+        header, extra = "start,end", []
+        if kind == "axes":
+            values = values.T
+        elif kind == "rate":
+            rate = data.draw(st.sampled_from(["0.1", "0", "-3", "nan", "inf", "1e5", "100"]))
+        elif kind == "scale":
+            trials *= data.draw(st.sampled_from([1000.0, 60.0, 2.0]))
+        elif kind == "overlap":
+            trials[data.draw(st.integers(0, 4)), 1] += 50 / len(trials) * data.draw(st.floats(0.2, 0.5))
+        elif kind == "split":
+            split = data.draw(
+                st.sampled_from(["0.5,0.5", "1,0,0", "0.9,0.9,0.1", "nan,0,1", "blocks:0", "x,y,z", "-1,1,1", "turn"])
+            )
+        elif kind == "id":
+            name = data.draw(st.sampled_from(["../x", "a/b", "a b", ".hidden", "ü", "-"]))
+        elif kind == "column":
+            header = data.draw(st.sampled_from(["start,stop", "start,start", "start", "on,off", "start,end,side", ""]))
+        elif kind == "series":
+            good = data.draw(st.sampled_from(["1,1", "0,0\n0,1", "0,x\n1,y", "900,0\n901,1", "0,inf\n1,0", "", "0"]))
+            (tmp_path / "s.csv").write_text(f"time,speed\n{good}\n")
+            extra = [
+                "--series",
+                data.draw(st.sampled_from(["running=", "domain=", "=", "a b="])) + str(tmp_path / "s.csv"),
+            ]
+        np.save(tmp_path / "x.npy", values)
+        if kind == "file":
+            (tmp_path / "x.npy").write_bytes(data.draw(st.binary(max_size=64)))
+        rows = "\n".join(",".join(f"{value:.4f}" for value in row) for row in trials)
+        (tmp_path / "t.csv").write_text(f"{header}\n{rows}\n")
+        common = ["--sampling-rate", rate, "--out", out, "--recording", name, "--split", split, *extra]
+        refused(run("arrays", tmp_path / "x.npy", *common, "--trials", tmp_path / "t.csv"), out)
+
+    def test_ids_that_repeat(self, traces):
+        with pytest.raises(RecordingError, match="unit id 'a' occurs twice"):
+            recording_from_arrays(traces, recording="m1", sampling_rate=RATE, unit_ids=list("aabcd"))
+
+    def test_a_file_stays_when_another_is_refused(self, traces, out):
+        data = recording_from_arrays(traces, recording="m1", sampling_rate=RATE)
+        before = save_recording(data, out).read_bytes()
+        with pytest.raises(OutputError, match="is there already"):
+            save_recording(data, out)
+        assert (out / "m1.h5").read_bytes() == before and len(list(out.iterdir())) == 1
+
+    def test_damaged_files_of_each_kind(self, tmp_path, out, traces):
+        folder = write_suite2p(tmp_path / "plane0", traces)
+        np.save(folder / "iscell.npy", np.ones((2, CELLS)))
+        refused(run("suite2p", folder, "--out", out), out, "iscell.npy: has shape (2, 5) for 5 ROIs")
+        (tmp_path / "bad.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"0" * 100)
+        for command in ("nwb", "caiman"):
+            refused(run(command, tmp_path / "bad.h5", "--out", out), out, "bad.h5: cannot be read as")
+            refused(run(command, tmp_path / "none.h5", "--out", out), out, "no such file")
+        with h5py.File(tmp_path / "c.h5", "w") as file:
+            file["estimates/C"] = traces.T
+        refused(run("caiman", tmp_path / "c.h5", "--out", out), out, "run estimates.detrend_df_f()")
+        refused(run("suite2p", tmp_path, "--out", out), out, "iscell.npy")
+
+
+def test_the_snippets_of_the_docs_run(tmp_path, monkeypatch, capsys):
+    page = (Path(__file__).parents[1] / "docs" / "own_data.md").read_text()
+    monkeypatch.chdir(tmp_path)
+    exec("\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL)), {})
+    assert "('left', 'right') 4" in capsys.readouterr().out
