@@ -32,7 +32,8 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]], *, title: 
     for row in rows:
         table.add_row(*(plain(str(cell)) for cell in row))
     # In a file, what may be copied from a cell is not folded.
-    console.print(table, width=None if console.is_terminal else 200)
+    place = console if console.is_terminal else Console(width=200, quiet=console.quiet)
+    place.print(table)
 
 
 def print_results(summary: dict[str, Any]) -> None:

@@ -45,7 +45,7 @@ def pretrain(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
     \b
     Defaults that are often changed ('poyo-ssl show KEY' explains any key, --show prints all):
       diet=predictable       model=small         ssl=masked_latent
-      data.batch_size=32     data.num_workers=0  trainer.max_steps=1500
+      data.batch_size=128    data.num_workers=0  trainer.max_steps=300
       out_dir=runs/pretrain  resume=false        seed=0
 
     \b
@@ -82,7 +82,7 @@ def finetune(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
 
     \b
     Defaults that are often changed ('poyo-ssl show KEY' explains any key, --show prints all):
-      task=drifting_gratings   seeds=[0,1,2]   trainer.max_steps=1500   resume=false
+      task=drifting_gratings   seeds=[0,1,2]   trainer.max_steps=300   resume=false
 
     \b
     Example:

@@ -121,6 +121,9 @@ class CalciumPOYO(nn.Module):
         }.items():
             if not value > 0:
                 raise RecipeError(f"{name} must be greater than 0, not {value}")
+        if sequence_length >= 100:
+            hint = f"if it is in milliseconds, give {sequence_length / 1000:g}"
+            raise RecipeError(f"sequence_length is in seconds, and {sequence_length:g} s is too long; {hint}")
         self.sequence_length = float(sequence_length)
         self.latent_step = float(latent_step)
         self.num_latents_per_step = num_latents_per_step
