@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.metrics import decoded_task
-from poyo_ssl_plugin.compare.neurons import diet_of, member_rows, split_neurons
+from poyo_ssl_plugin.compare.neurons import diet_of, split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
@@ -270,7 +270,7 @@ def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: T
                 found += len(find_trials(data, task, None, fold.split[part][name]))
         if found == 0:
             raise RecordingError(f"{where} has no {part} trial of {task.name!r}; choose another task=... or folds=...")
-    if not member_rows(diet_of(finetune, fold.decoding), fold.decoding).any():
+    if not diet_of(finetune, fold.decoding).members_of(fold.decoding).any():
         raise RecipeError(f"{where}: the diet of fine-tuning leaves no neuron to decode; set it by finetune=[diet=...]")
 
 
@@ -294,7 +294,7 @@ def _check_arms(
             continue
         with _naming(arm):
             config = compose("pretrain", None, arm.pretraining(comparison.pretrain, label_task(comparison)))
-            rows = [member_rows(diet_of(config, fold.pretraining), fold.pretraining) for fold in folds]
+            rows = [diet_of(config, fold.pretraining).members_of(fold.pretraining) for fold in folds]
         _check_labels(arm, config, dataset, pretrained_on)
         counts[arm.name] = int(rows[0].sum())
         if not all(found.any() for found in rows):
@@ -308,7 +308,7 @@ def _check_overlap(
     arm: Arm, comparison: Comparison, folds: Sequence[Fold], rows: Sequence[np.ndarray], finetune: DictConfig
 ) -> None:
     """No arm pretrains on a neuron that is decoded, unless that is allowed."""
-    decoded = [member_rows(diet_of(finetune, fold.decoding), fold.decoding) for fold in folds]
+    decoded = [diet_of(finetune, fold.decoding).members_of(fold.decoding) for fold in folds]
     both = max(int((seen & of_fold).sum()) for seen, of_fold in zip(rows, decoded, strict=True))
     if not both:
         return

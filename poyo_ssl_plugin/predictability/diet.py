@@ -139,7 +139,7 @@ class Diet:
         keep = np.argsort(order, kind="stable")[: round(quantile * int(np.isfinite(order).sum()))]
         rule = {"kind": "quantile", "quantile": quantile, **({} if by is None else {"by": by})}
         name = f"quantile-{quantile:g}" + (f"-of-{by}" if by else "")
-        return cls(table, _indicator(len(table), keep), name=name, rule=rule, order=order)
+        return cls(table, indicator(len(table), keep), name=name, rule=rule, order=order)
 
     @classmethod
     @_of_table
@@ -171,57 +171,13 @@ class Diet:
             raise DietError(f"cannot draw {n} of {len(candidates)} neurons")
         keep = np.random.default_rng(seed).permutation(candidates)[:n]
         rule = {"kind": "random", "n_units": n, "seed": seed}
-        return cls(table, _indicator(len(table), keep), name="random", rule=rule)
+        return cls(table, indicator(len(table), keep), name="random", rule=rule)
 
     @classmethod
     @_of_table
     def everything(cls, table: PredictabilityTable) -> Diet:
         """Every neuron that could be scored."""
         return cls(table, np.ones(len(table), dtype=bool), name="everything", rule={"kind": "everything"})
-
-    @classmethod
-    @_of_table
-    def mixed(
-        cls,
-        table: PredictabilityTable,
-        skewness: float = PAPER_SKEWNESS,
-        kurtosis: float = PAPER_KURTOSIS,
-        *,
-        seed: int = 0,
-    ) -> Diet:
-        """As many neurons as are predictable, half of them predictable and half not, at random.
-
-        Where there are fewer unpredictable neurons than that, the diet has as many of each kind as there are
-        of those.
-
-        Raises:
-            DietError: If the table has neurons of one kind only.
-        """
-        inside = (table["skewness"] <= skewness) & (table["kurtosis"] <= kurtosis)
-        kinds = [np.flatnonzero(table.ok & inside), np.flatnonzero(table.ok & ~inside)]
-        n = min(len(kinds[0]) // 2, len(kinds[1]))
-        if n == 0:
-            raise DietError(
-                f"a mixed diet needs neurons of both kinds; there are {len(kinds[0])} predictable and {len(kinds[1])} "
-                "unpredictable ones"
-            )
-        rng = np.random.default_rng(seed)
-        keep = np.concatenate([rng.permutation(kind)[:n] for kind in kinds])
-        rule = {"kind": "mixed", "skewness": skewness, "kurtosis": kurtosis, "seed": seed}
-        return cls(table, _indicator(len(table), keep), name="mixed", rule=rule)
-
-    @classmethod
-    @_of_table
-    def random_matched(
-        cls,
-        table: PredictabilityTable,
-        skewness: float = PAPER_SKEWNESS,
-        kurtosis: float = PAPER_KURTOSIS,
-        *,
-        seed: int = 0,
-    ) -> Diet:
-        """As many neurons as are predictable, of any kind, at random: the control of the diet's size."""
-        return cls.random(table, n_units=len(cls.from_thresholds(table, skewness, kurtosis)), seed=seed)
 
     def subset(self, share: float, *, seed: int = 0) -> Diet:
         """A random share of the diet's neurons, recording by recording, at least one of each that has any.
@@ -237,7 +193,7 @@ class Diet:
         members = {}
         for key, neurons in self._recordings.items():
             rows = rng.permutation(np.flatnonzero(neurons.member))
-            members[key] = _indicator(len(neurons.ids), rows[: math.ceil(share * len(rows) - 1e-9)])
+            members[key] = indicator(len(neurons.ids), rows[: math.ceil(share * len(rows) - 1e-9)])
         return self._with_members(members, self.name, {"kind": "share", "share": share, "seed": seed, "of": self.rule})
 
     def complement(self) -> Diet:
@@ -270,6 +226,13 @@ class Diet:
         neurons = self._neurons(recording_id)
         rows = neurons.rows(np.asarray(unit_ids, dtype=str), recording_id)
         return neurons.member[rows] & (neurons.rank[rows] <= fraction)
+
+    def members_of(self, table: PredictabilityTable) -> np.ndarray:
+        """Boolean (N,): the rows of a table whose neurons are in the diet."""
+        members = np.zeros(len(table), dtype=bool)
+        for recording, rows in table.by_recording().items():
+            members[rows] = self.mask(recording, table["unit_id"][rows])
+        return members
 
     def units(self, recording_id: str) -> list[str]:
         """Ids of the neurons of a recording that are in the diet, sorted."""
@@ -430,7 +393,7 @@ class _Neurons:
         return cls(*(np.asarray(column) for column in columns))
 
 
-def _indicator(n: int, rows: np.ndarray) -> np.ndarray:
+def indicator(n: int, rows: np.ndarray) -> np.ndarray:
     mask = np.zeros(n, dtype=bool)
     mask[rows] = True
     return mask

@@ -7,22 +7,49 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from poyo_ssl_plugin.errors import DietError, TableError
 from poyo_ssl_plugin.extensions import extension_names, load_extension
-from poyo_ssl_plugin.predictability.diet import Diet
+from poyo_ssl_plugin.predictability.diet import Diet, indicator
 from poyo_ssl_plugin.predictability.table import PredictabilityTable
 
 logger = logging.getLogger(__name__)
 
 Rule = Callable[..., Diet]
 
+
+def _random_matched(table: PredictabilityTable, *, seed: int = 0, **thresholds: float) -> Diet:
+    """As many neurons as are predictable, of any kind, at random: the control of the diet's size."""
+    return Diet.random(table, n_units=len(Diet.from_thresholds(table, **thresholds)), seed=seed)
+
+
+def _mixed(table: PredictabilityTable, *, seed: int = 0, **thresholds: float) -> Diet:
+    """As many neurons as are predictable, half of them predictable and half not, at random.
+
+    Where there are too few unpredictable ones, as many of each kind as there are of those.
+    """
+    predictable = Diet.from_thresholds(table, **thresholds)
+    inside = predictable.members_of(table)
+    kinds = [np.flatnonzero(inside), np.flatnonzero(table.ok & ~inside)]
+    n = min(len(kinds[0]) // 2, len(kinds[1]))
+    if n == 0:
+        raise DietError(
+            f"a mixed diet needs neurons of both kinds; there are {len(kinds[0])} predictable and {len(kinds[1])} "
+            "unpredictable ones"
+        )
+    rng = np.random.default_rng(seed)
+    keep = indicator(len(table), np.concatenate([rng.permutation(kind)[:n] for kind in kinds]))
+    return Diet(table, keep, name="mixed", rule={**predictable.rule, "kind": "mixed", "seed": seed})
+
+
 RULES: dict[str, Rule] = {
     "predictable": Diet.from_thresholds,
     "unpredictable": lambda table, **options: Diet.from_thresholds(table, **options).complement(),
     "all": Diet.everything,
     "random": Diet.random,
-    "random_matched": Diet.random_matched,
-    "mixed": Diet.mixed,
+    "random_matched": _random_matched,
+    "mixed": _mixed,
     "quantile": Diet.from_quantile,
     "cre_lines": Diet.from_cre_lines,
     "not_cre_lines": lambda table, **options: Diet.from_cre_lines(table, **options).complement(),
