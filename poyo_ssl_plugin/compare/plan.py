@@ -97,23 +97,24 @@ def make_plan(comparison: Comparison) -> Plan:
     _check_settings(comparison, dataset)
     decoded = tuple(comparison.held_out or dataset.recording_ids)
     pretrained_on = tuple(name for name in dataset.recording_ids if name not in comparison.held_out)
-    finetune = compose("finetune", task.name, comparison.finetune, allow_leak=comparison.allow_leak)
+    finetune = compose("finetune", comparison.task, comparison.finetune, allow_leak=comparison.allow_leak)
     _check_stimulus(dataset, decoded, task)
     folds = [_load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
     for fold in folds:
         _check_fold(fold, dataset, decoded, task, finetune)
     diets = _check_arms(comparison, arms, dataset, folds, pretrained_on, finetune)
-    pretraining: list[Run] = []
+    # Arms that differ in fine-tuning only share their pretraining.
+    pretraining: dict[str, Run] = {}
     finetuning: list[Run] = []
     for fold in folds:
         for arm in arms:
             starts = _pretrainings(comparison, arm, fold, pretrained_on)
-            pretraining += {run.key: run for run in starts if run is not None}.values()
+            starts = [None if run is None else pretraining.setdefault(run.key, run) for run in starts]
             finetuning += [
                 _finetuning(comparison, arm, fold, seed, decoded, start)
                 for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
-    return Plan(comparison, arms, folds, pretrained_on, decoded, pretraining, finetuning, diets)
+    return Plan(comparison, arms, folds, pretrained_on, decoded, [*pretraining.values()], finetuning, diets)
 
 
 def label_task(comparison: Comparison) -> Task:

@@ -133,8 +133,9 @@ def softmax_regression(train: np.ndarray, label: np.ndarray, test: np.ndarray) -
     from sklearn.linear_model import LogisticRegression
 
     mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
-    model = LogisticRegression(C=1.0 / train.shape[1], max_iter=50)
-    return model.fit((train - mean) / std, label).predict((test - mean) / std)
+    model = LogisticRegression(C=1.0 / train.shape[1], max_iter=40, tol=1e-3)
+    scaled = ((train - mean) / std).astype(np.float32)
+    return model.fit(scaled, label).predict(((test - mean) / std).astype(np.float32))
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:

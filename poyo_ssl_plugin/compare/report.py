@@ -68,7 +68,7 @@ def _draw(comparison: Comparison, result: ComparisonResult) -> dict[str, Path | 
             bounds=metric.bounds,
         ),
         "finetuning": figures.training_curves(
-            result.finetuning, folder / "finetuning.png", metrics=["train/loss", metric.logged]
+            result.finetuning, folder / "finetuning.png", metrics=["train/loss", f"valid/{metric.key}"]
         ),
         "pretraining": figures.training_curves(
             result.pretraining,

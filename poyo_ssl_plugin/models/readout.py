@@ -111,10 +111,15 @@ class PrototypeReadout(nn.Module):
             Task name to scores of shape :math:`(K, C)`, its queries in the order of the batch.
         """
         windows = F.normalize(latents.flatten(1), dim=1)
+        sessions = session_index.unique()
         scores = {}
         for i, name in enumerate(self.tasks):
-            prototypes = self.prototypes[name](session_index).unflatten(1, (-1, self.n_features))
-            cosine = torch.einsum("bf,bcf->bc", windows, F.normalize(prototypes, dim=2))
+            prototypes = F.normalize(self.prototypes[name](sessions).unflatten(1, (-1, self.n_features)), dim=2)
+            cosine = windows.new_zeros(len(windows), self._dims_out[name])
+            for session, own in zip(sessions, prototypes, strict=True):
+                # One product per recording, not one set of prototypes per window.
+                rows = (session_index == session).nonzero()[:, 0]
+                cosine = cosine.index_copy(0, rows, windows[rows] @ own.T)
             window_of_query = (task_index == i).nonzero()[:, 0]
             scores[name] = (self.log_scale[name].exp() * cosine)[window_of_query]
         return scores
