@@ -82,7 +82,7 @@ def finetune(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
 
     \b
     Defaults that are often changed ('poyo-ssl show KEY' explains any key, --show prints all):
-      task=drifting_gratings   seeds=[0,1,2]   trainer.max_steps=300   resume=false
+      task=drifting_gratings   seeds=[0,1,2]   trainer.max_steps=200   resume=false
 
     \b
     Example:

@@ -73,7 +73,7 @@ class Inputs:
         if damaged:
             dataset = Recordings(data.root, good)
         split = recorded_split(dataset, data.split)
-        if config.diet.table is None and config.diet.rule == "all":
+        if OmegaConf.select(config, "diet.table") is None and config.diet.rule == "all":
             logger.info("diet=all without a table: measuring all neurons on the training split first")
             activity = activity_field(dataset.get_recording(dataset.recording_ids[0]))
             return cls(dataset, score_dataset(dataset, field=activity, intervals=split["train"]), split, damaged)
