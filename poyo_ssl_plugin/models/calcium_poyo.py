@@ -233,9 +233,12 @@ class CalciumPOYO(nn.Module):
         index, timestamps = self._latent_grid(input_values.device)
         rotary = self.rotary_emb(timestamps).expand(len(input_values), -1, -1)
         slots = self.latent_emb(index).expand(len(input_values), -1, -1)
-        units = self.unit_emb(input_unit_index)
         if self.encoder == "read_in":
+            # Windows of one recording without dropout have the same neurons: one set of weights for all of them.
+            same = len(input_unit_index) > 1 and bool((input_unit_index == input_unit_index[:1]).all())
+            units = self.unit_emb(input_unit_index[0] if same else input_unit_index)
             return slots + self.read_in(input_values, units, input_mask), rotary
+        units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
         if input_mask is not None and _pads_whole_neurons(input_mask):
             real = input_mask[:, :, 0]
