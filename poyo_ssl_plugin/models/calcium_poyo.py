@@ -105,12 +105,12 @@ class CalciumPOYO(nn.Module):
         layer_scale: float | None = 0.1,
     ) -> None:
         super().__init__()
-        for name, value, known in (
+        for key, chosen, known in (
             ("encoder", encoder, ("read_in", "attention")),
             ("readout", readout, ("prototypes", "linear")),
         ):
-            if value not in known:
-                raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {value!r}")
+            if chosen not in known:
+                raise RecipeError(f"model.{key} must be {' or '.join(map(repr, known))}, not {chosen!r}")
         for name, value in {
             "sequence_length": sequence_length,
             "latent_step": latent_step,
@@ -237,7 +237,9 @@ class CalciumPOYO(nn.Module):
             # Windows of one recording without dropout have the same neurons: one set of weights for all of them.
             same = len(input_unit_index) > 1 and bool((input_unit_index == input_unit_index[:1]).all())
             units = self.unit_emb(input_unit_index[0] if same else input_unit_index)
-            return slots + self.read_in(input_values, units, input_mask), rotary
+            # Padding has time 0.
+            n_patches = input_timestamps.argmax(dim=1) + 1
+            return slots + self.read_in(input_values, units, input_mask, n_patches), rotary
         units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
         if input_mask is not None and _pads_whole_neurons(input_mask):
