@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from poyo_ssl_plugin.compat import GENERATION
-from poyo_ssl_plugin.data import Recordings, get_task
+from poyo_ssl_plugin.data import Recordings, Task, fit_task, get_task
 from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.data.splits import Split, recorded_split
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
@@ -138,21 +138,38 @@ def data_options(config: DictConfig) -> dict[str, Any]:
     }
 
 
-def auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
-    """The auxiliary task, if it has weight and any recording has its labels."""
+def auxiliary_declared(config: DictConfig) -> Task | None:
+    """The auxiliary task that a pretraining recipe asks for, if it has weight.
+
+    Raises:
+        RecipeError: If it is no classification.
+    """
     if config.aux.task is None or config.aux.weight == 0:
         return None
     task = get_task(config.aux.task)
-    labelled = [
-        name
+    if task.kind != "classification":
+        raise RecipeError(
+            f"aux.task={task.name} is a {task.kind}, and the auxiliary loss needs classes; name a classification, or "
+            "give aux.weight=0"
+        )
+    return task
+
+
+def auxiliary_task(config: DictConfig, inputs: Inputs) -> Task | None:
+    """The auxiliary task, its classes known, if it has weight and any recording has its labels."""
+    task, dataset = auxiliary_declared(config), inputs.dataset
+    if task is None:
+        return None
+    labelled = {
+        name: inputs.split["train"][name]
         for name in dataset.recording_ids
         if task.source in (data := dataset.get_recording(name)).keys()
-        and task.label in getattr(data, task.source).keys()
-    ]
+        and set(task.columns) <= set(getattr(data, task.source).keys())
+    }
     if not labelled:
         logger.warning("no recording has labels of %s: pretraining without the auxiliary loss", task.name)
         return None
-    return task
+    return fit_task(task, dataset, labelled)
 
 
 def build_model(config: DictConfig, data: DietData, tasks: Mapping[str, int], *, classes: bool = True) -> nn.Module:
