@@ -18,7 +18,7 @@ from poyo_ssl_plugin.compare.single_run import run_evaluation, run_finetuning
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
-from poyo_ssl_plugin.training import decoding_of, pretrain
+from poyo_ssl_plugin.training import decoding_of, prepare_finetuning, pretrain
 from poyo_ssl_plugin.training.finetuning import KnownR2
 
 SPEED = "{name: speed, source: running, label: running_speed, kind: regression}"
@@ -155,3 +155,35 @@ class TestAuxiliaryLoss:
         overrides = get_arm("supervised").pretraining([], task)
         assert f"aux.task={in_recipe(task)}" in overrides
         assert get_task(compose_recipe("pretrain", None, overrides).aux.task) == task
+
+
+class TestCountsAsTraces:
+    def test_a_model_of_traces_reads_spikes(self, spike_dir, spike_table_path, tmp_path):
+        spikes = ["data.field=spikes", "model.patch_size=2"]
+        before = pretrain(recipe("pretrain", spike_dir, spike_table_path, tmp_path / "a", *spikes))
+        options = [*spikes, f"init_from={before.checkpoint}", "seeds=[0]", "allow_leak=true"]
+        summary = run_finetuning(recipe("finetune", spike_dir, spike_table_path, tmp_path / "b", *options))
+        assert 0 <= summary["arms"]["pretrained"]["mean"] <= 1 and "template" in summary["baselines"]
+
+    def test_its_samples_are_the_counts(self, spike_dir, spike_table_path):
+        config = recipe("finetune", spike_dir, spike_table_path, "unused", "data.field=spikes", "model.patch_size=1",
+                        "init_from=null", "data.standardize=false")  # fmt: skip
+        run = prepare_finetuning(config)
+        batch = next(iter(run.data.test_dataloader()))
+        data = run.data.dataset.get_recording(batch["recording_id"][0])
+        units, times = np.asarray(data.spikes.unit_index), np.asarray(data.spikes.timestamps)
+        start = float(batch["start"][0])
+        inside = (times >= start) & (times < start + 2.0)
+        assert float(batch["inputs"]["input_values"][0].sum()) == inside.sum() and len(np.unique(units)) > 1
+
+    @pytest.mark.parametrize(
+        ("overrides", "message"),
+        [
+            (["data.field=spikes", "data.bin_width=0.05"], "score with --field spikes --bin-width 0.05"),
+            (["data.field=lfp"], "data.field must be spikes"),
+            (["data.field=spikes", "data.bin_width=0"], "data.bin_width must be a positive"),
+        ],
+    )
+    def test_what_does_not_fit_is_refused(self, spike_dir, spike_table_path, tmp_path, overrides, message):
+        with pytest.raises(RecipeError, match=message):
+            pretrain(recipe("pretrain", spike_dir, spike_table_path, tmp_path, *overrides))

@@ -25,6 +25,7 @@ from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_ta
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
+from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
 from poyo_ssl_plugin.training.recipe import auxiliary_declared
 
@@ -185,6 +186,7 @@ def _run(
         "data.root": str(Path(comparison.root).absolute()),
         "data.recordings": list(recordings),
         "diet.table": str(Path(runs, "neurons", f"{digest}.csv")),
+        "data.field": comparison.field if comparison.field == SPIKES else config.data.field,
         "resume": True,
         "trainer.progress": False,
         "trainer.tensorboard": False,

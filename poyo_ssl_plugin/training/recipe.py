@@ -33,6 +33,7 @@ from poyo_ssl_plugin.models import (
 from poyo_ssl_plugin.models.checkpoint import first_line
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.training.activity import Activity
 from poyo_ssl_plugin.training.data import DietData
 from poyo_ssl_plugin.training.weights import LoadReport, load_weights
 
@@ -135,6 +136,7 @@ def data_options(config: DictConfig) -> dict[str, Any]:
     return {
         **{name: config.data[name] for name in names},
         "unit_dropout": None if dropout is None else OmegaConf.to_container(dropout),
+        "activity": Activity(config.data.get("field"), config.data.get("bin_width", 0.1)),
     }
 
 
