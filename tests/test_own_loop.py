@@ -15,7 +15,7 @@ from poyo_ssl_plugin.data import simulate
 from poyo_ssl_plugin.objectives import Decorrelation, EMATeacher, MaskedActivity, NoReconstruction, identify_units
 
 PAGE = (Path(__file__).parents[1] / "docs" / "own_loop.md").read_text(encoding="utf-8")
-SCRIPTS = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+LOOPS = [script for script in re.findall(r"```python\n(.*?)```", PAGE, re.S) if "sklearn" not in script]
 SMALL = {"sequence_length": 2.0, "latent_step": 0.5, "dim": 16, "depth": 1, "dim_head": 8, "patch_size": 15}
 
 
@@ -34,9 +34,8 @@ def tokens(model, folder, n=6, recording="sim_000"):
 
 class TestScripts:
     def test_each_is_short(self):
-        loops = [script for script in SCRIPTS if "sklearn" not in script]
-        assert len(loops) == 3
-        for script in loops:
+        assert len(LOOPS) == 3
+        for script in LOOPS:
             assert len([line for line in script.splitlines() if line.strip()]) <= 25
 
     @pytest.mark.skipif(GENERATION != "0.2", reason="the page imports collate as torch_brain 0.2 has it")
@@ -44,7 +43,7 @@ class TestScripts:
         monkeypatch.chdir(tmp_path)
         simulate("recordings", n_recordings=1, n_units=60, minutes=10, cre_lines=["Cux2_CreERT2"], seed=1)
         torch.manual_seed(0)
-        for script in SCRIPTS:
+        for script in LOOPS:
             exec(compile(script, "docs/own_loop.md", "exec"), {"__name__": "__main__"})
         said = capsys.readouterr().out
         known, in_all = map(int, re.search(r"(\d+) of (\d+) neurons were known", said).groups())
@@ -77,7 +76,9 @@ class TestPlainBatches:
         readout = {"dim_out": 1} if GENERATION == "0.2" else None
         if readout is None:
             pytest.skip("torch_brain 0.1 takes queries from the data")
-        poyo = POYO(sequence_length=2.0, latent_step=0.5, num_latents_per_step=4, dim=16, depth=1, dim_head=8, **readout)
+        poyo = POYO(
+            sequence_length=2.0, latent_step=0.5, num_latents_per_step=4, dim=16, depth=1, dim_head=8, **readout
+        )
         poyo.init_vocabs(Recordings(spike_dir))
         loss = MaskedLatentReconstruction(16)(poyo, tokens(poyo, spike_dir)).loss
         loss.backward()

@@ -41,7 +41,12 @@ class TestFinetuning:
     def test_results_name_the_measure(self, done):
         _, summary = done
         [arm] = summary["arms"].values()
-        assert (summary["task"], summary["kind"], summary["chance"], arm["metric"]) == ("speed", "regression", 0.0, "R2")
+        assert (summary["task"], summary["kind"], summary["chance"], arm["metric"]) == (
+            "speed",
+            "regression",
+            0.0,
+            "R2",
+        )
         assert metric_of(summary["task"], summary["kind"]).name == "R2"
         assert set(summary["baselines"]) == {"ridge regression"}
         json.dumps(summary, allow_nan=False)
@@ -108,7 +113,10 @@ class TestMeasure:
 
     def rows(self, label, prediction, recording="a"):
         pairs = zip(label, prediction, strict=True)
-        return [{"recording_id": recording, "time": 4.0 * i, "label": [y], "prediction": [z]} for i, (y, z) in enumerate(pairs)]
+        return [
+            {"recording_id": recording, "time": 4.0 * i, "label": [y], "prediction": [z]}
+            for i, (y, z) in enumerate(pairs)
+        ]
 
     def test_a_recording_s_own_mean_is_worth_nothing(self):
         result = decoding_of(self.config()).test_result(

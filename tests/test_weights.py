@@ -12,7 +12,7 @@ import yaml
 from quick import quick
 
 from poyo_ssl_plugin import CalciumPOYO
-from poyo_ssl_plugin.compat import RotaryCrossAttention, RotarySelfAttention
+from poyo_ssl_plugin.compat import FeedForward, RotaryCrossAttention, RotarySelfAttention, RotaryTimeEmbedding
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models.poyo_plus import arguments_of, as_calcium_poyo
@@ -35,7 +35,11 @@ class TestFolder:
         assert back.arguments == model.arguments
         for name, value in model.state_dict().items():
             torch.testing.assert_close(back.state_dict()[name], value)
-        assert {path.name for path in (tmp_path / "saved").iterdir()} == {"model.safetensors", "config.json", "README.md"}
+        assert {path.name for path in (tmp_path / "saved").iterdir()} == {
+            "model.safetensors",
+            "config.json",
+            "README.md",
+        }
 
     def test_the_card_says_what_a_pretrained_model_has_seen(self, sim_dir, table_path, tmp_path):
         place = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / 'run'}"]
@@ -107,7 +111,9 @@ class TestHub:
         import inspect
 
         assert {"revision", "allow_patterns"} <= set(inspect.signature(hub.snapshot_download).parameters)
-        assert {"repo_id", "folder_path", "commit_message"} <= set(inspect.signature(hub.HfApi.upload_folder).parameters)
+        assert {"repo_id", "folder_path", "commit_message"} <= set(
+            inspect.signature(hub.HfApi.upload_folder).parameters
+        )
         assert {"private", "exist_ok"} <= set(inspect.signature(hub.HfApi.create_repo).parameters)
 
 
@@ -175,6 +181,53 @@ class TestCalciumPOYOPlus:
         )
         asked = torch.tensor([[0, 1]])
         torch.testing.assert_close(model.readout.embed(asked)[0], state["task_emb.weight"][1:])
+
+    def test_it_decodes_the_same(self):
+        """Against a forward pass written with torch_brain's own modules: tokens side by side, one query a task."""
+        arguments = {**PLUS, "dim": 32, "depth": 2, "dim_head": 16, "num_latents_per_step": 3}
+        state = plus_state(arguments)
+        model = CalciumPOYO(**arguments_of(state, arguments)).eval()
+        model.set_vocabs(unit_ids=[f"u{i}" for i in range(5)], session_ids=["mouse"])
+        model.load_state_dict(as_calcium_poyo(state))
+        values, times, asked = (
+            torch.randn(1, 4, 10, 1),
+            (torch.arange(10.0)[None] + 0.5) / 10,
+            torch.tensor([[0.3, 0.6]]),
+        )
+        units = torch.tensor([[1, 3, 4, 5]])
+        answers = model(
+            input_values=values, input_unit_index=units, input_timestamps=times, input_mask=None,
+            session_index=torch.tensor([1]), output_timestamps=asked, output_task_index=torch.tensor([[0, 1]]),
+        )  # fmt: skip
+
+        def part(stock, name):
+            stock.load_state_dict({k[len(name) :]: v for k, v in state.items() if k.startswith(name)})
+            return stock.eval()
+
+        def feed_forward(name):
+            return part(torch.nn.Sequential(torch.nn.LayerNorm(32), FeedForward(dim=32)), name)
+
+        sizes = {"dim": 32, "dim_head": 16, "dropout": 0.0}
+        rotary = RotaryTimeEmbedding(head_dim=16, rotate_dim=8, t_min=1e-4, t_max=2.0627)
+        mapped = values @ state["input_value_map.weight"].T + state["input_value_map.bias"]
+        beside = state["unit_emb.weight"][units][:, :, None].expand(-1, -1, 10, -1)
+        tokens = torch.cat([mapped, beside], dim=-1).flatten(1, 2)
+        latent_times = (torch.arange(8.0) / 8 + 1 / 16).repeat_interleave(3)[None]
+        latents, at = state["latent_emb.weight"].repeat(8, 1)[None], rotary(latent_times)
+        encoder = part(RotaryCrossAttention(**sizes, heads=4, rotate_value=True), "enc_atn.")
+        latents = latents + encoder(latents, tokens, at, rotary(times.repeat(1, 4)))
+        latents = latents + feed_forward("enc_ffn.")(latents)
+        for i in range(2):
+            layer = part(RotarySelfAttention(**sizes, heads=8, rotate_value=True), f"proc_layers.{i}.0.")
+            latents = latents + layer(latents, at)
+            latents = latents + feed_forward(f"proc_layers.{i}.1.")(latents)
+        queries = state["session_emb.weight"][1] + state["task_emb.weight"][1:][None]
+        decoder = part(RotaryCrossAttention(**sizes, heads=4, rotate_value=False), "dec_atn.")
+        queries = queries + decoder(queries, latents, rotary(asked), at)
+        queries = queries + feed_forward("dec_ffn.")(queries)
+        for i, name in enumerate(TASKS):
+            expected = part(torch.nn.Linear(32, TASKS[name]), f"readout.projections.{name}.")(queries[:, i])
+            torch.testing.assert_close(answers[name], expected, rtol=1e-4, atol=1e-5)
 
     def test_a_model_of_one_s_own_takes_what_it_shares(self, checkpoint):
         arguments = {k: v for k, v in PLUS.items() if k != "t_max"}

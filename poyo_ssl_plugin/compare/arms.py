@@ -47,7 +47,6 @@ class Arm:
         return join_overrides(overrides, own)
 
 
-
 def in_recipe(task: Task) -> str:
     """A task as an override names it: by its name, or as it was declared.
 
@@ -57,7 +56,10 @@ def in_recipe(task: Task) -> str:
     """
     if task.name in TASKS:
         return task.name
-    values = {key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value for key, value in task.to_dict().items()}
+    values = {
+        key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+        for key, value in task.to_dict().items()
+    }
     return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
 

@@ -22,7 +22,6 @@ from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, r
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
 from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.provenance import git_revision, versions
-from poyo_ssl_plugin.recordings import TRACES
 from poyo_ssl_plugin.training import (
     Inputs,
     Metric,

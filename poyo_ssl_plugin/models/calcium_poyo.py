@@ -103,9 +103,9 @@ class CalciumPOYO(PretrainedModel):
         readout: Literal["prototypes", "linear"] = "prototypes",
         layer_scale: float | None = 0.1,
     ) -> None:
-        arguments = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        self.arguments = {**arguments, "dim_out": dim_out if isinstance(dim_out, int) else dict(dim_out)}
+        self.arguments = {**given, "dim_out": dim_out if isinstance(dim_out, int) else dict(dim_out)}
         for name, value, known in (
             ("encoder", encoder, ("read_in", "attention")),
             ("readout", readout, ("prototypes", "linear")),

@@ -31,7 +31,7 @@ class PretrainedModel(nn.Module):
     """
 
     arguments: dict[str, Any]
-    record: Mapping[str, Any] = {}  # noqa: RUF012  never changed in place
+    record: Mapping[str, Any] = {}
 
     @classmethod
     def load_pretrained(cls: type[_Model], checkpoint_path: str | Path) -> _Model:

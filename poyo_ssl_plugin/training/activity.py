@@ -66,5 +66,6 @@ class Activity:
             what = f"{width:g}-s bins of {scored}" if width else scored
             raise RecipeError(
                 f"data.field=spikes with bins of {self.bin_width:g} s needs scores of the same counts, and the table's "
-                f"are of {what}; score with --field spikes --bin-width {self.bin_width:g}, or give data.standardize=false"
+                f"are of {what}; score with --field spikes --bin-width {self.bin_width:g}, or give "
+                "data.standardize=false"
             )
