@@ -199,7 +199,10 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def _make_model(self, target: torch.Tensor) -> CalciumPOYO:
         n_units, n_samples = self._shape
         outputs = len(self.classes_) if _tells_classes(self) else target.shape[1]
-        readout: dict[str, Any] = {"dim_out": {_TASK: outputs}, "readout": "prototypes" if _tells_classes(self) else "linear"}
+        readout: dict[str, Any] = {
+            "dim_out": {_TASK: outputs},
+            "readout": "prototypes" if _tells_classes(self) else "linear",
+        }
         words = [f"array/{i}" for i in range(n_units)]
         if self.init_from is not None:
             pretrained = CalciumPOYO.from_pretrained(self.init_from)

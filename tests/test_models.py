@@ -139,6 +139,10 @@ class TestCalciumPOYO:
         with pytest.raises(RecipeError, match=next(iter(wrong))):
             model(**wrong)
 
+    def test_a_window_in_milliseconds(self):
+        with pytest.raises(RecipeError, match=r"in seconds, and 2000 s is too long; .* give 2$"):
+            model(sequence_length=2000.0, latent_step=250.0)
+
 
 class TestTokenize:
     @pytest.fixture

@@ -200,7 +200,11 @@ class TestMaskedLatentReconstruction:
         }
         objective = MaskedLatentReconstruction(32)
         result = objective(stock, spikes)
-        assert result.latent_pass.processor_latents.shape == (6, 16, 32) and result.latent_pass.output.shape == (6, 3, 2)
+        assert result.latent_pass.processor_latents.shape == (6, 16, 32) and result.latent_pass.output.shape == (
+            6,
+            3,
+            2,
+        )
         result.loss.backward()
         assert stock.enc_atn.to_kv.weight.grad.abs().sum() > 0
 

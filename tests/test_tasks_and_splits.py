@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+from poyo_ssl_plugin.data.shuffle import ShuffleLabels
 
 from poyo_ssl_plugin.compat import (
     ArrayDict,
@@ -27,7 +28,6 @@ from poyo_ssl_plugin.data import (
     get_task,
     tasks_of,
 )
-from poyo_ssl_plugin.data.shuffle import ShuffleLabels
 from poyo_ssl_plugin.data.splits import part_within, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.recordings import intersect_intervals, merge_intervals, split_intervals

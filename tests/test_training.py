@@ -68,7 +68,7 @@ class TestPretrain:
 
         diet = Diet.from_thresholds(table)
         vocabulary = model_state(read_checkpoint(pretrained))["unit_emb.vocab"]
-        assert set(vocabulary) - {"NA"} == {unit for name in diet.recordings for unit in diet.units(name)}
+        assert set(vocabulary) - {"NA"} == {f"{name}/{unit}" for name in diet.recordings for unit in diet.units(name)}
 
     def test_the_checkpoint_records_what_was_seen(self, pretrained, table):
         record = read_checkpoint(pretrained)["hyper_parameters"]
@@ -235,8 +235,8 @@ class TestFinetune:
         assert again.metrics["test/accuracy"] == result.metrics["test/accuracy"]
 
     def test_an_opened_run_has_the_training_trials_that_it_had(self, recipe):
-        run = finetune(recipe("finetune", "label_share=0.3", "shuffle_labels=true", recipe="scratch"), seed=2)
-        prepared = prepare_finetuning(recipe("finetune", "label_share=0.3", recipe="scratch"), seed=2)
+        run = finetune(recipe("finetune", "label_fraction=0.3", "shuffle_labels=true", recipe="scratch"), seed=2)
+        prepared = prepare_finetuning(recipe("finetune", "label_fraction=0.3", recipe="scratch"), seed=2)
         opened = open_finetuned(run.checkpoint)
         assert opened.data.shuffle_labels and opened.data.seed == 2
         for name, trials in prepared.data.trials("train").items():

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from poyo_ssl_plugin.configuration import recipes_dir
+from poyo_ssl_plugin.configuration import plugin_dir
 from poyo_ssl_plugin.data import TASKS, Task
 from poyo_ssl_plugin.errors import RecipeError
 
@@ -163,7 +163,7 @@ def join_overrides(shared: Sequence[str], own: Sequence[str]) -> list[str]:
     values = {_key(text): text.partition("=")[2] for text in own}
     foreign: set[str] = set()
     if "diet" in values:
-        path = recipes_dir() / "diet" / f"{values['diet']}.yaml"
+        path = plugin_dir() / "diet" / f"{values['diet']}.yaml"
         known = path.read_text(encoding="utf-8") if path.is_file() else ""
         options = {key for key in map(_key, shared) if key.startswith("diet.") and key != "diet.share"}
         foreign = {key for key in options if f"{key[5:]}:" not in known}

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.metrics import decoded_task
-from poyo_ssl_plugin.compare.neurons import diet_of, member_rows, split_neurons
+from poyo_ssl_plugin.compare.neurons import diet_of, split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
@@ -101,22 +101,24 @@ def make_plan(comparison: Comparison) -> Plan:
     _check_settings(comparison, dataset)
     decoded = tuple(comparison.held_out or dataset.recording_ids)
     pretrained_on = tuple(name for name in dataset.recording_ids if name not in comparison.held_out)
-    finetune = compose("finetune", task.name, comparison.finetune, allow_leak=comparison.allow_leak)
+    finetune = compose("finetune", comparison.task, comparison.finetune, allow_leak=comparison.allow_leak)
     _check_stimulus(dataset, decoded, task)
     folds = [_load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
     fitted = [_check_fold(fold, dataset, decoded, task, finetune) for fold in folds]
     diets = _check_arms(comparison, arms, dataset, folds, pretrained_on, finetune)
-    pretraining: list[Run] = []
+    # Arms that differ in fine-tuning only share their pretraining.
+    pretraining: dict[str, Run] = {}
     finetuning: list[Run] = []
     for fold in folds:
         for arm in arms:
             starts = _pretrainings(comparison, arm, fold, pretrained_on)
-            pretraining += {run.key: run for run in starts if run is not None}.values()
+            starts = [None if run is None else pretraining.setdefault(run.key, run) for run in starts]
             finetuning += [
                 _finetuning(comparison, arm, fold, seed, decoded, start)
                 for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
-    return Plan(comparison, arms, folds, pretrained_on, decoded, fitted[0], pretraining, finetuning, diets)
+    starts = [*pretraining.values()]
+    return Plan(comparison, arms, folds, pretrained_on, decoded, fitted[0], starts, finetuning, diets)
 
 
 def label_task(comparison: Comparison) -> Task:
@@ -276,7 +278,7 @@ def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: T
                 found += len(find_trials(data, fitted, None, fold.split[part][name]))
         if found == 0:
             raise RecordingError(f"{where} has no {part} trial of {task.name!r}; choose another task=... or folds=...")
-    if not member_rows(diet_of(finetune, fold.decoding), fold.decoding).any():
+    if not diet_of(finetune, fold.decoding).members_of(fold.decoding).any():
         raise RecipeError(f"{where}: the diet of fine-tuning leaves no neuron to decode; set it by finetune=[diet=...]")
     return fitted
 
@@ -302,7 +304,7 @@ def _check_arms(
         with _naming(arm):
             config = compose("pretrain", None, arm.pretraining(comparison.pretrain, label_task(comparison)))
             auxiliary_declared(config)
-            rows = [member_rows(diet_of(config, fold.pretraining), fold.pretraining) for fold in folds]
+            rows = [diet_of(config, fold.pretraining).members_of(fold.pretraining) for fold in folds]
         _check_labels(arm, config, dataset, pretrained_on)
         counts[arm.name] = int(rows[0].sum())
         if not all(found.any() for found in rows):
@@ -316,7 +318,7 @@ def _check_overlap(
     arm: Arm, comparison: Comparison, folds: Sequence[Fold], rows: Sequence[np.ndarray], finetune: DictConfig
 ) -> None:
     """No arm pretrains on a neuron that is decoded, unless that is allowed."""
-    decoded = [member_rows(diet_of(finetune, fold.decoding), fold.decoding) for fold in folds]
+    decoded = [diet_of(finetune, fold.decoding).members_of(fold.decoding) for fold in folds]
     both = max(int((seen & of_fold).sum()) for seen, of_fold in zip(rows, decoded, strict=True))
     if not both:
         return

@@ -43,14 +43,13 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
     end_unless_main_process()
     metrics = ["train/masked", "valid/effective_rank", "valid/latent_std"]
     figures.training_curves({"pretraining": result.out_dir}, result.out_dir / "curves.png", metrics=metrics)
-    inputs_table = config.diet.table
-    diet = make_diet(inputs_table, config.diet.rule, **_rule_options(config))
+    units = read_checkpoint(result.checkpoint)["hyper_parameters"]["trained_on"]["units"]
     summary = {
         "format": 1,
         "checkpoint": str(result.checkpoint),
         "initial": _finite(result.initial),
         "metrics": _finite(result.metrics),
-        "diet": f"{diet.name}: {diet.summary()}",
+        "diet": f"{config.diet.rule}: {sum(map(len, units.values()))} units of {len(units)} recordings",
         "loaded": result.loaded.summary() if result.loaded else None,
         "leaks": result.leaks,
         **_made(config),

@@ -122,6 +122,9 @@ class CalciumPOYO(PretrainedModel):
         }.items():
             if not value > 0:
                 raise RecipeError(f"{name} must be greater than 0, not {value}")
+        if sequence_length >= 100:
+            hint = f"if it is in milliseconds, give {sequence_length / 1000:g}"
+            raise RecipeError(f"sequence_length is in seconds, and {sequence_length:g} s is too long; {hint}")
         self.sequence_length = float(sequence_length)
         self.latent_step = float(latent_step)
         self.num_latents_per_step = num_latents_per_step
@@ -231,9 +234,12 @@ class CalciumPOYO(PretrainedModel):
         index, timestamps = self._latent_grid(input_values.device)
         rotary = self.rotary_emb(timestamps).expand(len(input_values), -1, -1)
         slots = self.latent_emb(index).expand(len(input_values), -1, -1)
-        units = self.unit_emb(input_unit_index)
         if self.encoder == "read_in":
+            # Windows of one recording without dropout have the same neurons: one set of weights for all of them.
+            same = len(input_unit_index) > 1 and bool((input_unit_index == input_unit_index[:1]).all())
+            units = self.unit_emb(input_unit_index[0] if same else input_unit_index)
             return slots + self.read_in(input_values, units, input_mask), rotary
+        units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
         if input_mask is not None and _pads_whole_neurons(input_mask):
             real = input_mask[:, :, 0]

@@ -52,7 +52,7 @@ class ReadIn(nn.Module):
 
         Args:
             values: Patches, :math:`(B, N, P, S)`.
-            units: Unit embeddings, :math:`(B, N, U)`.
+            units: Unit embeddings, :math:`(B, N, U)`, or :math:`(N, U)` if all windows have the same neurons.
             mask: Which patches are real, bool :math:`(B, N, P)`; ``None`` if all are.
 
         Returns:
@@ -68,7 +68,11 @@ class ReadIn(nn.Module):
         if activity.shape[2] != n_steps:
             activity = F.interpolate(activity, size=n_steps, mode="linear")
         filtered = activity @ self.temporal.T * n_units.rsqrt()
-        latents = self.spatial(filtered.transpose(1, 2) @ units)
+        weights = self.spatial(units) if units.ndim == 2 else units
+        latents = filtered.transpose(1, 2) @ weights
+        if units.ndim == 3:
+            # Cheaper in this order: there are more neurons than steps.
+            latents = self.spatial(latents)
         return latents.unflatten(2, (self.n_slots, self.dim)).flatten(1, 2)
 
 

@@ -33,6 +33,7 @@ from poyo_ssl_plugin.distributed import ShardedSampler, gathered, n_processes, p
 from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.models import Adapter, adapt
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
+from poyo_ssl_plugin.recordings import unique_ids
 from poyo_ssl_plugin.training.activity import Activity
 from poyo_ssl_plugin.training.resume import ResumableLoader
 from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
@@ -105,8 +106,8 @@ class DietData(L.LightningDataModule):
 
     @property
     def unit_ids(self) -> list[str]:
-        """Ids of all neurons of the diet, sorted."""
-        return sorted(unit for name in self.recordings for unit in self.diet.units(name))
+        """Ids of all neurons of the diet as the dataset knows them, unique by recording, sorted."""
+        return sorted(u for name in self.recordings for u in unique_ids(np.array(self.diet.units(name)), name).tolist())
 
     def attach(self, model: nn.Module) -> None:
         """Say whose tokens the windows become; call it before loading."""
@@ -138,7 +139,6 @@ class DietData(L.LightningDataModule):
             self.recordings,
             _Chain(transforms),
             fields=fields,
-            uniquify_unit_ids=self.dataset.uniquify_unit_ids,
         )
         if training:
             sampler = ShardedSampler(sampler, n_shares=n_processes(), index=process_index())

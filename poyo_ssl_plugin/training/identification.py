@@ -26,7 +26,7 @@ class Identification:
 
     method: str = "none"
     steps: int = 300
-    batch_size: int = 256
+    batch_size: int = 128
     lr: float = 0.02
 
     def __post_init__(self) -> None:

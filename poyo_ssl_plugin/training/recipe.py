@@ -21,6 +21,7 @@ from poyo_ssl_plugin.compat import GENERATION
 from poyo_ssl_plugin.data import Recordings, Task, fit_task, get_task
 from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.data.splits import Split, recorded_split
+from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import (
     adapt,
@@ -32,7 +33,7 @@ from poyo_ssl_plugin.models import (
 )
 from poyo_ssl_plugin.models.checkpoint import first_line
 from poyo_ssl_plugin.models.readout import PrototypeReadout
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
 from poyo_ssl_plugin.training.activity import Activity
 from poyo_ssl_plugin.training.data import DietData
 from poyo_ssl_plugin.training.weights import LoadReport, load_weights
@@ -68,13 +69,18 @@ class Inputs:
         require(config, "data.root", "the folder of the recordings")
         data = config.data
         recordings = None if data.recordings is None else [str(name) for name in data.recordings]
-        dataset = Recordings(data.root, recordings, uniquify_unit_ids=data.uniquify_unit_ids)
+        dataset = Recordings(data.root, recordings)
         good, damaged = usable_recordings(dataset, on_error=data.on_error, timeout=data.get("timeout"))
         if damaged:
-            dataset = Recordings(data.root, good, uniquify_unit_ids=data.uniquify_unit_ids)
+            dataset = Recordings(data.root, good)
+        split = recorded_split(dataset, data.split)
+        if OmegaConf.select(config, "diet.table") is None and config.diet.rule == "all":
+            logger.info("diet=all without a table: measuring all neurons on the training split first")
+            activity = data.get("field") or activity_field(dataset.get_recording(dataset.recording_ids[0]))
+            of_counts = {"field": activity, "bin_width": data.get("bin_width", 0.1)}
+            return cls(dataset, score_dataset(dataset, intervals=split["train"], **of_counts), split, damaged)
         require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
-        table = PredictabilityTable.load(config.diet.table)
-        return cls(dataset, table, recorded_split(dataset, data.split), damaged)
+        return cls(dataset, PredictabilityTable.load(config.diet.table), split, damaged)
 
 
 def resolved(config: DictConfig) -> DictConfig:

@@ -151,7 +151,7 @@ def unlabelled_data(
     """Unlabelled windows of the training time of the neurons that are decoded, for their identification."""
     windows = {**data_options(config), "batch_size": options.batch_size, "unit_dropout": None}
     fed = {part: {name: times[name] for name in data.recordings} for part, times in inputs.split.items()}
-    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings, uniquify_unit_ids=inputs.dataset.uniquify_unit_ids)
+    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings)
     return PretrainingData(chosen, inputs.table, data.diet, fed, task=None, seed=seed, **windows)
 
 
