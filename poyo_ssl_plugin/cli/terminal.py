@@ -42,7 +42,7 @@ def print_results(summary: dict[str, Any]) -> None:
     from poyo_ssl_plugin.compare.report import result_rows
     from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 
-    metric = metric_of(summary["task"])
+    metric = metric_of(summary["task"], summary.get("kind"))
     intervals = f"95 %, runs and {metric.samples}", f"95 %, {metric.samples} alone"
     print_table(("arm", metric.name, *intervals, "runs"), result_rows(summary), title=summary["task"])
     if "pretrained_minus_scratch" in summary:

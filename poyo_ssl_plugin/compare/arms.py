@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from poyo_ssl_plugin.configuration import plugin_dir
-from poyo_ssl_plugin.data import Task
+from poyo_ssl_plugin.data import TASKS, Task
 from poyo_ssl_plugin.errors import RecipeError
 
 SCRATCH, POYO_SSL = "scratch", "pretrained"
@@ -43,8 +43,24 @@ class Arm:
 
     def pretraining(self, overrides: Sequence[str], task: Task) -> list[str]:
         """Overrides of the recipe ``pretrain``: the arm's own, after those that all arms share."""
-        own = [text.format(task=task.name, source=task.source) for text in self.pretrain or ()]
+        own = [text.format(task=in_recipe(task), source=task.source) for text in self.pretrain or ()]
         return join_overrides(overrides, own)
+
+
+def in_recipe(task: Task) -> str:
+    """A task as an override names it: by its name, or as it was declared.
+
+    Example:
+        >>> in_recipe(Task("side", "trials", "side"))
+        '{name: side, source: trials, label: side}'
+    """
+    if task.name in TASKS:
+        return task.name
+    values = {
+        key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+        for key, value in task.to_dict().items()
+    }
+    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
 
 _IDENTIFY = ("identify.method=unlabelled",)

@@ -90,6 +90,7 @@ def _baselines(plan: Plan) -> dict[str, Any]:
     config = compose("finetune", comparison.task, comparison.finetune)
     of_run = plan.finetuning[0].recipe
     config.data.root, config.diet.table = of_run["data"]["root"], of_run["diet"]["table"]
+    config.data.field = of_run["data"]["field"]
     return reference_rows(config, _decoded_inputs(plan))
 
 

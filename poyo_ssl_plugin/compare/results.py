@@ -41,6 +41,7 @@ def summarise(
     """
     comparison = plan.comparison
     decoding = decoding_of(compose("finetune", comparison.task, comparison.finetune))
+    decoding.task = plan.task
     task, metric = decoding.task, decoding.metric
     before = list(zip(plan.pretraining, pretrained, strict=True))
     after = list(zip(plan.finetuning, finetuned, strict=True))
@@ -70,6 +71,7 @@ def summarise(
         "format": 4,
         "metric": decoding.describe(),
         "task": task.name,
+        "kind": task.kind,
         "chance": decoding.chance,
         "arms": arms,
         "baselines": dict(baselines),

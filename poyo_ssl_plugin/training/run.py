@@ -63,7 +63,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     inputs = inputs or Inputs.from_recipe(config)
     diet = make_recipe_diet(config, inputs.table)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    task = auxiliary_task(config, inputs.dataset)
+    task = auxiliary_task(config, inputs)
     data = PretrainingData(
         inputs.dataset,
         inputs.table,
@@ -122,6 +122,7 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
     inputs = inputs or Inputs.from_recipe(config)
     decoding = decoding_of(config, inputs)
+    config.task = decoding.recorded()
     L.seed_everything(seed, workers=True, verbose=False)
     data = decoding.data(inputs, seed=seed)
     if seed == next(iter(config.seeds), seed):
