@@ -26,6 +26,7 @@ _HOME = {
     "MaskedActivity": "objectives",
     "EMATeacher": "objectives",
     "FrameLoss": "frames",
+    "PopulationDecoder": "population_decoder",
 }
 
 __all__ = [*_HOME, "__version__"]
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from poyo_ssl_plugin.frames import FrameLoss, SkipConnectionDecoder
     from poyo_ssl_plugin.models import CalciumPOYO
     from poyo_ssl_plugin.objectives import EMATeacher, MaskedActivity, MaskedLatentReconstruction
+    from poyo_ssl_plugin.population_decoder import PopulationDecoder
     from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, score_dataset
 
 

@@ -17,7 +17,7 @@ def recipes_dir() -> Path:
 
 
 def plugin_dir() -> Path:
-    """Folder of the groups that every Hydra application finds; the recipes of our own commands are not among them."""
+    """Folder of the groups that every Hydra application finds; what only our own commands use is above it."""
     return recipes_dir() / "plugin"
 
 
@@ -88,10 +88,16 @@ def _compose(name: str, overrides: Sequence[str], folder: Path | None):  # type:
 
     if not OmegaConf.has_resolver("times"):
         OmegaConf.register_new_resolver("times", lambda a, b: a * b)
-    search = [f"hydra.searchpath=[file://{recipes_dir()}]"] if folder else []
+    first, *others = [*([folder.resolve()] if folder else []), recipes_dir(), plugin_dir()]
+    search = f"hydra.searchpath=[{','.join(f'file://{place}' for place in others)}]"
+    # Composing inside of a Hydra application leaves that application's Hydra as it was.
+    outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
-    with initialize_config_dir(str((folder or recipes_dir()).resolve()), version_base="1.3"):
-        return compose(name, overrides=[*search, *overrides])
+    try:
+        with initialize_config_dir(str(first), version_base="1.3"):
+            return compose(name, overrides=[search, *overrides])
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _explain(error: Exception, name: str, folder: Path | None) -> str:
@@ -99,7 +105,7 @@ def _explain(error: Exception, name: str, folder: Path | None) -> str:
     unknown = getattr(error.__cause__, "full_key", None)
     if unknown and "is not in struct" in str(error.__cause__):
         close = difflib.get_close_matches(unknown, known_keys(_compose(name, [], folder)), n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(close)}?" if close else "--help lists the keys"
+        hint = f"did you mean {' or '.join(close)}?" if close else "'poyo-ssl show' lists the keys"
         return f"unknown key {unknown!r}; {hint}"
     message = " ".join(str(error.__cause__ or error).split("Config search path")[0].split())
     return message.removeprefix(f"In '{name}': ")

@@ -10,6 +10,9 @@ from poyo_ssl_plugin.configuration import plugin_dir, recipes_dir
 from poyo_ssl_plugin.errors import ExtensionError
 from poyo_ssl_plugin.extensions import KINDS, extension_names, load_extension
 
+# What nothing works without.
+_NEEDED = ("torch_brain generation", "recipes", "Hydra")
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -32,6 +35,14 @@ def diagnose() -> list[Finding]:
 
     found = [Finding(name, version) for name, version in versions().items()]
     return [*found, _generation(), *_device(), _recipes(), _hydra(), *_extensions(), _pipeline()]
+
+
+def next_step(findings: list[Finding]) -> str:
+    """What to do after reading the report: repair what nothing works without, else begin."""
+    for finding in findings:
+        if finding.remedy and finding.what in _NEEDED:
+            return f"{finding.what}: {finding.remedy}"
+    return "'poyo-ssl demo', or 'poyo-ssl check DIR' on recordings of yours; all that is needed is here"
 
 
 def _generation() -> Finding:

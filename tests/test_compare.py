@@ -21,7 +21,7 @@ from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.metrics import reference_lines
-from poyo_ssl_plugin.compare.neurons import member_rows, split_neurons
+from poyo_ssl_plugin.compare.neurons import split_neurons
 from poyo_ssl_plugin.compare.plan import label_task
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison
@@ -154,11 +154,11 @@ class TestDiets:
         table = self.table()
         config = compose_recipe("finetune", "scratch")
         seen, decoded = split_neurons(table, config, fraction=0.5)
-        of_decoding = member_rows(make_diet(decoded, "unpredictable"), decoded)
-        candidates = member_rows(make_diet(table, "unpredictable"), table)
+        of_decoding = make_diet(decoded, "unpredictable").members_of(decoded)
+        candidates = make_diet(table, "unpredictable").members_of(table)
         assert (of_decoding <= candidates).all() and of_decoding.sum() < candidates.sum()
         for diet in (Diet.everything(seen), make_diet(seen, "unpredictable"), make_diet(seen, "mixed")):
-            assert not (member_rows(diet, seen) & of_decoding).any()
+            assert not (diet.members_of(seen) & of_decoding).any()
         assert len(Diet.everything(seen)) == len(table) - of_decoding.sum()
 
 

@@ -1,15 +1,28 @@
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
+import shlex
+import shutil
 from pathlib import Path
 
+import click
+import h5py
 import pytest
+import yaml
 from click.testing import CliRunner
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
 from poyo_ssl_plugin.cli import main
-from poyo_ssl_plugin.configuration import compose_recipe, recipe_names, recipes_dir
+from poyo_ssl_plugin.compare.protocol import Comparison
+from poyo_ssl_plugin.configuration import compose_recipe, plugin_dir, recipe_names, recipes_dir
+from poyo_ssl_plugin.data import Recordings
+from poyo_ssl_plugin.data.inventory import take_inventory
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.predictability import PredictabilityTable
+from poyo_ssl_plugin.recipe_keys import explain
 
 QUICK = ["model=tiny", "data.batch_size=8", "trainer.max_steps=4", "trainer.progress=false", "trainer.accelerator=cpu"]
 
@@ -35,7 +48,9 @@ class TestRecipes:
 
     @pytest.mark.parametrize("group", ["diet", "model", "ssl", "optim"])
     def test_every_option_of_a_group_composes(self, group):
-        for path in (recipes_dir() / group).glob("*.yaml"):
+        options = [path for root in (recipes_dir(), plugin_dir()) for path in (root / group).glob("*.yaml")]
+        assert options
+        for path in options:
             compose_recipe("pretrain", overrides=[f"{group}={path.stem}"])
 
     def test_the_paper_recipe_holds_the_paper_s_numbers(self):
@@ -49,7 +64,7 @@ class TestRecipes:
         assert (dropout.min_units, dropout.mode_units, dropout.max_units, dropout.tail_right) == (10, 50, 300, 100)
         assert config.aux.weight == 0.01 and config.ssl.target == "live" and config.ssl.mask == "causal_time"
         fine = compose_recipe("finetune", "paper")
-        assert (fine.trainer.max_epochs, fine.data.batch_size, fine.identify_steps) == (25, 32, 0)
+        assert (fine.trainer.max_epochs, fine.data.batch_size, fine.identify.method) == (25, 32, "none")
 
     def test_own_recipes_come_first(self, tmp_path):
         (tmp_path / "model").mkdir()
@@ -133,7 +148,7 @@ class TestPipeline:
         result = results["arms"][arm]
         values = [r["value"] for r in result["runs"]]
         assert [r["seed"] for r in result["runs"]] == [0, 1] and result["mean"] == pytest.approx(sum(values) / 2)
-        assert results["chance"] == 1 / 8 and set(results["baselines"]) == {"linear decoder", "template"}
+        assert results["chance"] == 1 / 8 and {"template", "whitened template"} < set(results["baselines"])
         assert (finetuned[arm] / "accuracy.png").exists()
 
     def test_evaluate(self, finetuned, tmp_path):
@@ -183,14 +198,124 @@ class TestBadInput:
         assert not (tmp_path / "x").exists()
 
 
-def test_help_teaches_and_show_prints_the_recipe():
-    assert "poyo-ssl score DATASET_DIR" in run("--help")
-    for command in main.commands:
-        assert len(run(command, "--help")) > 100
-    assert "window_length: 2.0" in run("pretrain", "--show")
+class TestHelp:
+    def test_alone_it_shows_the_way_of_a_first_hour(self):
+        said = run()
+        path = ("demo", "check", "score", "pretrain data", "finetune data", "compare root")
+        steps = [said.index(f"poyo-ssl {name}") for name in path]
+        assert steps == sorted(steps)
+
+    def test_help_lists_every_command_in_its_section(self):
+        said = run("--help")
+        assert [name for names in main.sections.values() for name in names] == list(main.commands)
+        assert all(f"{title}:" in said for title in main.sections)
+
+    @pytest.mark.parametrize("name", main.commands)
+    def test_every_command_has_an_example_that_can_be_parsed(self, name):
+        command = main.commands[name]
+        text = command.help.split("Example")[1].replace("\\\n", " ")
+        lines = re.findall(rf"poyo-ssl {name}(.*)", text)
+        assert lines
+        for line in lines:
+            if "$(" not in text and not isinstance(command, click.Group):
+                command.make_context(name, shlex.split(line))
+
+    @pytest.mark.parametrize("command", ["pretrain", "finetune"])
+    def test_defaults_in_the_help_are_those_of_the_recipe(self, command):
+        listed = main.commands[command].help.split("Defaults")[1].split("Example")[0]
+        overrides = re.findall(r"\S+=\S+", listed)
+        recipe = "drifting_gratings" if command == "finetune" else None
+        assert len(overrides) > 3
+        ours, changed = (OmegaConf.to_yaml(compose_recipe(command, recipe, given)) for given in ([], overrides))
+        assert ours == changed
+
+    def test_defaults_in_the_help_are_those_of_a_comparison(self):
+        listed = main.commands["compare"].help.split("defaults:")[1].split("Example")[0]
+        values = {
+            key: yaml.safe_load(value)
+            for key, value in re.findall(r"(\w+)=(\S+)", listed)
+            if key not in ("root", "KEY")
+        }
+        fields = {field.name: field.default for field in dataclasses.fields(Comparison)} | {"out_dir": "runs/compare"}
+        assert len(values) > 8
+        assert values == {key: list(fields[key]) if isinstance(fields[key], tuple) else fields[key] for key in values}
+
+    def test_a_mistyped_command(self):
+        assert "no command 'pretain'; did you mean 'pretrain'?" in run("pretain", expect=2)
+        assert "no command 'xyz'; there are import, simulate" in run("xyz", expect=2)
+
+    def test_show_prints_the_recipe(self):
+        assert "window_length: 2.0" in run("pretrain", "--show")
 
 
-def test_doctor_names_what_is_there():
-    said = run("doctor")
-    for word in ("torch", "torch_brain generation", "recipes", "Hydra"):
-        assert word in said
+class TestShow:
+    def test_a_key_is_explained_by_the_comment_beside_it(self):
+        assert "length of a window" in run("show", "data.window_length") and explain("data.window_length")[0].defaults
+
+    def test_a_group_lists_its_options(self):
+        said = run("show", "model")
+        assert "model.dim" in said and "xlarge" in said
+
+    def test_a_mistyped_key(self):
+        assert "no recipe has the key 'trainr'; did you mean trainer" in run("show", "trainr", expect=2)
+
+    def test_every_key_of_the_recipes_has_a_meaning(self):
+        assert [key.name for key in explain("") if any(key.defaults.values()) and not key.meaning] == []
+
+
+def test_composing_leaves_the_hydra_around_it_alone(tmp_path):
+    (tmp_path / "app.yaml").write_text("mine: true\n")
+    with initialize_config_dir(str(tmp_path), version_base="1.3"):
+        compose_recipe("pretrain")
+        assert compose("app").mine
+
+
+class TestCheck:
+    @pytest.fixture
+    def own(self, sim_dir, tmp_path):
+        shutil.copy(sim_dir / "sim_000.h5", tmp_path)
+        return tmp_path
+
+    def test_it_says_what_each_recording_holds(self, sim_dir):
+        (held, *_), damaged = take_inventory(Recordings(sim_dir))
+        assert damaged == {} and held.minutes == pytest.approx(5, abs=0.1) and (held.n_units, held.rate) == (20, 30.0)
+        assert sorted(held.splits) == ["test", "train", "valid"] and 0 < held.splits["test"] < held.splits["train"]
+        assert held.domains["drifting_gratings"] > 1
+        assert held.stimuli["drifting_gratings"] > 10 and "natural_movie" in held.tasks
+        assert "sim_002" in run("check", sim_dir) and "score" in run("check", sim_dir)
+
+    @pytest.mark.parametrize(
+        ("change", "message"),
+        [
+            (lambda file: file["calcium_traces"].attrs.modify("sampling_rate", 1 / 30), "between samples.*30 Hz"),
+            (lambda file: [file.__delitem__(f"{part}_domain") for part in ("train", "valid", "test")], "no splits"),
+            (lambda file: file["rois/id"].__setitem__(1, file["rois/id"][0]), "occurs twice"),
+        ],
+    )
+    def test_it_refuses(self, own, change, message):
+        with h5py.File(own / "sim_000.h5", "r+") as file:
+            change(file)
+        said = run("check", own, expect=2)
+        assert re.search(f"recording sim_000: .*{message}", said) and "1 of 1 recordings cannot be used" in said
+
+
+def test_simulate_does_not_overwrite(sim_dir, tmp_path):
+    shutil.copy(sim_dir / "sim_000.h5", tmp_path)
+    before = (tmp_path / "sim_000.h5").read_bytes()
+    options = [tmp_path, "--recordings", 1, "--units", 12, "--minutes", 4]
+    assert "is not empty; choose another folder, or pass --force" in run("simulate", *options, expect=2)
+    assert (tmp_path / "sim_000.h5").read_bytes() == before
+    run("simulate", *options, "--force")
+    assert (tmp_path / "sim_000.h5").read_bytes() != before
+
+
+def test_score_says_when_the_thresholds_are_of_no_use(sim_dir, tmp_path):
+    said = run("score", sim_dir, "--out", tmp_path / "t.csv", "--skewness", -9)
+    assert "the thresholds keep 0 of 60" in said and "diet=quantile diet.table=" in said
+    assert "warning" not in run("score", sim_dir, "--out", tmp_path / "t.csv", "--skewness", 1)
+
+
+def test_diet_all_needs_no_table(sim_dir, table, tmp_path):
+    said = run("pretrain", f"data.root={sim_dir}", "diet=all", f"out_dir={tmp_path / 'p'}", *QUICK)
+    assert "60 units of 3 recordings" in said
+    run("pretrain", f"data.root={sim_dir}", f"out_dir={tmp_path / 'q'}", *QUICK, expect=2)

@@ -7,10 +7,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from quick import quick
 
 from poyo_ssl_plugin.compat import Dataset, DatasetIndex
-from poyo_ssl_plugin.data import Recordings, WindowIndex
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import Recordings, SelectUnits, StandardizeTraces, WindowIndex
 from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.predictability import Diet, score_dataset
+from poyo_ssl_plugin.training import pretrain, read_checkpoint
 
 FIELDS = ["calcium_traces", "drifting_gratings", "natural_movie_one", "running"]
 
@@ -25,7 +29,7 @@ def test_a_window_of_chosen_fields_is_the_stock_one(sim_dir, start, end):
     for name in ("drifting_gratings", "natural_movie_one"):
         for key in getattr(stock, name).keys():
             np.testing.assert_allclose(getattr(getattr(ours, name), key), getattr(getattr(stock, name), key))
-    assert ours.rois.id.tolist() == ours.units.id.tolist() == stock.rois.id.tolist()
+    assert ours.rois.id.tolist() == ours.units.id.tolist() == [f"sim_000/{unit}" for unit in stock.rois.id]
     assert ours.absolute_start == stock.absolute_start and ours.session.id == stock.session.id
     assert ours.domain.end[-1] == pytest.approx(stock.domain.end[-1])
 
@@ -71,10 +75,18 @@ def test_ids_that_repeat_from_recording_to_recording(sim_dir, tmp_path):
         shutil.copy(sim_dir / f"{name}.h5", tmp_path)
         with h5py.File(tmp_path / f"{name}.h5", "r+") as file:
             file["rois/id"][:] = np.array([str(i) for i in range(20)], dtype="S")
-    with pytest.raises(RecordingError, match="both have a unit '0'; pass uniquify_unit_ids=True"):
-        Recordings(tmp_path).get_unit_ids()
-    ids = Recordings(tmp_path, uniquify_unit_ids=True).get_unit_ids()
-    assert len(ids) == 40 and "sim_001/0" in ids
+    dataset = Recordings(tmp_path, fields=["calcium_traces"])
+    ids = dataset.get_unit_ids()
+    assert len(set(ids)) == 40 and "sim_001/0" in ids
+    table = score_dataset(dataset)
+    assert set(table["unit_id"]) == {str(i) for i in range(20)}
+    diet = Diet.everything(table).subset(0.5)
+    table.to_csv(tmp_path / "t.csv")
+    window = SelectUnits(diet)(StandardizeTraces(table)(dataset[DatasetIndex("sim_001", 5.0, 6.0)]))
+    assert sorted(window.units.id.tolist()) == [f"sim_001/{unit}" for unit in diet.units("sim_001")]
+    overrides = [f"data.root={tmp_path}", f"diet.table={tmp_path / 't.csv'}", f"out_dir={tmp_path / 'run'}"]
+    run = pretrain(compose_recipe("pretrain", overrides=[*quick(steps=1), *overrides, "diet=all"]))
+    assert {"sim_000/0", "sim_001/0"} <= set(read_checkpoint(run.checkpoint)["state_dict"]["model.unit_emb.vocab"])
 
 
 def test_it_survives_pickling_and_worker_processes(sim_dir):
@@ -102,6 +114,10 @@ class TestBadInput:
     def test_the_folder_above(self, sim_dir):
         with pytest.raises(RecordingError, match=f"did you mean .*{sim_dir.name}"):
             Recordings(sim_dir.parent)
+
+    def test_one_id_instead_of_a_list(self, sim_dir):
+        with pytest.raises(RecordingError, match=r"a list of ids: give \['sim_000'\]"):
+            Recordings(sim_dir, "sim_000")
 
     def test_an_unknown_recording(self, sim_dir):
         with pytest.raises(RecordingError, match="no recording sim_009; it has sim_000"):

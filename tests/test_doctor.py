@@ -30,6 +30,13 @@ def test_a_healthy_environment_has_versions_and_nothing_to_do():
 def test_the_command_prints_it():
     result = CliRunner().invoke(main, ["doctor"], env={"COLUMNS": "200"})
     assert result.exit_code == 0 and "torch_brain generation" in result.output and "to do" in result.output
+    assert "next: " in result.output.splitlines()[-1]
+
+
+def test_it_ends_with_the_next_step():
+    fine, gpu = doctor.Finding("Hydra", "fine"), doctor.Finding("device", "CPU", "get a GPU")
+    assert "poyo-ssl demo" in doctor.next_step([fine, gpu])
+    assert doctor.next_step([gpu, doctor.Finding("Hydra", "broken", "reinstall")]) == "Hydra: reinstall"
 
 
 def test_a_mixture_of_generations(monkeypatch):

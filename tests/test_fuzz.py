@@ -25,8 +25,8 @@ from poyo_ssl_plugin.compat import interval
 from poyo_ssl_plugin.data import PredictabilitySampler, Recordings, SelectUnits, StandardizeTraces, simulate
 from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
+from poyo_ssl_plugin.hdf5_check import unresponsive_files
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, score_dataset
-from poyo_ssl_plugin.probe import unresponsive_files
 from poyo_ssl_plugin.recordings import merge_intervals, split_intervals
 
 RATE = 30.0

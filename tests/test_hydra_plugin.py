@@ -18,10 +18,11 @@ from omegaconf import OmegaConf
 import poyo_ssl_plugin
 from poyo_ssl_plugin import CalciumPOYO, SelectUnits
 from poyo_ssl_plugin.compat import GENERATION, POYO, DatasetIndex
-from poyo_ssl_plugin.configuration import plugin_dir, recipes_dir
+from poyo_ssl_plugin.configuration import compose_recipe, plugin_dir, recipes_dir
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import CheckpointError, DietError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
+from poyo_ssl_plugin.recordings import own_ids
 from poyo_ssl_plugin.training import model_state, pretrained_model, read_checkpoint
 
 APP = Path(__file__).parent / "stock_app"
@@ -103,9 +104,9 @@ class TestGroups:
     @pytest.mark.parametrize("name", sorted(path.stem for path in (plugin_dir() / "diet").glob("*.yaml")))
     def test_diets_are_those_of_our_own_recipes(self, empty, name):
         config = composed(empty, "app", f"+diet={name}")
-        ours = OmegaConf.load(recipes_dir() / "diet" / f"{name}.yaml")
-        rule = {key: value for key, value in config.diet.items() if key not in ("_target_", "table")}
-        assert rule == {key: ours[key] for key in ours if key != "table"} and config.diet.table is None
+        ours = compose_recipe("pretrain", overrides=[f"diet={name}"])
+        assert config.diet == ours.diet and config.diet.rule == name and config.diet.table is None
+        assert "train_transform" not in ours
         assert config.train_transform._target_ == "poyo_ssl_plugin.DietUnitDropout"
         assert config.eval_transform.diet == config.diet
 
@@ -113,17 +114,13 @@ class TestGroups:
         def names(folder: Path) -> set[str]:
             return {path.stem for path in folder.glob("*.yaml")}
 
-        assert names(plugin_dir() / "diet") == names(recipes_dir() / "diet")
         assert names(plugin_dir() / "finetune") == {"poyo", "calcium_poyo"}
-        for path in (recipes_dir() / "ssl").glob("*.yaml"):
-            assert (plugin_dir() / "ssl" / path.name).read_text() == path.read_text()
-        for path in (recipes_dir() / "model").glob("*.yaml"):
-            ours = OmegaConf.to_container(OmegaConf.load(path))
-            if ours["_target_"] != "poyo_ssl_plugin.CalciumPOYO":
-                continue
-            theirs = OmegaConf.to_container(OmegaConf.load(plugin_dir() / "model" / f"calcium_poyo_{path.stem}.yaml"))
-            assert isinstance(theirs.pop("sequence_length"), float)
-            assert theirs == {key: value for key, value in ours.items() if key != "sequence_length"}
+        assert not (recipes_dir() / "diet").exists() and not (recipes_dir() / "ssl").exists()
+        for name in names(plugin_dir() / "model"):
+            theirs = OmegaConf.load(plugin_dir() / "model" / f"{name}.yaml")
+            ours = compose_recipe("pretrain", overrides=[f"model={name.removeprefix('calcium_poyo_')}"]).model
+            assert isinstance(theirs.sequence_length, float) and ours.sequence_length == 2.0
+            assert {**theirs, "sequence_length": 2.0} == {**ours}
 
     def test_ssl_and_model_instantiate(self, empty):
         config = composed(empty, "app", "+ssl=masked_latent", "+model=calcium_poyo_tiny")
@@ -161,7 +158,7 @@ class TestStockScript:
         overrides = ["+diet=predictable"] if form == "override" else []
         config = "base" if form == "override" else "on_a_diet"
         said = app(spike_dir, *overrides, f"diet.table={spike_table_path}", self.TABLE, config=config)
-        assert f"diet kept {len(diet)} of 60 units in 3 of 3 recordings (predictable)" in said
+        assert f"diet kept {len(diet)} of 60 units in 3 of 3 recordings of those in the table (predictable)" in said
         assert seen(said, "valid") == seen(said, "train") == len(diet) < 60
         losses = [float(line.split("loss ")[1].split(",")[0]) for line in said.splitlines() if "train: loss" in line]
         assert losses[1] < losses[0]
@@ -176,7 +173,10 @@ class TestStockScript:
         said = app(spike_dir, *diet, fails=DietError)
         assert "has none of its neurons" in said and "recording_ids" in said
         said = app(spike_dir, *diet, "+diet/recordings=fed")
-        assert "diet kept 20 of 60 units in 1 of 3 recordings (cre-lines)" in said and seen(said, "valid") == 20
+        assert (
+            "diet kept 20 of 60 units in 1 of 3 recordings of those in the table (cre-lines)" in said
+            and seen(said, "valid") == 20
+        )
 
     def test_without_a_table_it_says_how_to_make_one(self, app, spike_dir, tmp_path):
         said = app(spike_dir, "+diet=predictable", fails=InstantiationException)
@@ -273,4 +273,4 @@ def test_a_list_of_transforms_takes_the_diet_as_one_of_them(sim_dir, table_path,
     select, _ = instantiate(config.train_transforms)
     assert isinstance(select, SelectUnits)
     window = Recordings(sim_dir, transform=select)[DatasetIndex("sim_001", 5.0, 6.0)]
-    assert sorted(window.rois.id.tolist()) == select.diet.units("sim_001")
+    assert sorted(own_ids(window.rois.id, "sim_001").tolist()) == select.diet.units("sim_001")

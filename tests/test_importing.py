@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poyo_ssl_plugin import CalciumPOYO, PredictabilitySampler, score_dataset
-from poyo_ssl_plugin.cli_import import import_recordings
-from poyo_ssl_plugin.cli_tasks import tasks
+from poyo_ssl_plugin.cli.import_commands import import_recordings
+from poyo_ssl_plugin.cli.recording_commands import tasks
 from poyo_ssl_plugin.compat import Dataset, DatasetIndex
 from poyo_ssl_plugin.data import Recordings, TrialSampler, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.check import check_recording

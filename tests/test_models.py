@@ -165,6 +165,10 @@ class TestCalciumPOYO:
         with pytest.raises(RecipeError, match=next(iter(wrong))):
             model(**wrong)
 
+    def test_a_window_in_milliseconds(self):
+        with pytest.raises(RecipeError, match=r"in seconds, and 2000 s is too long; .* give 2$"):
+            model(sequence_length=2000.0, latent_step=250.0)
+
 
 class TestTokenize:
     @pytest.fixture
@@ -189,9 +193,10 @@ class TestTokenize:
             assert collate([made.tokenize(window)])["input_values"].shape == (1, 20, 6, 10)
 
     def test_stock_recordings_without_units(self, made, sim_dir):
+        made.init_vocabs(Recordings(sim_dir, uniquify_unit_ids=False))
         window = Dataset(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
         assert "units" not in window.keys()
-        ours = Recordings(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
+        ours = Recordings(sim_dir, uniquify_unit_ids=False)[DatasetIndex("sim_000", 4.0, 6.0)]
         a, b = collate([made.tokenize(window)]), collate([made.tokenize(ours)])
         for key in a:
             assert torch.equal(a[key], b[key])
@@ -213,7 +218,7 @@ class TestTokenize:
         with pytest.raises(RecordingError, match="init_vocabs"):
             other.tokenize(window)
         other.set_vocabs(unit_ids=["x"], session_ids=["sim_000"])
-        with pytest.raises(RecordingError, match="'sim_000_0000' is not in the model's vocabulary"):
+        with pytest.raises(RecordingError, match="'sim_000/sim_000_0000' is not in the model's vocabulary"):
             other.tokenize(window)
 
     def test_init_vocabs_takes_roi_ids_too(self):

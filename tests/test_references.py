@@ -81,7 +81,7 @@ class TestReferences:
         config = recipe("model=poyo", root=spike_dir, table=spike_table_path)
         run = prepare_finetuning(config, Inputs.from_recipe(config))
         found = _windows(run.data.test_dataloader(), run.module.model)
-        window = next(iter(run.data.test_dataloader().sampler))
+        window, *_ = run.data.test_dataloader().sampler
         data = Recordings(spike_dir).get_recording(window.recording_id)
         times, units = np.asarray(data.spikes.timestamps), np.asarray(data.spikes.unit_index)
         fed = np.isin(np.asarray(data.units.id).astype(str), run.data.diet.units(window.recording_id))

@@ -90,7 +90,7 @@ def log(folder: Path) -> dict[tuple[int, str], float]:
 
 
 CASES = {
-    # Windows of gratings alone: a step without labels logs the auxiliary loss of the last step with labels.
+    # Windows of gratings alone: what a step without labels logs is the auxiliary loss of the last one with labels.
     "pretrain": (
         "pretrain",
         ["trainer.max_steps=7", "trainer.val_every_n_steps=3", "data.stimulus=drifting_gratings"],

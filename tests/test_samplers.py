@@ -10,7 +10,7 @@ from scipy import stats
 
 from poyo_ssl_plugin.compat import GENERATION, Dataset, Interval, RandomFixedWindowSampler
 from poyo_ssl_plugin.data import CurriculumSampler, PredictabilitySampler
-from poyo_ssl_plugin.errors import DietError
+from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
 
 INTERVALS = {
@@ -202,6 +202,10 @@ class TestCurriculum:
             expected = [w.diet_fraction for w in one]
         two.set_epoch(1)
         assert [w.diet_fraction for w in two] == expected
+
+    def test_a_list_of_intervals(self):
+        with pytest.raises(RecordingError, match=r"must be \{recording id: Interval\(...\), ...\}, not a list"):
+            PredictabilitySampler(sampling_intervals=[(0.0, 10.0)], window_length=1.0)
 
     def test_bad_arguments(self):
         with pytest.raises(DietError, match="needs a diet"):

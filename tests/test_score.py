@@ -44,7 +44,7 @@ def test_scores_are_those_of_the_train_split(dataset, table):
         np.testing.assert_allclose(table["mean"][of], x.mean(axis=0), rtol=1e-9)
         np.testing.assert_allclose(table["std"][of], x.std(axis=0), rtol=1e-9)
         assert (table["n_samples"][of] == len(x)).all()
-        assert table["unit_id"][of].tolist() == data.rois.id.tolist()
+        assert [f"{name}/{unit}" for unit in table["unit_id"][of]] == data.rois.id.tolist()
     assert set(table["status"]) == {"ok"} and table["cre_line"][0] == "Cux2_CreERT2"
 
 
@@ -158,6 +158,14 @@ def test_a_registered_statistic_becomes_a_column(dataset, tmp_path):
 
 
 class TestBadInput:
+    def test_a_folder_instead_of_a_dataset(self, sim_dir):
+        with pytest.raises(RecordingError, match=r"takes a dataset, not a str: give Recordings\('here'\)"):
+            score_dataset("here")
+
+    def test_one_statistic_instead_of_a_list(self, dataset):
+        with pytest.raises(PoyoSSLError, match=r"statistics is a list of names: give \['entropy'\]"):
+            score_dataset(dataset, statistics="entropy")
+
     def test_unknown_split(self, dataset):
         with pytest.raises(RecordingError, match="no split 'training'; it has .*train"):
             score_dataset(dataset, split="training")

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from poyo_ssl_plugin.errors import DietError, TableError
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, unpredictability
+from poyo_ssl_plugin.predictability import (
+    Diet,
+    PredictabilityTable,
+    configured_diet,
+    fed_recordings,
+    make_diet,
+    unpredictability,
+)
 
 
 def rows(*specs: tuple) -> PredictabilityTable:
@@ -35,12 +45,25 @@ class TestTable:
         table.save(tmp_path / "t.parquet")
         assert PredictabilityTable.load(tmp_path / "t.parquet") == table
 
-    def test_reads_a_csv_without_provenance(self, small, tmp_path):
+    def test_provenance_lies_beside_so_that_pandas_reads_a_row_a_neuron(self, small, tmp_path):
         small.to_csv(tmp_path / "t.csv")
-        text = (tmp_path / "t.csv").read_text().split("\n", 1)[1]
-        (tmp_path / "t.csv").write_text(text)
+        frame = pd.read_csv(tmp_path / "t.csv")
+        assert len(frame) == 6 and list(frame.columns) == small.columns and frame.skewness.isna().sum() == 1
+        assert json.loads((tmp_path / "t.provenance.json").read_text())["split"] == "train"
+
+    def test_a_csv_of_somebody_else_has_no_provenance(self, small, tmp_path, caplog):
+        small.to_csv(tmp_path / "t.csv")
+        frame = pd.read_csv(tmp_path / "t.csv")
+        frame.to_csv(tmp_path / "own.csv", index=False)
+        read = PredictabilityTable.load(tmp_path / "own.csv")
+        assert read.provenance == {} and read.frame.equals(small.frame) and not caplog.records
+        frame[frame.recording_id == "a"].to_csv(tmp_path / "t.csv", index=False)
+        assert PredictabilityTable.load(tmp_path / "t.csv").provenance == {} and "was changed after" in caplog.text
+
+    def test_ids_that_look_like_numbers_or_nothing_stay_texts(self, tmp_path):
+        rows(("001", "NA", 0.5, 1.0), ("001", "1e3", 0.5, 1.0)).to_csv(tmp_path / "t.csv")
         read = PredictabilityTable.load(tmp_path / "t.csv")
-        assert read.provenance == {} and read["unit_id"].tolist() == small["unit_id"].tolist()
+        assert read["unit_id"].tolist() == ["NA", "1e3"] and read.recordings == ["001"]
 
     def test_select_and_unknown_column(self, small):
         assert small.select(small["recording_id"] == "b")["unit_id"].tolist() == ["u1", "u5"]
@@ -53,7 +76,7 @@ class TestTable:
             ("recording_id,unit_id\na,1\n", "needs the column"),
             ("", "empty"),
             ("\x00\x01", "table"),
-            ("# provenance: {broken\n", "not a predictability table"),
+            ("# provenance: {}\nrecording_id\n", "version 0.1.*make it again with 'poyo-ssl score'"),
         ],
     )
     def test_a_damaged_file_is_named(self, tmp_path, text, message):
@@ -100,6 +123,25 @@ class TestDiet:
         assert len(diet) == 2 and diet.units("a") == ["u1"] and diet.units("b") == ["u5"]
         with pytest.raises(DietError, match="quantile"):
             Diet.from_quantile(small, 0.0)
+
+    def test_quantile_by_any_statistic(self, small):
+        frame = small.frame.assign(entropy=[3.0, 1.0, 2.0, 0.0, np.nan, 5.0])
+        table = PredictabilityTable(frame)
+        diet = make_diet(table, "quantile", quantile=0.5, by="entropy")
+        assert diet.units("a") == ["u2", "u3"] and diet.count("b") == 0  # of four with a value
+        assert diet.mask("a", ["u2", "u3"], fraction=0.5).tolist() == [True, False]
+        for name in ("entropie", "cre_line"):
+            with pytest.raises(TableError, match=f"no statistic '{name}'; add it with 'poyo-ssl score --statistic"):
+                make_diet(small, "quantile", by=name)
+
+    @pytest.mark.parametrize("make", [Diet.from_thresholds, Diet.everything, Diet.random, Diet.from_cre_lines, Diet])
+    def test_what_is_no_table(self, make):
+        further = [np.ones(1)] if make is Diet else []
+        with pytest.raises(TableError, match=r"of a table, not of 't\.csv': PredictabilityTable\.load reads one"):
+            make("t.csv", *further)
+
+    def test_ids_with_the_recording_before_them(self, small):
+        assert Diet.from_thresholds(small).mask("a", ["a/u3", "a/u1"]).tolist() == [False, True]
 
     def test_cre_lines_by_gene_or_in_full(self, small):
         assert Diet.from_cre_lines(small).units("a") == ["u1", "u2", "u3"]
@@ -153,6 +195,11 @@ class TestRules:
         assert len(make_diet(small, "all")) == 5
         assert len(make_diet(small, "not_cre_lines", cre_lines=["Sst"])) == 2
         assert len(make_diet(small, "random", n_units=2)) == 2
+
+    def test_all_of_a_script_needs_no_table(self, small, caplog):
+        caplog.set_level("INFO")
+        assert configured_diet(None, "all") is None and fed_recordings(None) is None and "all units" in caplog.text
+        assert configured_diet(small, "all") == Diet.everything(small)
 
     def test_reads_a_table_file(self, small, tmp_path):
         small.to_csv(tmp_path / "t.csv")

@@ -68,7 +68,7 @@ class TestPretrain:
 
         diet = Diet.from_thresholds(table)
         vocabulary = model_state(read_checkpoint(pretrained))["unit_emb.vocab"]
-        assert set(vocabulary) - {"NA"} == {unit for name in diet.recordings for unit in diet.units(name)}
+        assert set(vocabulary) - {"NA"} == {f"{name}/{unit}" for name in diet.recordings for unit in diet.units(name)}
 
     def test_the_checkpoint_records_what_was_seen(self, pretrained, table):
         record = read_checkpoint(pretrained)["hyper_parameters"]

@@ -16,9 +16,9 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
+from poyo_ssl_plugin.experiments.figures import GREY, PREDICTABLE, STYLE
 
 from poyo_ssl_plugin.data import Recordings
-from poyo_ssl_plugin.experiments.figures import GREY, PREDICTABLE, STYLE
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, skewness_kurtosis
 from poyo_ssl_plugin.simulation import make_movie, make_recording, oracle_accuracy
 from poyo_ssl_plugin.simulation.calibration import REFERENCE, measure_population

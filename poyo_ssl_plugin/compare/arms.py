@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from poyo_ssl_plugin.configuration import recipes_dir
-from poyo_ssl_plugin.data import Task
+from poyo_ssl_plugin.configuration import plugin_dir
+from poyo_ssl_plugin.data import TASKS, Task
 from poyo_ssl_plugin.errors import RecipeError
 
 SCRATCH, POYO_SSL = "scratch", "pretrained"
@@ -43,8 +43,24 @@ class Arm:
 
     def pretraining(self, overrides: Sequence[str], task: Task) -> list[str]:
         """Overrides of the recipe ``pretrain``: the arm's own, after those that all arms share."""
-        own = [text.format(task=task.name, source=task.source) for text in self.pretrain or ()]
+        own = [text.format(task=in_recipe(task), source=task.source) for text in self.pretrain or ()]
         return join_overrides(overrides, own)
+
+
+def in_recipe(task: Task) -> str:
+    """A task as an override names it: by its name, or as it was declared.
+
+    Example:
+        >>> in_recipe(Task("side", "trials", "side"))
+        '{name: side, source: trials, label: side}'
+    """
+    if task.name in TASKS:
+        return task.name
+    values = {
+        key: f"[{','.join(map(str, value))}]" if isinstance(value, list) else value
+        for key, value in task.to_dict().items()
+    }
+    return "{" + ", ".join(f"{key}: {value}" for key, value in values.items()) + "}"
 
 
 _IDENTIFY = ("identify.method=unlabelled",)
@@ -147,7 +163,7 @@ def join_overrides(shared: Sequence[str], own: Sequence[str]) -> list[str]:
     values = {_key(text): text.partition("=")[2] for text in own}
     foreign: set[str] = set()
     if "diet" in values:
-        path = recipes_dir() / "diet" / f"{values['diet']}.yaml"
+        path = plugin_dir() / "diet" / f"{values['diet']}.yaml"
         known = path.read_text(encoding="utf-8") if path.is_file() else ""
         options = {key for key in map(_key, shared) if key.startswith("diet.") and key != "diet.share"}
         foreign = {key for key in options if f"{key[5:]}:" not in known}

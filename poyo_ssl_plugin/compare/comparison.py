@@ -11,7 +11,7 @@ from typing import Any
 
 from poyo_ssl_plugin.compare.executors import run_all
 from poyo_ssl_plugin.compare.metrics import reference_rows
-from poyo_ssl_plugin.compare.neurons import diet_of, member_rows
+from poyo_ssl_plugin.compare.neurons import diet_of
 from poyo_ssl_plugin.compare.plan import Plan, compose, make_plan, shared_recipes
 from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
 from poyo_ssl_plugin.compare.results import summarise
@@ -90,6 +90,7 @@ def _baselines(plan: Plan) -> dict[str, Any]:
     config = compose("finetune", comparison.task, comparison.finetune)
     of_run = plan.finetuning[0].recipe
     config.data.root, config.diet.table = of_run["data"]["root"], of_run["diet"]["table"]
+    config.data.field = of_run["data"]["field"]
     return reference_rows(config, _decoded_inputs(plan))
 
 
@@ -109,7 +110,7 @@ def _neurons(plan: Plan) -> dict[str, Any]:
     return {
         "scored": len(fold.table),
         "predictable": len(make_diet(fold.table, "predictable")),
-        "decoded_from": int(member_rows(diet_of(finetune, fold.decoding), fold.decoding).sum()),
+        "decoded_from": int(diet_of(finetune, fold.decoding).members_of(fold.decoding).sum()),
         "decode_fraction": comparison.decode_fraction,
         "pretrained_on": plan.diets,
         "pretrained_on_recordings": list(plan.pretrained_on),

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from poyo_ssl_plugin.compare.references import Decoded, run_references
+from poyo_ssl_plugin.compare.references import Decoded, regression_references, run_references
 from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.data import Task, get_task
 from poyo_ssl_plugin.frames import FRAMES_TASK
@@ -32,16 +32,16 @@ def decoded_task(name: str) -> Task:
     return FRAMES_TASK if name == FRAMES_TASK.name else get_task(name)
 
 
-def metric_of(task: str) -> Metric:
-    """The metric of a task, by the task's name.
+def metric_of(task: str, kind: str | None = None) -> Metric:
+    """The metric of a task, by the task's name or declaration, or by its kind where a result names that.
 
     Example:
-        >>> metric_of("drifting_gratings").name, metric_of("natural_movie_frames").name
-        ('accuracy', 'SSIM')
+        >>> metric_of("drifting_gratings").name, metric_of("natural_movie_frames").name, metric_of("running").name
+        ('accuracy', 'SSIM', 'R2')
     """
-    from poyo_ssl_plugin.training import decoding_kind
+    from poyo_ssl_plugin.training import decoding_kind, task_kind
 
-    return decoding_kind(task).metric
+    return decoding_kind(kind or task_kind(task)).metric
 
 
 def reference_rows(config: DictConfig, folds: Iterable[Inputs]) -> dict[str, dict[str, Any]]:
@@ -57,6 +57,8 @@ def reference_rows(config: DictConfig, folds: Iterable[Inputs]) -> dict[str, dic
         return {
             name: tested_row(result) for name, result in frame_references(FrameReconstruction(config), folds).items()
         }
+    if get_task(config.task).kind == "regression":
+        return {name: tested_row(result) for name, result in regression_references(config, folds).items()}
     total: dict[str, Decoded] = {}
     for inputs in folds:
         for name, decoded in run_references(config, inputs).items():

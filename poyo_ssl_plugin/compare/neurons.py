@@ -19,22 +19,6 @@ def diet_of(config: DictConfig, table: PredictabilityTable) -> Diet:
     return make_diet(table, **{str(key): value for key, value in options.items() if key != "table"})
 
 
-def member_rows(diet: Diet, table: PredictabilityTable) -> np.ndarray:
-    """Boolean (N,): the rows of a table whose neurons are in a diet.
-
-    Example:
-        >>> rows = [dict(recording_id="a", unit_id=str(i), skewness=3 * i, kurtosis=0) for i in range(3)]
-        >>> table = PredictabilityTable.from_rows(rows)
-        >>> member_rows(Diet.from_thresholds(table), table).tolist()
-        [True, True, False]
-    """
-    rows = np.zeros(len(table), dtype=bool)
-    for name in table.recordings:
-        of_recording = table["recording_id"] == name
-        rows[of_recording] = diet.mask(name, table["unit_id"][of_recording])
-    return rows
-
-
 def withhold(table: PredictabilityTable, rows: np.ndarray, status: str) -> PredictabilityTable:
     """A table in which some neurons have another status than "ok", so that no diet has them."""
     columns: dict[str, Any] = {name: table[name] for name in table.columns}
@@ -58,5 +42,5 @@ def split_neurons(
         diet has these alone.
     """
     candidates = diet_of(config, table)
-    decoded = member_rows(candidates.subset(fraction, seed=seed), table)
-    return withhold(table, decoded, DECODED), withhold(table, member_rows(candidates, table) & ~decoded, SET_ASIDE)
+    decoded = candidates.subset(fraction, seed=seed).members_of(table)
+    return withhold(table, decoded, DECODED), withhold(table, candidates.members_of(table) & ~decoded, SET_ASIDE)

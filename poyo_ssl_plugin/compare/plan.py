@@ -17,15 +17,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.metrics import decoded_task
-from poyo_ssl_plugin.compare.neurons import diet_of, member_rows, split_neurons
+from poyo_ssl_plugin.compare.neurons import diet_of, split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
-from poyo_ssl_plugin.data import Recordings, Task, find_trials, get_task
+from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
+from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
+from poyo_ssl_plugin.training.recipe import auxiliary_declared
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,7 @@ class Plan:
         folds: Its folds; one without a number where there are none.
         pretrained_on: Ids of the recordings that are pretrained on.
         decoded: Ids of the recordings that are decoded.
+        task: What is decoded, as the training time of the first fold has it.
         pretraining: The pretraining runs.
         finetuning: The fine-tuning runs.
         diets: Number of neurons that each arm pretrains on, in the first fold.
@@ -73,6 +76,7 @@ class Plan:
     folds: list[Fold]
     pretrained_on: tuple[str, ...]
     decoded: tuple[str, ...]
+    task: Task
     pretraining: list[Run]
     finetuning: list[Run]
     diets: dict[str, int]
@@ -97,23 +101,24 @@ def make_plan(comparison: Comparison) -> Plan:
     _check_settings(comparison, dataset)
     decoded = tuple(comparison.held_out or dataset.recording_ids)
     pretrained_on = tuple(name for name in dataset.recording_ids if name not in comparison.held_out)
-    finetune = compose("finetune", task.name, comparison.finetune, allow_leak=comparison.allow_leak)
+    finetune = compose("finetune", comparison.task, comparison.finetune, allow_leak=comparison.allow_leak)
     _check_stimulus(dataset, decoded, task)
     folds = [_load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
-    for fold in folds:
-        _check_fold(fold, dataset, decoded, task, finetune)
+    fitted = [_check_fold(fold, dataset, decoded, task, finetune) for fold in folds]
     diets = _check_arms(comparison, arms, dataset, folds, pretrained_on, finetune)
-    pretraining: list[Run] = []
+    # Arms that differ in fine-tuning only share their pretraining.
+    pretraining: dict[str, Run] = {}
     finetuning: list[Run] = []
     for fold in folds:
         for arm in arms:
             starts = _pretrainings(comparison, arm, fold, pretrained_on)
-            pretraining += {run.key: run for run in starts if run is not None}.values()
+            starts = [None if run is None else pretraining.setdefault(run.key, run) for run in starts]
             finetuning += [
                 _finetuning(comparison, arm, fold, seed, decoded, start)
                 for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
-    return Plan(comparison, arms, folds, pretrained_on, decoded, pretraining, finetuning, diets)
+    starts = [*pretraining.values()]
+    return Plan(comparison, arms, folds, pretrained_on, decoded, fitted[0], starts, finetuning, diets)
 
 
 def label_task(comparison: Comparison) -> Task:
@@ -183,6 +188,7 @@ def _run(
         "data.root": str(Path(comparison.root).absolute()),
         "data.recordings": list(recordings),
         "diet.table": str(Path(runs, "neurons", f"{digest}.csv")),
+        "data.field": comparison.field if comparison.field == SPIKES else config.data.field,
         "resume": True,
         "trainer.progress": False,
         "trainer.tensorboard": False,
@@ -260,18 +266,21 @@ def _check_stimulus(dataset: Recordings, decoded: Sequence[str], task: Task) -> 
         logger.warning("recordings without %s are not decoded: %s", task.source, ", ".join(without))
 
 
-def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: Task, finetune: DictConfig) -> None:
+def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: Task, finetune: DictConfig) -> Task:
+    """Find what a fold lacks; returns the task as its training time has it."""
     where = "the recorded split" if fold.number is None else f"fold {fold.number}"
+    fitted = fit_task(task, dataset, {name: fold.split["train"][name] for name in decoded})
     for part in ("train", "test"):
         found = 0
         for name in decoded:
             data = dataset.get_recording(name)
             if task.source in data.keys():
-                found += len(find_trials(data, task, None, fold.split[part][name]))
+                found += len(find_trials(data, fitted, None, fold.split[part][name]))
         if found == 0:
             raise RecordingError(f"{where} has no {part} trial of {task.name!r}; choose another task=... or folds=...")
-    if not member_rows(diet_of(finetune, fold.decoding), fold.decoding).any():
+    if not diet_of(finetune, fold.decoding).members_of(fold.decoding).any():
         raise RecipeError(f"{where}: the diet of fine-tuning leaves no neuron to decode; set it by finetune=[diet=...]")
+    return fitted
 
 
 def _check_arms(
@@ -294,7 +303,8 @@ def _check_arms(
             continue
         with _naming(arm):
             config = compose("pretrain", None, arm.pretraining(comparison.pretrain, label_task(comparison)))
-            rows = [member_rows(diet_of(config, fold.pretraining), fold.pretraining) for fold in folds]
+            auxiliary_declared(config)
+            rows = [diet_of(config, fold.pretraining).members_of(fold.pretraining) for fold in folds]
         _check_labels(arm, config, dataset, pretrained_on)
         counts[arm.name] = int(rows[0].sum())
         if not all(found.any() for found in rows):
@@ -308,7 +318,7 @@ def _check_overlap(
     arm: Arm, comparison: Comparison, folds: Sequence[Fold], rows: Sequence[np.ndarray], finetune: DictConfig
 ) -> None:
     """No arm pretrains on a neuron that is decoded, unless that is allowed."""
-    decoded = [member_rows(diet_of(finetune, fold.decoding), fold.decoding) for fold in folds]
+    decoded = [diet_of(finetune, fold.decoding).members_of(fold.decoding) for fold in folds]
     both = max(int((seen & of_fold).sum()) for seen, of_fold in zip(rows, decoded, strict=True))
     if not both:
         return

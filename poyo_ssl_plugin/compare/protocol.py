@@ -27,7 +27,7 @@ class Comparison:
             :class:`~poyo_ssl_plugin.compare.arms.Arm`.
         recordings: Ids of the recordings to use; all if empty.
         field: The activity to score and decode, as of :func:`~poyo_ssl_plugin.score_dataset`; ``"spikes"`` goes with
-            ``model=poyo`` in both ``pretrain`` and ``finetune``.
+            ``model=poyo`` in both ``pretrain`` and ``finetune``; other models read counts in bins of 0.1 s.
         held_out: Ids of the recordings kept from pretraining and decoded instead; if empty, pretraining
             and decoding share recordings but no neuron.
         decode_fraction: Without ``held_out``, the fraction of the unpredictable neurons that is decoded. At 1 only

@@ -78,7 +78,8 @@ class Run:
         """Its own folder: runs that differ in their numbers never share one, so none is in the way of another."""
         seed = "" if self.seed is None else f"_seed{self.seed}"
         fold = "" if self.fold is None else f"_fold{self.fold}"
-        return Path(self.place, self.stage, f"{self.arm}{fold}{seed}_{self.key}")
+        name = self.recipe["diet"]["rule"] if self.stage == "pretrain" else self.arm
+        return Path(self.place, self.stage, f"{name}{fold}{seed}_{self.key}")
 
     @property
     def checkpoint(self) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 from omegaconf import DictConfig
 
 from poyo_ssl_plugin.training.data import FinetuningData
-from poyo_ssl_plugin.training.decoding import decoding_of
+from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
 from poyo_ssl_plugin.training.identification import Identification
 from poyo_ssl_plugin.training.recipe import Inputs, build_model, initialise
 from poyo_ssl_plugin.training.run import unlabelled_data
@@ -49,13 +49,15 @@ class Windows:
 
     Attributes:
         features: Patch means of every neuron, float32 (R, P N); of a model of spikes, counts.
-        label: Classes, int64 (R,).
+        label: Classes, int64 (R,), or targets of a regression, (R, D).
         recording: Recording of each row, (R,).
+        time: When each is asked for, in seconds, (R,).
     """
 
     features: list[np.ndarray]
     label: np.ndarray
     recording: np.ndarray
+    time: np.ndarray
 
     def of(self, recording: str) -> tuple[np.ndarray, np.ndarray]:
         """Features (R, F) and labels (R,) of one recording."""
@@ -75,15 +77,7 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
         whitening by the covariance of unlabelled training windows, shrunk as Ledoit and Wolf 2004), and
         ``"softmax regression"``, each to how it did.
     """
-    decoding = decoding_of(config, inputs)
-    data = decoding.data(inputs)
-    assert isinstance(data, FinetuningData)
-    tasks = {decoding.task.name: decoding.n_outputs}
-    from_scratch = config.copy()
-    from_scratch.init_from = None
-    # The model only turns windows into its inputs; it stays as it was made.
-    model = build_model(from_scratch, data, tasks, classes=decoding.has_classes)
-    initialise(model, from_scratch, data)
+    data, model = _data_of_a_model(config, inputs, decoding_of(config, inputs))
     train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
     options = Identification(steps=0, batch_size=128)
     random = unlabelled_data(config, inputs, data, options, seed=0)
@@ -102,6 +96,58 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
             right = int((guess == truth).sum())
             total[name] = total.get(name, Decoded(0, 0)) + Decoded(right, len(truth))
     return total
+
+
+def regression_references(config: DictConfig, folds: Iterable[Inputs]) -> dict[str, TestResult]:
+    """Fit and test ridge regression on each recording, on the windows that the model gets.
+
+    Args:
+        config: A resolved fine-tuning recipe of a regression.
+        folds: Recordings, scores and split of each fold.
+
+    Returns:
+        ``"ridge regression"`` to its R2 over all folds.
+    """
+    rows: list[dict[str, Any]] = []
+    for inputs in folds:
+        decoding = decoding_of(config, inputs)
+        data, model = _data_of_a_model(config, inputs, decoding)
+        train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
+        for recording in np.unique(test.recording):
+            (x, target), (x_test, truth) = train.of(recording), test.of(recording)
+            order = np.argsort(train.time[train.recording == recording])
+            guess = ridge(x[order], target[order], x_test)
+            times = test.time[test.recording == recording]
+            pairs = zip(times.tolist(), truth.tolist(), guess.tolist(), strict=True)
+            rows += [{"recording_id": recording, "time": t, "label": y, "prediction": z} for t, y, z in pairs]
+    return {"ridge regression": decoding_of(config).test_result(rows)}
+
+
+def ridge(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """Targets (R, D) of test rows by ridge regression; rows of training are in the order of time.
+
+    The penalty is the best of five blocks of time, so that jittered windows of one moment are not told from each
+    other.
+    """
+    from sklearn.linear_model import RidgeCV
+    from sklearn.model_selection import KFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    penalties = np.logspace(0, 5, 11)
+    model = make_pipeline(StandardScaler(), RidgeCV(penalties, cv=KFold(min(5, len(train)))))
+    return model.fit(train, target).predict(test).reshape(len(test), -1)
+
+
+def _data_of_a_model(config: DictConfig, inputs: Inputs, decoding: Decoding) -> tuple[FinetuningData, Any]:
+    """The windows of a recipe as its model gets them; the model only makes its inputs, and stays as it was made."""
+    data = decoding.data(inputs)
+    tasks = {decoding.task.name: decoding.n_outputs}
+    from_scratch = config.copy()
+    from_scratch.init_from = None
+    model = build_model(from_scratch, data, tasks, classes=decoding.has_classes)
+    initialise(model, from_scratch, data)
+    return data, model
 
 
 def template(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -148,6 +194,7 @@ def _windows(batches: Iterable[dict[str, Any]], model: Any, limit: int | None = 
     features: list[np.ndarray] = []
     label: list[int] = []
     recording: list[str] = []
+    time: list[float] = []
     n_bins = round(model.sequence_length / model.latent_step)
     for batch in batches:
         inputs = {name: value.numpy() for name, value in batch["inputs"].items() if name.startswith("input_")}
@@ -159,9 +206,10 @@ def _windows(batches: Iterable[dict[str, Any]], model: Any, limit: int | None = 
             )
             recording.append(str(name))
         label += batch["target"][:, 0].tolist()
+        time += (batch["start"] + batch["inputs"]["output_timestamps"][:, 0]).tolist()
         if limit is not None and len(features) >= limit:
             break
-    return Windows(features, np.array(label), np.array(recording))
+    return Windows(features, np.array(label), np.array(recording), np.array(time))
 
 
 def _patch_means(inputs: dict[str, np.ndarray]) -> np.ndarray:

@@ -108,7 +108,7 @@ def write_report(
         path: Where to write.
         title: Heading of the report.
     """
-    metric = metric_of(summary["task"])
+    metric = metric_of(summary["task"], summary.get("kind"))
     folds = f", {summary['folds']} folds over repeats" if summary["folds"] else ""
     return write_page(
         "comparison",
@@ -141,7 +141,7 @@ def made(summary: Mapping[str, Any]) -> dict[str, str]:
 
 def result_rows(summary: Mapping[str, Any]) -> list[list[str]]:
     """Rows of the table of results: name, mean, interval over runs and trials, over trials alone, runs."""
-    tested = metric_of(summary["task"]).tested
+    tested = metric_of(summary["task"], summary.get("kind")).tested
     rows = []
     for name, arm in summary["arms"].items():
         runs = ", ".join(f"{run['value']:.3f}" for run in arm["runs"])

@@ -41,6 +41,7 @@ def summarise(
     """
     comparison = plan.comparison
     decoding = decoding_of(compose("finetune", comparison.task, comparison.finetune))
+    decoding.task = plan.task
     task, metric = decoding.task, decoding.metric
     before = list(zip(plan.pretraining, pretrained, strict=True))
     after = list(zip(plan.finetuning, finetuned, strict=True))
@@ -62,7 +63,7 @@ def summarise(
             "p_above_chance": _p_above(scores[arm.name], decoding.chance),
             "versus_decoder": _against_decoder(scores[arm.name], baselines),
             "compute": {
-                "pretraining": _total(outcome for _, outcome in _of_arm(before, arm.name)),
+                "pretraining": _total(outcome for run, outcome in before if run.key in _starts(after, arm.name)),
                 "finetuning": _total(outcome for _, outcome in _of_arm(after, arm.name)),
             },
         }
@@ -70,6 +71,7 @@ def summarise(
         "format": 4,
         "metric": decoding.describe(),
         "task": task.name,
+        "kind": task.kind,
         "chance": decoding.chance,
         "arms": arms,
         "baselines": dict(baselines),
@@ -147,6 +149,11 @@ def _add_comparisons(
         summary["pretrained_minus_scratch"] = {
             key: of_poyo_ssl[key] for key in ("mean", "ci95", "relative_gain", "relative_ci95", "p")
         }
+
+
+def _starts(finetuned: Done, name: str) -> set[str | None]:
+    """Keys of the pretraining runs that an arm starts from."""
+    return {run.start for run, _ in _of_arm(finetuned, name)}
 
 
 def _of_arm(done: Done, name: str) -> Done:

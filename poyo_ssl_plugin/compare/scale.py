@@ -209,7 +209,7 @@ def _blocks(arm: str, results: Sequence[ComparisonResult]) -> np.ndarray:
 
 def _shares_pretraining(scaling: Scaling, arm: str, results: Sequence[ComparisonResult]) -> bool:
     """Whether the blocks of an arm start from one pretraining, and so are no independent samples."""
-    pretrained = any(run.arm == arm for run in results[0].plan.pretraining)
+    pretrained = any(run.arm == arm and run.start for run in results[0].plan.finetuning)
     return pretrained and not scaling.folds and not scaling.pretrain_each_seed
 
 

@@ -51,7 +51,7 @@ def report_scaling(scaling: Scaling, *, stage: Stage | None = None) -> dict[str,
 
 def scaling_header(summary: Mapping[str, Any]) -> list[str]:
     """Names of the columns of :func:`scaling_rows`."""
-    measured = metric_of(summary["task"]).name
+    measured = metric_of(summary["task"], summary.get("kind")).name
     return ["arm", "at", measured, "95 % interval", "against scratch", "parameters", "GFLOP / window", "PFLOP in all"]
 
 
@@ -132,7 +132,7 @@ def draw_scaling(summary: Mapping[str, Any], path: Path) -> Path:
         f"{point['label']}\n{_in_short(place)}" if summary["axis"] == "model" else point["label"]
         for point, place in zip(points, where, strict=True)
     ]
-    metric = metric_of(summary["task"])
+    metric = metric_of(summary["task"], summary.get("kind"))
     return figures.scaling_curves(
         curves,
         where,

@@ -27,7 +27,6 @@ from poyo_ssl_plugin.training import (
     Metric,
     RunResult,
     TestResult,
-    decoding_kind,
     decoding_of,
     open_finetuned,
     read_checkpoint,
@@ -44,14 +43,13 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
     end_unless_main_process()
     metrics = ["train/masked", "valid/effective_rank", "valid/latent_std"]
     figures.training_curves({"pretraining": result.out_dir}, result.out_dir / "curves.png", metrics=metrics)
-    inputs_table = config.diet.table
-    diet = make_diet(inputs_table, config.diet.rule, **_rule_options(config))
+    units = read_checkpoint(result.checkpoint)["hyper_parameters"]["trained_on"]["units"]
     summary = {
         "format": 1,
         "checkpoint": str(result.checkpoint),
         "initial": _finite(result.initial),
         "metrics": _finite(result.metrics),
-        "diet": f"{diet.name}: {diet.summary()}",
+        "diet": f"{config.diet.rule}: {sum(map(len, units.values()))} units of {len(units)} recordings",
         "loaded": result.loaded.summary() if result.loaded else None,
         "leaks": result.leaks,
         **_made(config),
@@ -76,8 +74,9 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         assert isinstance(of_seed, DictConfig)
         results[seed] = finetune_once(of_seed, seed=seed)
     end_unless_main_process()
-    decoding = decoding_of(resolved(config))
-    metric, inputs = decoding.metric, Inputs.from_recipe(config)
+    inputs = Inputs.from_recipe(config)
+    decoding = decoding_of(resolved(config), inputs)
+    metric = decoding.metric
     diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))
     arm = "scratch" if config.init_from is None else "pretrained"
     tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
@@ -89,6 +88,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         "format": 2,
         "metric": decoding.describe(),
         "task": decoding.task.name,
+        "kind": decoding.task.kind,
         "chance": decoding.chance,
         "arms": {arm: _arm(metric, tests)},
         "baselines": references,
@@ -132,11 +132,12 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
     fold = split_of(Path(checkpoint).resolve().parents[1])
     config = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
     result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(config, fold))
-    decoding = decoding_kind(result.task)(config)
+    decoding = decoding_of(config)
     return {
         "format": 2,
         "metric": decoding.describe(),
         "task": result.task,
+        "kind": decoding.task.kind,
         "chance": decoding.chance,
         "arms": {"checkpoint": _arm(decoding.metric, {None: decoding.test_result(result.predictions)})},
         "baselines": {},

@@ -7,6 +7,7 @@ from poyo_ssl_plugin.data.spike_counts import CountSpikes
 from poyo_ssl_plugin.data.supported import tasks_of
 from poyo_ssl_plugin.data.tasks import TASKS, Task, fit_task, get_task
 from poyo_ssl_plugin.data.transforms import DietUnitDropout, SelectUnits, StandardizeTraces, keep_units
+from poyo_ssl_plugin.data.trial_windows import trial_windows
 from poyo_ssl_plugin.data.trials import Trials, TrialSampler, find_targets, find_trials
 from poyo_ssl_plugin.data.windows import WindowIndex
 from poyo_ssl_plugin.simulation import simulate
@@ -31,4 +32,5 @@ __all__ = [
     "keep_units",
     "simulate",
     "tasks_of",
+    "trial_windows",
 ]

@@ -10,7 +10,7 @@ import numpy as np
 
 from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
-from poyo_ssl_plugin.probe import unresponsive_files
+from poyo_ssl_plugin.hdf5_check import unresponsive_files
 from poyo_ssl_plugin.recordings import open_signal, recording_errors, recording_id, split_intervals
 
 logger = logging.getLogger(__name__)

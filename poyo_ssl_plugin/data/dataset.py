@@ -12,14 +12,24 @@ import numpy as np
 
 from poyo_ssl_plugin.compat import ArrayDict, Data, Dataset, DatasetIndex, Interval, interval, regular_series
 from poyo_ssl_plugin.errors import RecordingError
-from poyo_ssl_plugin.recordings import Rows, SampleClock, clone, neuron_groups, split_intervals, unit_ids
+from poyo_ssl_plugin.recordings import (
+    Rows,
+    SampleClock,
+    clone,
+    neuron_groups,
+    recording_id,
+    split_intervals,
+    unique_ids,
+    unit_ids,
+)
 
 
 class Recordings(Dataset):
     """Recordings that a brainsets pipeline (or :func:`simulate`) wrote to one folder.
 
     A torch_brain ``Dataset`` that takes Allen recordings as they are: neurons written as ``rois``
-    are found as ``units`` too, so every torch_brain transform and POYO tokenizer works on them.
+    are found as ``units`` too, so every torch_brain transform and POYO tokenizer works on them. Ids of
+    neurons are made unique by recording (``recording/id``); tables and diets know them by either id.
     Files are opened on first use, in each process anew, so the dataset can be sent to workers.
 
     Args:
@@ -28,11 +38,9 @@ class Recordings(Dataset):
         transform: Applied to every window.
         fields: Time series and intervals to put into a window, for example ``["calcium_traces",
             "drifting_gratings"]``. Loading only these is many times faster. ``None`` loads all.
-        uniquify_unit_ids: Prefix unit ids with the session id, for brainsets whose ids repeat from
-            one recording to the next.
 
     Raises:
-        RecordingError: If the folder or a recording is missing or unreadable.
+        RecordingError: If the folder or a recording is missing or unreadable, or ``recording_ids`` is one text.
 
     Example:
         >>> import tempfile
@@ -51,7 +59,6 @@ class Recordings(Dataset):
         transform: Callable[[Any], Any] | None = None,
         *,
         fields: Iterable[str] | None = None,
-        uniquify_unit_ids: bool = False,
     ) -> None:
         self.dataset_dir = Path(dataset_dir)
         paths = _recording_paths(self.dataset_dir, recording_ids)
@@ -61,7 +68,6 @@ class Recordings(Dataset):
         self._templates: dict[tuple[str, str], _Template] = {}
         self.transform = transform
         self.fields = None if fields is None else tuple(fields)
-        self.uniquify_unit_ids = uniquify_unit_ids
         self.namespace_attributes = ["session.id", "subject.id", "units.id"]
 
     @property
@@ -70,32 +76,19 @@ class Recordings(Dataset):
         return dict(self._data_objects.paths)
 
     def get_recording_hook(self, data: Data) -> None:
-        """Let ``units`` stand for ``rois`` where the recording has only these."""
+        """Make ids of neurons unique, and let ``units`` stand for ``rois`` where the recording has only these."""
         groups = neuron_groups(data)
-        if self.uniquify_unit_ids:
-            for name in groups:
-                table = getattr(data, name)
-                table.id = np.array([f"{data.session.id}/{unit}" for unit in table.id.astype(str)])
+        for name in groups:
+            table = getattr(data, name)
+            if "id" in table.keys():
+                table.id = unique_ids(np.asarray(table.id).astype(str), recording_id(data))
         if groups == ["rois"]:
             data.units = data.rois
         super().get_recording_hook(data)
 
     def get_unit_ids(self) -> list[str]:
-        """Sorted ids of all neurons of all recordings.
-
-        Raises:
-            RecordingError: If two recordings share an id.
-        """
-        owner: dict[str, str] = {}
-        for recording in self.recording_ids:
-            for unit in unit_ids(self.get_recording(recording)).tolist():
-                if unit in owner:
-                    raise RecordingError(
-                        f"recordings {owner[unit]} and {recording} both have a unit {unit!r}; pass "
-                        "uniquify_unit_ids=True so that they are told apart"
-                    )
-                owner[unit] = recording
-        return sorted(owner)
+        """Sorted ids of all neurons of all recordings."""
+        return sorted(unit for name in self.recording_ids for unit in unit_ids(self.get_recording(name)).tolist())
 
     get_roi_ids = get_unit_ids
 
@@ -207,6 +200,8 @@ def _recording_paths(folder: Path, recording_ids: Iterable[str] | None) -> dict[
         raise RecordingError(f"{folder}: has no recordings (*.h5){hint}")
     if recording_ids is None:
         return found
+    if isinstance(recording_ids, str):
+        raise RecordingError(f"recording_ids is a list of ids: give [{recording_ids!r}], not {recording_ids!r}")
     missing = sorted(set(map(str, recording_ids)) - set(found))
     if missing:
         raise RecordingError(

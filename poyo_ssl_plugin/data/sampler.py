@@ -14,7 +14,7 @@ import torch.distributed
 
 from poyo_ssl_plugin.compat import DatasetIndex, Interval
 from poyo_ssl_plugin.data.windows import WindowIndex
-from poyo_ssl_plugin.errors import DietError
+from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.predictability import Diet
 from poyo_ssl_plugin.recordings import intersect_intervals
 
@@ -80,6 +80,9 @@ class PredictabilitySampler(torch.utils.data.Sampler[DatasetIndex]):
         num_replicas: int = 1,
         rank: int = 0,
     ) -> None:
+        if not isinstance(sampling_intervals, Mapping):
+            kind = type(sampling_intervals).__name__
+            raise RecordingError(f"sampling_intervals must be {{recording id: Interval(...), ...}}, not a {kind}")
         if window_length <= 0:
             raise ValueError("window_length must be greater than 0.")
         if weight_by not in (None, "units"):

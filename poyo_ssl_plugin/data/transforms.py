@@ -11,7 +11,7 @@ from poyo_ssl_plugin.compat import ArrayDict, Data, TriangleDistribution
 from poyo_ssl_plugin.data.windows import window_generator
 from poyo_ssl_plugin.errors import DietError, TableError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
-from poyo_ssl_plugin.recordings import SPIKES, TRACES, clone, neuron_groups, recording_id, unit_ids
+from poyo_ssl_plugin.recordings import SPIKES, TRACES, clone, neuron_groups, recording_id, unique_ids, unit_ids
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class SelectUnits:
     On a window of a curriculum it keeps the open share of the diet.
 
     Args:
-        diet: The diet.
+        diet: The diet, or ``None`` for all neurons.
         field: The activity whose neurons are selected; by default traces where there are any, else
             spikes.
 
@@ -104,7 +104,7 @@ class SelectUnits:
         (['0', '1'], (30, 2))
     """
 
-    def __init__(self, diet: Diet, field: str | None = None) -> None:
+    def __init__(self, diet: Diet | None, field: str | None = None) -> None:
         self.diet = diet
         self.field = field
         self._known: dict[str, tuple[np.ndarray, float, np.ndarray]] = {}
@@ -116,6 +116,8 @@ class SelectUnits:
     def _members(self, data: Data, field: str) -> np.ndarray:
         fraction = getattr(data, "window_diet_fraction", 1.0)
         recording, ids = recording_id(data), unit_ids(data, field)
+        if self.diet is None:
+            return np.ones(len(ids), bool)
         # Windows of a recording share one array of ids; looking all of them up takes as long as reading.
         known = self._known.get(recording)
         if known is not None and known[0] is ids and known[1] == fraction:
@@ -153,7 +155,7 @@ class DietUnitDropout(SelectUnits):
     def __init__(
         self, diet: Diet | None = None, field: str | None = None, reset_index: bool = True, **distribution: Any
     ) -> None:
-        super().__init__(diet, field)  # type: ignore[arg-type]
+        super().__init__(diet, field)
         self.reset_index = reset_index
         try:
             self.distribution = TriangleDistribution(**distribution)
@@ -165,7 +167,7 @@ class DietUnitDropout(SelectUnits):
 
     def __call__(self, data: Data) -> Data:
         field = self.field or activity_field(data)
-        keep = self._members(data, field) if self.diet is not None else np.ones(len(unit_ids(data, field)), bool)
+        keep = self._members(data, field)
         members = np.flatnonzero(keep)
         generator = window_generator(data)
         if getattr(data, "window_seed", None) is not None:
@@ -206,11 +208,11 @@ class StandardizeTraces:
         if not self._array:
             raise TableError(f"only traces can be standardized, and {field!r} are spike times")
         self._by_recording = {}
-        for recording in table.recordings:
-            rows = table["recording_id"] == recording
-            mean = np.nan_to_num(table["mean"][rows])
-            std = np.nan_to_num(np.where(table["std"] > 0, table["std"], 1.0)[rows], nan=1.0)
-            row_of = {unit: row for row, unit in enumerate(table["unit_id"][rows].tolist())}
+        means = np.nan_to_num(table["mean"])
+        stds = np.nan_to_num(np.where(table["std"] > 0, table["std"], 1.0), nan=1.0)
+        for recording, rows in table.by_recording().items():
+            mean, std, own = means[rows], stds[rows], table["unit_id"][rows]
+            row_of = {unit: row for ids in (own, unique_ids(own, recording)) for row, unit in enumerate(ids.tolist())}
             self._by_recording[recording] = row_of, mean.astype(np.float32), std.astype(np.float32)
 
     def __call__(self, data: Data) -> Data:

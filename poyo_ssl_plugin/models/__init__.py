@@ -4,10 +4,12 @@ from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
 from poyo_ssl_plugin.models.export import read_safetensors, write_safetensors
+from poyo_ssl_plugin.models.hub import PretrainedModel
 from poyo_ssl_plugin.models.latents import (
     LatentPass,
     check_family,
     encoder_latents,
+    model_inputs,
     process_latents,
     run_with_latents,
     run_without_dropout,
@@ -21,6 +23,7 @@ __all__ = [
     "CalciumPOYO",
     "LatentPass",
     "MultitaskReadout",
+    "PretrainedModel",
     "PrototypeReadout",
     "ReadIn",
     "UnitEmbedding",
@@ -29,6 +32,7 @@ __all__ = [
     "check_family",
     "dataset_unit_ids",
     "encoder_latents",
+    "model_inputs",
     "model_state",
     "process_latents",
     "read_checkpoint",

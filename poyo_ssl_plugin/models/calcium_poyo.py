@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -20,17 +19,17 @@ from poyo_ssl_plugin.compat import (
     pad,
     pad2d,
 )
-from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
+from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
-from poyo_ssl_plugin.models.checkpoint import first_line, model_arguments, model_state, read_checkpoint
+from poyo_ssl_plugin.models.hub import PretrainedModel
 from poyo_ssl_plugin.models.layer_scale import LayerScale, scaled_attention
 from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
 from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
-from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids
+from poyo_ssl_plugin.models.vocabulary import Source, dataset_unit_ids, replace_vocabulary
 from poyo_ssl_plugin.recordings import TRACES, recording_id, unit_ids
 
 
-class CalciumPOYO(nn.Module):
+class CalciumPOYO(PretrainedModel):
     r"""POYO (Azabou et al. 2023) for windows of calcium traces, as POYO-SSL uses it.
 
     Unit embeddings, latents with rotary times, a processor of self-attention layers and a readout by task
@@ -104,13 +103,15 @@ class CalciumPOYO(nn.Module):
         readout: Literal["prototypes", "linear"] = "prototypes",
         layer_scale: float | None = 0.1,
     ) -> None:
+        given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
-        for name, choice, known in (
+        self.arguments = {**given, "dim_out": dim_out if isinstance(dim_out, int) else dict(dim_out)}
+        for key, chosen, known in (
             ("encoder", encoder, ("read_in", "attention")),
             ("readout", readout, ("prototypes", "linear")),
         ):
-            if choice not in known:
-                raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {choice!r}")
+            if chosen not in known:
+                raise RecipeError(f"model.{key} must be {' or '.join(map(repr, known))}, not {chosen!r}")
         for name, value in {
             "sequence_length": sequence_length,
             "latent_step": latent_step,
@@ -121,6 +122,9 @@ class CalciumPOYO(nn.Module):
         }.items():
             if not value > 0:
                 raise RecipeError(f"{name} must be greater than 0, not {value}")
+        if sequence_length >= 100:
+            hint = f"if it is in milliseconds, give {sequence_length / 1000:g}"
+            raise RecipeError(f"sequence_length is in seconds, and {sequence_length:g} s is too long; {hint}")
         self.sequence_length = float(sequence_length)
         self.latent_step = float(latent_step)
         self.num_latents_per_step = num_latents_per_step
@@ -230,11 +234,14 @@ class CalciumPOYO(nn.Module):
         index, timestamps = self._latent_grid(input_values.device)
         rotary = self.rotary_emb(timestamps).expand(len(input_values), -1, -1)
         slots = self.latent_emb(index).expand(len(input_values), -1, -1)
-        units = self.unit_emb(input_unit_index)
         if self.encoder == "read_in":
+            # Windows of one recording without dropout have the same neurons: one set of weights for all of them.
+            same = len(input_unit_index) > 1 and bool((input_unit_index == input_unit_index[:1]).all())
+            units = self.unit_emb(input_unit_index[0] if same else input_unit_index)
             # Padding has time 0.
             n_patches = input_timestamps.argmax(dim=1) + 1
             return slots + self.read_in(input_values, units, input_mask, n_patches), rotary
+        units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
         if input_mask is not None and _pads_whole_neurons(input_mask):
             real = input_mask[:, :, 0]
@@ -327,28 +334,38 @@ class CalciumPOYO(nn.Module):
         if isinstance(self.readout, PrototypeReadout):
             self.readout.initialize_vocab(sessions)
 
-    @classmethod
-    def load_pretrained(cls, checkpoint_path: str | Path) -> CalciumPOYO:
-        """Load a model from a checkpoint with ``hyper_parameters["model"]`` and ``state_dict``.
+    def adapt_to(
+        self,
+        dataset: Any,
+        windows: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        steps: int = 300,
+        vocabulary: Source = "pretrained",
+    ) -> int:
+        """Take the neurons and recordings of another dataset in the place of those the model has; known ones stay.
 
-        The contract is that of ``POYO.load_pretrained``: ``_target_`` is left out, ``dim_out`` follows
-        from the readout's weights, and the vocabularies come with them. But nothing is ever unpickled.
+        Args:
+            dataset: A torch_brain ``Dataset``, as :meth:`init_vocabs` takes it.
+            windows: Batches of unlabelled windows, tokenised by this model when they are drawn. With them the
+                embeddings of all neurons are fitted to their own activity
+                (:func:`~poyo_ssl_plugin.objectives.identify_units`), which needs no label.
+            steps: Steps of that fit.
+            vocabulary: Where new embeddings are drawn from, see
+                :func:`~poyo_ssl_plugin.models.replace_vocabulary`.
 
-        Raises:
-            CheckpointError: If the file is missing, damaged, unsafe, or of another model.
+        Returns:
+            How many of the neurons the model knew.
         """
-        checkpoint = read_checkpoint(checkpoint_path)
-        try:
-            state = model_state(checkpoint)
-            arguments = model_arguments(checkpoint)
-            arguments["dim_out"] = _outputs(state) or arguments["dim_out"]
-            model = cls(**arguments)
-            model.load_state_dict(state)
-        except (KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
-            raise CheckpointError(
-                f"{checkpoint_path}: not a checkpoint of {cls.__name__} ({first_line(error)})"
-            ) from error
-        return model
+        known = replace_vocabulary(self.unit_emb, dataset_unit_ids(dataset), source=vocabulary)
+        prototypes = self.readout.prototypes.values() if isinstance(self.readout, PrototypeReadout) else ()
+        for embedding in (self.session_emb, *prototypes):
+            replace_vocabulary(embedding, dataset.recording_ids, source=vocabulary)
+        if windows is not None:
+            # Objectives know models, so this one is asked for when it is needed.
+            from poyo_ssl_plugin.objectives import identify_units
+
+            identify_units(self, windows, steps=steps)
+        return known
 
     def _latent_grid(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         index, timestamps = create_linspace_latent_tokens(
@@ -368,11 +385,6 @@ class CalciumPOYO(nn.Module):
                 f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
                 "initialise it with a dataset that holds this recording"
             ) from None
-
-
-def _outputs(state: Mapping[str, Any]) -> int | None:
-    """``dim_out`` of the model that a state is of, if it is a number."""
-    return len(state["readout.weight"]) if "readout.weight" in state else None
 
 
 def _pads_whole_neurons(mask: torch.Tensor) -> bool:

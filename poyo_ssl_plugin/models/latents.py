@@ -37,12 +37,23 @@ class LatentPass:
     rotary: torch.Tensor
 
 
+def model_inputs(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A model's inputs in a batch: what it has under ``"inputs"`` (``"model_inputs"``), or itself.
+
+    Example:
+        >>> model_inputs({"inputs": {"input_values": 1}, "target": 2}), model_inputs({"input_values": 1})
+        ({'input_values': 1}, {'input_values': 1})
+    """
+    found: Mapping[str, Any] = batch.get("inputs", batch.get("model_inputs", batch))
+    return found
+
+
 def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
     """Run a model once and keep its latents.
 
     Args:
         model: A POYO-family model.
-        inputs: Its keyword arguments.
+        inputs: Its keyword arguments; a model that must be asked something is asked for the start of the window.
 
     Raises:
         RecipeError: If the model is not of the POYO family or has no processing layer.
@@ -50,6 +61,9 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
     check_family(model)
     if hasattr(model, "encode") and hasattr(model, "decode"):
         return _run_in_parts(model, inputs)
+    if "session_index" in inputs and "output_timestamps" not in inputs:
+        inputs = {**inputs, "output_timestamps": torch.zeros(len(inputs["session_index"]), 1)}
+        inputs["output_timestamps"] = inputs["output_timestamps"].to(inputs["session_index"].device)
     seen: dict[str, torch.Tensor] = {}
 
     def before_processor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

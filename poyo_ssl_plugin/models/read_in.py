@@ -57,7 +57,7 @@ class ReadIn(nn.Module):
 
         Args:
             values: Patches, :math:`(B, N, P, S)`.
-            units: Unit embeddings, :math:`(B, N, U)`.
+            units: Unit embeddings, :math:`(B, N, U)`, or :math:`(N, U)` if all windows have the same neurons.
             mask: Which patches are real, bool :math:`(B, N, P)`; ``None`` if all are.
             n_patches: How many patches each window has before padding, int64 :math:`(B,)`; ``None`` if all of them.
 
@@ -74,7 +74,11 @@ class ReadIn(nn.Module):
             n_patches = torch.full((len(values),), activity.shape[2], device=values.device)
         to_steps = _interpolation(n_patches, activity.shape[2], len(self.temporal)).to(activity)
         filtered = activity @ (self.temporal @ to_steps).mT * n_units.rsqrt()
-        latents = self.spatial(filtered.transpose(1, 2) @ units)
+        weights = self.spatial(units) if units.ndim == 2 else units
+        latents = filtered.transpose(1, 2) @ weights
+        if units.ndim == 3:
+            # Cheaper in this order: there are more neurons than steps.
+            latents = self.spatial(latents)
         return latents.unflatten(2, (self.n_slots, self.dim)).flatten(1, 2)
 
 

@@ -34,6 +34,7 @@ class MultitaskReadout(nn.Module):
     def __init__(self, dim: int, dims_out: Mapping[str, int], init_scale: float = 0.02) -> None:
         super().__init__()
         self.tasks = list(dims_out)
+        self._dims_out = dict(dims_out)
         self.projections = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in dims_out.items()})
         self.queries = nn.ParameterDict({name: init_scale * torch.randn(dim) for name in dims_out})
 
@@ -55,7 +56,7 @@ class MultitaskReadout(nn.Module):
 
     def dims_out(self) -> dict[str, int]:
         """Task name to number of outputs."""
-        return {name: int(layer.out_features) for name, layer in self.projections.items()}  # type: ignore[arg-type]
+        return dict(self._dims_out)
 
 
 class PrototypeReadout(nn.Module):

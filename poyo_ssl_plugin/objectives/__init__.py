@@ -4,6 +4,7 @@ from poyo_ssl_plugin.objectives.activity_masks import ACTIVITY_MASKS
 from poyo_ssl_plugin.objectives.decorrelation import Decorrelation, decorrelation
 from poyo_ssl_plugin.objectives.ema_teacher import EMATeacher
 from poyo_ssl_plugin.objectives.health import centred_latents, effective_rank, input_dependent_std
+from poyo_ssl_plugin.objectives.identification import identify_units
 from poyo_ssl_plugin.objectives.masked_activity import MaskedActivity
 from poyo_ssl_plugin.objectives.masked_latent import (
     MaskedLatentReconstruction,
@@ -27,6 +28,7 @@ __all__ = [
     "decorrelation",
     "effective_rank",
     "get_mask",
+    "identify_units",
     "input_dependent_std",
     "latent_health",
 ]

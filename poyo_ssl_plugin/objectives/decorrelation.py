@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from poyo_ssl_plugin.distributed import whole_batch
-from poyo_ssl_plugin.models import run_without_dropout
+from poyo_ssl_plugin.models import model_inputs, run_without_dropout
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
 
@@ -63,7 +63,7 @@ class Decorrelation(nn.Module):
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
     ) -> ObjectiveOutput:
         """Loss of one batch; arguments as of :class:`MaskedLatentReconstruction`."""
-        latent_pass = run_without_dropout(model, inputs)
+        latent_pass = run_without_dropout(model, model_inputs(inputs))
         latents = latent_pass.encoder_latents
         windows = whole_batch(latents) if self.training else latents
         per_step: Any = model.latent_emb.num_embeddings  # type: ignore[union-attr]

@@ -12,7 +12,7 @@ from torch import nn
 from poyo_ssl_plugin.compat import FeedForward
 from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.models import LatentPass, run_without_dropout
+from poyo_ssl_plugin.models import LatentPass, model_inputs, run_without_dropout
 from poyo_ssl_plugin.models.attention import CrossAttention
 from poyo_ssl_plugin.objectives.activity_masks import ACTIVITY_MASKS, ActivityMask
 from poyo_ssl_plugin.objectives.masked_latent import DISTANCES, check_options
@@ -110,6 +110,7 @@ class MaskedActivity(nn.Module):
             inputs: Its inputs.
             generator: Source of randomness of the mask.
         """
+        inputs = model_inputs(inputs)
         values = _traces(model, inputs)
         real = inputs["input_mask"]
         real = torch.ones(values.shape[:3], dtype=torch.bool, device=values.device) if real is None else real

@@ -11,7 +11,14 @@ from torch import nn
 
 from poyo_ssl_plugin.distributed import whole_batch
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.models import LatentPass, encoder_latents, process_latents, run_with_latents, run_without_dropout
+from poyo_ssl_plugin.models import (
+    LatentPass,
+    encoder_latents,
+    model_inputs,
+    process_latents,
+    run_with_latents,
+    run_without_dropout,
+)
 from poyo_ssl_plugin.objectives.activity_masks import mask_neurons
 from poyo_ssl_plugin.objectives.decorrelation import decorrelation
 from poyo_ssl_plugin.objectives.health import effective_rank, input_dependent_std
@@ -128,9 +135,11 @@ class MaskedLatentReconstruction(nn.Module):
 
         Args:
             model: A POYO-family model.
-            inputs: Its inputs; queries are needed only by an auxiliary loss.
+            inputs: Its inputs as ``collate`` gives them, or a batch that has them under ``"inputs"``; queries are
+                needed only by an auxiliary loss.
             generator: Source of randomness of the masks.
         """
+        inputs = model_inputs(inputs)
         latent_pass = self._whole(model, inputs)
         last = latent_pass.processor_latents
         if last.shape[-1] != self.dim:
@@ -200,7 +209,6 @@ class Predictor(nn.Module):
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.gain = nn.Parameter(torch.full((dim,), 0.5))
         self.network = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        nn.init.zeros_(self.network[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Predictions of the same shape, (B, L, D)."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from poyo_ssl_plugin.models import run_without_dropout
+from poyo_ssl_plugin.models import model_inputs, run_without_dropout
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
 
@@ -24,5 +24,5 @@ class NoReconstruction(nn.Module):
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
     ) -> ObjectiveOutput:
         """Run the model; the loss is zero. Arguments as of :class:`MaskedLatentReconstruction`."""
-        latent_pass = run_without_dropout(model, inputs)
+        latent_pass = run_without_dropout(model, model_inputs(inputs))
         return ObjectiveOutput(latent_pass.processor_latents.new_zeros(()), {}, latent_pass)

@@ -1,4 +1,4 @@
-"""Which neurons are predictable: moments, scores, tables and diets. Imports neither torch nor Lightning."""
+"""Which neurons are predictable: moments, scores, tables and diets. Imports neither torch, Lightning nor pandas."""
 
 from poyo_ssl_plugin.predictability.diet import (
     PAPER_KURTOSIS,
@@ -8,7 +8,7 @@ from poyo_ssl_plugin.predictability.diet import (
     unpredictability,
 )
 from poyo_ssl_plugin.predictability.moments import Moments, skewness_kurtosis
-from poyo_ssl_plugin.predictability.rules import configured_diet, fed_recordings, make_diet
+from poyo_ssl_plugin.predictability.rules import configured_diet, doubt, fed_recordings, make_diet
 from poyo_ssl_plugin.predictability.score import score_dataset
 from poyo_ssl_plugin.predictability.statistics import (
     register_statistic,
@@ -25,6 +25,7 @@ __all__ = [
     "Moments",
     "PredictabilityTable",
     "configured_diet",
+    "doubt",
     "fed_recordings",
     "make_diet",
     "register_statistic",

@@ -7,23 +7,29 @@ published code selects whole Cre lines instead: :meth:`Diet.from_cre_lines`.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 
-from poyo_ssl_plugin.errors import DietError
+from poyo_ssl_plugin.errors import DietError, TableError
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.predictability.table import PredictabilityTable
+from poyo_ssl_plugin.recordings import own_ids
 
 PAPER_SKEWNESS = 3.51
 PAPER_KURTOSIS = 22.62
 PAPER_PRETRAIN_CRE_LINES = ("Sst", "Vip", "Pvalb", "Ntsr1")
 
 _FORMAT = 1
+
+_C = TypeVar("_C")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def unpredictability(
@@ -37,6 +43,21 @@ def unpredictability(
     return np.maximum(table["skewness"] / skewness, table["kurtosis"] / kurtosis)
 
 
+def _of_table(
+    function: Callable[Concatenate[_C, PredictabilityTable, _P], _R],
+) -> Callable[Concatenate[_C, PredictabilityTable, _P], _R]:
+    """Say so where a diet is made from something that is no table."""
+
+    @functools.wraps(function)
+    def checked(cls: _C, table: PredictabilityTable, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if not isinstance(table, PredictabilityTable):
+            given = repr(str(table)) if isinstance(table, str | Path) else f"a {type(table).__name__}"
+            raise TableError(f"a diet is made of a table, not of {given}: PredictabilityTable.load reads one")
+        return function(cls, table, *args, **kwargs)
+
+    return checked
+
+
 class Diet:
     """A set of neurons, by recording and unit id, with an order from most to least predictable.
 
@@ -48,6 +69,8 @@ class Diet:
         members: Boolean (N,), the rows of ``table`` to take.
         name: What to call the diet in logs and results.
         rule: How the members were chosen; kept with the diet.
+        order: Number (N,) by which neurons go from most to least predictable; by default
+            :func:`unpredictability`.
 
     Example:
         >>> table = PredictabilityTable.from_rows([
@@ -62,6 +85,7 @@ class Diet:
         [False, True, False]
     """
 
+    @_of_table
     def __init__(
         self,
         table: PredictabilityTable,
@@ -69,20 +93,21 @@ class Diet:
         *,
         name: str = "custom",
         rule: Mapping[str, Any] | None = None,
+        order: np.ndarray | None = None,
     ) -> None:
-        order = unpredictability(table)
+        order = unpredictability(table) if order is None else order
         self.name = name
         self.rule: dict[str, Any] = dict(rule or {})
         self.provenance: dict[str, Any] = dict(table.provenance)
-        self._recordings: dict[str, _Neurons] = {}
-        for recording in table.recordings:
-            rows = table["recording_id"] == recording
-            self._recordings[recording] = _Neurons(
-                table["unit_id"][rows], members[rows] & table.ok[rows], table.ok[rows], order[rows]
-            )
+        ids, ok = table["unit_id"], table.ok
+        self._recordings = {
+            recording: _Neurons(ids[rows], members[rows] & ok[rows], ok[rows], order[rows])
+            for recording, rows in table.by_recording().items()
+        }
         self._set_ranks()
 
     @classmethod
+    @_of_table
     def from_thresholds(
         cls, table: PredictabilityTable, skewness: float = PAPER_SKEWNESS, kurtosis: float = PAPER_KURTOSIS
     ) -> Diet:
@@ -92,20 +117,32 @@ class Diet:
         return cls(table, members, name="predictable", rule=rule)
 
     @classmethod
-    def from_quantile(cls, table: PredictabilityTable, quantile: float = 0.5) -> Diet:
-        """The most predictable share of all neurons, by :func:`unpredictability`.
+    @_of_table
+    def from_quantile(cls, table: PredictabilityTable, quantile: float = 0.5, *, by: str | None = None) -> Diet:
+        """The most predictable share of all neurons, by :func:`unpredictability` or by another statistic.
+
+        Args:
+            table: The scored neurons.
+            quantile: The share, in (0, 1].
+            by: A column of the table, such as a registered statistic; its lowest values are taken.
 
         Raises:
             DietError: If ``quantile`` is not in (0, 1].
+            TableError: If the table has no such column.
         """
         if not 0 < quantile <= 1:
             raise DietError(f"quantile must be in (0, 1], not {quantile}")
-        order = np.where(table.ok, unpredictability(table), np.inf)
-        keep = np.argsort(order, kind="stable")[: round(quantile * int(table.ok.sum()))]
-        rule = {"kind": "quantile", "quantile": quantile}
-        return cls(table, _indicator(len(table), keep), name=f"quantile-{quantile:g}", rule=rule)
+        if by is not None and (by not in table.columns or table[by].dtype.kind == "U"):
+            raise TableError(f"the table has no statistic {by!r}; add it with 'poyo-ssl score --statistic {by}'")
+        order = unpredictability(table) if by is None else table[by]
+        order = np.where(table.ok & ~np.isnan(order), order, np.inf)
+        keep = np.argsort(order, kind="stable")[: round(quantile * int(np.isfinite(order).sum()))]
+        rule = {"kind": "quantile", "quantile": quantile, **({} if by is None else {"by": by})}
+        name = f"quantile-{quantile:g}" + (f"-of-{by}" if by else "")
+        return cls(table, indicator(len(table), keep), name=name, rule=rule, order=order)
 
     @classmethod
+    @_of_table
     def from_cre_lines(cls, table: PredictabilityTable, cre_lines: Iterable[str] = PAPER_PRETRAIN_CRE_LINES) -> Diet:
         """All neurons of some Cre lines, named in full or by their gene (``Sst`` for ``Sst_IRES_Cre``).
 
@@ -123,6 +160,7 @@ class Diet:
         return cls(table, members, name="cre-lines", rule={"kind": "cre_lines", "cre_lines": sorted(wanted)})
 
     @classmethod
+    @_of_table
     def random(
         cls, table: PredictabilityTable, *, n_units: int | None = None, fraction: float = 0.5, seed: int = 0
     ) -> Diet:
@@ -133,54 +171,13 @@ class Diet:
             raise DietError(f"cannot draw {n} of {len(candidates)} neurons")
         keep = np.random.default_rng(seed).permutation(candidates)[:n]
         rule = {"kind": "random", "n_units": n, "seed": seed}
-        return cls(table, _indicator(len(table), keep), name="random", rule=rule)
+        return cls(table, indicator(len(table), keep), name="random", rule=rule)
 
     @classmethod
+    @_of_table
     def everything(cls, table: PredictabilityTable) -> Diet:
         """Every neuron that could be scored."""
         return cls(table, np.ones(len(table), dtype=bool), name="everything", rule={"kind": "everything"})
-
-    @classmethod
-    def mixed(
-        cls,
-        table: PredictabilityTable,
-        skewness: float = PAPER_SKEWNESS,
-        kurtosis: float = PAPER_KURTOSIS,
-        *,
-        seed: int = 0,
-    ) -> Diet:
-        """As many neurons as are predictable, half of them predictable and half not, at random.
-
-        Where there are fewer unpredictable neurons than that, the diet has as many of each kind as there are
-        of those.
-
-        Raises:
-            DietError: If the table has neurons of one kind only.
-        """
-        inside = (table["skewness"] <= skewness) & (table["kurtosis"] <= kurtosis)
-        kinds = [np.flatnonzero(table.ok & inside), np.flatnonzero(table.ok & ~inside)]
-        n = min(len(kinds[0]) // 2, len(kinds[1]))
-        if n == 0:
-            raise DietError(
-                f"a mixed diet needs neurons of both kinds; there are {len(kinds[0])} predictable and {len(kinds[1])} "
-                "unpredictable ones"
-            )
-        rng = np.random.default_rng(seed)
-        keep = np.concatenate([rng.permutation(kind)[:n] for kind in kinds])
-        rule = {"kind": "mixed", "skewness": skewness, "kurtosis": kurtosis, "seed": seed}
-        return cls(table, _indicator(len(table), keep), name="mixed", rule=rule)
-
-    @classmethod
-    def random_matched(
-        cls,
-        table: PredictabilityTable,
-        skewness: float = PAPER_SKEWNESS,
-        kurtosis: float = PAPER_KURTOSIS,
-        *,
-        seed: int = 0,
-    ) -> Diet:
-        """As many neurons as are predictable, of any kind, at random: the control of the diet's size."""
-        return cls.random(table, n_units=len(cls.from_thresholds(table, skewness, kurtosis)), seed=seed)
 
     def subset(self, share: float, *, seed: int = 0) -> Diet:
         """A random share of the diet's neurons, recording by recording, at least one of each that has any.
@@ -196,7 +193,7 @@ class Diet:
         members = {}
         for key, neurons in self._recordings.items():
             rows = rng.permutation(np.flatnonzero(neurons.member))
-            members[key] = _indicator(len(neurons.ids), rows[: math.ceil(share * len(rows) - 1e-9)])
+            members[key] = indicator(len(neurons.ids), rows[: math.ceil(share * len(rows) - 1e-9)])
         return self._with_members(members, self.name, {"kind": "share", "share": share, "seed": seed, "of": self.rule})
 
     def complement(self) -> Diet:
@@ -216,7 +213,8 @@ class Diet:
 
         Args:
             recording_id: The recording they belong to.
-            unit_ids: Their ids, shape (N,), any order, any subset of the recording's.
+            unit_ids: Their ids, shape (N,), any order, any subset of the recording's; with or without
+                ``recording_id/`` before them.
             fraction: Only the most predictable share of the whole diet, for a curriculum.
 
         Returns:
@@ -228,6 +226,13 @@ class Diet:
         neurons = self._neurons(recording_id)
         rows = neurons.rows(np.asarray(unit_ids, dtype=str), recording_id)
         return neurons.member[rows] & (neurons.rank[rows] <= fraction)
+
+    def members_of(self, table: PredictabilityTable) -> np.ndarray:
+        """Boolean (N,): the rows of a table whose neurons are in the diet."""
+        members = np.zeros(len(table), dtype=bool)
+        for recording, rows in table.by_recording().items():
+            members[rows] = self.mask(recording, table["unit_id"][rows])
+        return members
 
     def units(self, recording_id: str) -> list[str]:
         """Ids of the neurons of a recording that are in the diet, sorted."""
@@ -256,7 +261,7 @@ class Diet:
 
     def summary(self, recordings: Iterable[str] | None = None) -> str:
         """``"kept n of N units in r of R recordings"``, of all or of the given recordings."""
-        chosen = [self._neurons(recording) for recording in (recordings or self._recordings)]
+        chosen = [self._neurons(recording) for recording in (self._recordings if recordings is None else recordings)]
         units = sum(int(neurons.member.sum()) for neurons in chosen)
         fed = sum(bool(neurons.member.any()) for neurons in chosen)
         total = sum(len(neurons.ids) for neurons in chosen)
@@ -359,6 +364,7 @@ class _Neurons:
         """Rows of these ids; windows ask with the same ids over and over, so the last answer is kept."""
         key = unit_ids.tobytes()
         if key != self._last[0] or len(unit_ids) != len(self._last[1]):
+            unit_ids = own_ids(unit_ids, recording_id)
             rows = np.searchsorted(self.ids, unit_ids)
             rows = np.minimum(rows, len(self.ids) - 1)
             unknown = self.ids[rows] != unit_ids
@@ -387,7 +393,7 @@ class _Neurons:
         return cls(*(np.asarray(column) for column in columns))
 
 
-def _indicator(n: int, rows: np.ndarray) -> np.ndarray:
+def indicator(n: int, rows: np.ndarray) -> np.ndarray:
     mask = np.zeros(n, dtype=bool)
     mask[rows] = True
     return mask

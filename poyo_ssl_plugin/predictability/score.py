@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
 from poyo_ssl_plugin.predictability.moments import Moments
 from poyo_ssl_plugin.predictability.statistics import Statistic, find_statistic
 from poyo_ssl_plugin.predictability.table import STATUS_OK, PredictabilityTable
@@ -72,6 +72,7 @@ def score_dataset(
 
     Raises:
         RecordingError: If a recording lacks the split or the field, or cannot be read.
+        PoyoSSLError: If an argument is of the wrong kind, or a statistic is unknown.
 
     Example:
         >>> import tempfile
@@ -81,6 +82,11 @@ def score_dataset(
         >>> len(table), table.columns[-3:]
         (12, ['skewness', 'kurtosis', 'status'])
     """
+    if not hasattr(dataset, "get_recording"):
+        hint = f": give Recordings({str(dataset)!r})" if isinstance(dataset, str | os.PathLike) else ""
+        raise RecordingError(f"score_dataset takes a dataset, not a {type(dataset).__name__}{hint}")
+    if isinstance(statistics, str):
+        raise PoyoSSLError(f"statistics is a list of names: give [{statistics!r}], not {statistics!r}")
     if on_error not in ("raise", "skip"):
         raise RecordingError(f"on_error must be 'raise' or 'skip', not {on_error!r}")
     scorer = Scorer(

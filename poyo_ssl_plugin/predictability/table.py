@@ -2,32 +2,30 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import TableError
 from poyo_ssl_plugin.files import atomic_path
 
+if TYPE_CHECKING:
+    import pandas as pd  # loaded when a table is made, so that importing this package stays quick
+
+logger = logging.getLogger(__name__)
+
 STATUS_OK = "ok"
 
 _TEXT = ("recording_id", "unit_id", "cre_line", "status")
-_COLUMNS = (
-    "recording_id",
-    "unit_id",
-    "cre_line",
-    "n_samples",
-    "mean",
-    "std",
-    "skewness",
-    "kurtosis",
-    "status",
-)
-_PROVENANCE = "# provenance: "
+_COLUMNS = ("recording_id", "unit_id", "cre_line", "n_samples", "mean", "std", "skewness", "kurtosis", "status")
+_DIGEST = "table_sha256"
+_DEFAULTS = {"cre_line": "", "n_samples": 0, "mean": np.nan, "std": np.nan, "status": STATUS_OK}
 
 
 class PredictabilityTable:
@@ -39,8 +37,11 @@ class PredictabilityTable:
     why not: ``"constant"``, ``"too_short"``, ``"all_nan"`` or ``"not_finite"``.
 
     Args:
-        columns: Name to array of shape (N,), all of one length.
+        columns: Name to array of shape (N,), all of one length; or a pandas ``DataFrame``.
         provenance: How the table was made; anything that JSON can hold.
+
+    Attributes:
+        frame: The table as a pandas ``DataFrame``.
 
     Raises:
         TableError: If a column is missing, lengths differ, or a neuron occurs twice.
@@ -54,174 +55,174 @@ class PredictabilityTable:
     """
 
     def __init__(
-        self, columns: Mapping[str, Sequence[Any] | np.ndarray], provenance: Mapping[str, Any] | None = None
+        self,
+        columns: Mapping[str, Sequence[Any] | np.ndarray] | pd.DataFrame,
+        provenance: Mapping[str, Any] | None = None,
     ) -> None:
+        import pandas as pd
+
         missing = [name for name in _COLUMNS if name not in columns]
         if missing:
             raise TableError(f"a predictability table needs the column(s) {', '.join(missing)}")
-        order = [*_COLUMNS, *(name for name in columns if name not in _COLUMNS)]
-        self._columns = {name: _as_column(name, columns[name]) for name in order}
+        order = [*_COLUMNS, *(str(name) for name in columns if name not in _COLUMNS)]
+        try:
+            self.frame = pd.DataFrame({name: _as_column(name, columns[name]) for name in order})
+        except ValueError as error:
+            raise TableError(f"columns of a predictability table: {error}") from None
         self.provenance: dict[str, Any] = dict(provenance or {})
-        lengths = {len(column) for column in self._columns.values()}
-        if len(lengths) != 1:
-            raise TableError(f"columns of a predictability table differ in length: {sorted(lengths)}")
-        self._refuse_duplicates()
+        twice = self.frame[self.frame.duplicated(["recording_id", "unit_id"])]
+        if len(twice):
+            recording, unit = twice.iloc[0][["recording_id", "unit_id"]]
+            raise TableError(f"unit {unit!r} of recording {recording!r} occurs twice in the table")
 
     @classmethod
     def from_rows(
         cls, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any] | None = None
     ) -> PredictabilityTable:
         """Build a table from one mapping per neuron; what is not given is empty, 0 or NaN."""
-        default = {"cre_line": "", "status": STATUS_OK, "n_samples": 0, "mean": np.nan, "std": np.nan}
-        names = [*_COLUMNS, *(name for row in rows for name in row if name not in _COLUMNS)]
-        columns = {name: [row.get(name, default.get(name, np.nan)) for row in rows] for name in dict.fromkeys(names)}
-        return cls(columns, provenance)
+        import pandas as pd
+
+        frame = pd.DataFrame(list(rows))
+        for name, default in _DEFAULTS.items():
+            frame[name] = frame[name].fillna(default) if name in frame else default
+        return cls(frame, provenance)
 
     def __len__(self) -> int:
-        return len(self._columns["unit_id"])
+        return len(self.frame)
 
     def __getitem__(self, name: str) -> np.ndarray:
-        try:
-            return self._columns[name]
-        except KeyError:
-            raise TableError(
-                f"the predictability table has no column {name!r}; it has {', '.join(self.columns)}"
-            ) from None
+        if name not in self.frame:
+            raise TableError(f"the predictability table has no column {name!r}; it has {', '.join(self.columns)}")
+        return self.frame[name].to_numpy(dtype=str if name in _TEXT else None)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, PredictabilityTable):
             return NotImplemented
-        return (
-            self.columns == other.columns
-            and self.provenance == other.provenance
-            and all(_same(self[name], other[name]) for name in self.columns)
-        )
+        return self.provenance == other.provenance and self.frame.equals(other.frame)
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        n_ok = int((self["status"] == STATUS_OK).sum())
-        return f"PredictabilityTable({len(self)} units, {n_ok} ok, {len(self.recordings)} recordings)"
+        return f"PredictabilityTable({len(self)} units, {int(self.ok.sum())} ok, {len(self.recordings)} recordings)"
 
     @property
     def columns(self) -> list[str]:
         """Names of the columns, in order."""
-        return list(self._columns)
+        return list(self.frame.columns)
 
     @property
     def recordings(self) -> list[str]:
         """Recording ids, in the order of their first neuron."""
-        return list(dict.fromkeys(self["recording_id"].tolist()))
+        return list(self.by_recording())
 
     @property
     def ok(self) -> np.ndarray:
         """Boolean (N,): neurons that can be in a diet."""
         return self["status"] == STATUS_OK
 
+    def by_recording(self) -> dict[str, np.ndarray]:
+        """The numbers of the rows of each recording, in the order of their first neuron."""
+        return dict(self.frame.groupby("recording_id", sort=False).indices)
+
     def select(self, mask: np.ndarray) -> PredictabilityTable:
         """The rows where ``mask`` (N,) is true, with the same provenance."""
-        return PredictabilityTable({name: column[mask] for name, column in self._columns.items()}, self.provenance)
+        return PredictabilityTable(self.frame[mask], self.provenance)
 
-    def to_csv(self, path: str | Path) -> None:
-        """Write the table as CSV whose first line, a comment, holds the provenance as JSON.
+    def save(self, path: str | Path) -> None:
+        """Write the table as Parquet if ``path`` ends in ``.parquet`` (needs pyarrow), else as CSV.
 
-        Floats are written so that reading gives them back bit for bit.
+        Provenance goes into a file beside it: ``table.provenance.json`` for ``table.csv``. Floats are
+        written so that reading gives them back bit for bit.
         """
-        with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-            file.write(_PROVENANCE + json.dumps(self.provenance, sort_keys=True) + "\n")
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self.columns)
-            writer.writerows(zip(*(column.tolist() for column in self._columns.values()), strict=True))
+        with atomic_path(path) as table, atomic_path(_provenance_path(path)) as provenance:
+            if Path(path).suffix == ".parquet":
+                with _pyarrow_needed():
+                    self.frame.to_parquet(table, index=False)
+            else:
+                self.frame.to_csv(table, index=False, na_rep="nan", lineterminator="\n")
+            content = {**self.provenance, _DIGEST: _digest(table)}
+            provenance.write_text(json.dumps(content, sort_keys=True, indent=1) + "\n", encoding="utf-8")
 
     @classmethod
-    def from_csv(cls, path: str | Path) -> PredictabilityTable:
-        """Read a table that :meth:`to_csv` wrote, or any CSV with its columns.
+    def load(cls, path: str | Path) -> PredictabilityTable:
+        """Read a table that :meth:`save` wrote, or any CSV or Parquet file with its columns.
+
+        Provenance of a table that was changed since is left out, with a warning.
 
         Raises:
             TableError: If the file is missing, damaged, or lacks a column.
         """
         path = Path(path)
-        _require(path)
+        if not path.is_file():
+            raise TableError(f"{path}: no such table; make it with 'poyo-ssl score DATASET_DIR --out {path}'")
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                provenance = {}
-                line = file.readline()
-                if line.startswith(_PROVENANCE):
-                    provenance = json.loads(line[len(_PROVENANCE) :])
-                else:
-                    file.seek(0)
-                header, *rows = [*csv.reader(file)] or [[]]
-            columns = dict(zip(header, zip(*rows, strict=True), strict=True)) if rows else {}
-        except (ValueError, UnicodeDecodeError, csv.Error) as error:
-            raise TableError(f"{path}: not a predictability table ({error}); make it with 'poyo-ssl score'") from None
-        if not columns:
-            raise TableError(f"{path}: the predictability table is empty; make it with 'poyo-ssl score'")
-        try:
-            return cls(columns, provenance)
+            frame = _read_parquet(path) if path.suffix == ".parquet" else _read_csv(path)
+            return cls(frame, _read_provenance(path))
         except TableError as error:
             raise TableError(f"{path}: {error}") from None
+        except ValueError as error:
+            raise TableError(f"{path}: not a predictability table ({error}); make it with 'poyo-ssl score'") from None
 
-    def to_parquet(self, path: str | Path) -> None:
-        """Write the table as Parquet, provenance in the schema. Needs pyarrow."""
-        pyarrow, parquet = _pyarrow()
-        table = pyarrow.table(self._columns)
-        metadata = {**(table.schema.metadata or {}), b"provenance": json.dumps(self.provenance).encode()}
-        with atomic_path(path) as temporary:
-            parquet.write_table(table.replace_schema_metadata(metadata), temporary)
-
-    @classmethod
-    def from_parquet(cls, path: str | Path) -> PredictabilityTable:
-        """Read a table that :meth:`to_parquet` wrote. Needs pyarrow."""
-        _require(Path(path))
-        pyarrow, parquet = _pyarrow()
-        try:
-            table = parquet.read_table(path)
-        except pyarrow.ArrowInvalid as error:
-            raise TableError(f"{path}: not a Parquet file ({error})") from None
-        provenance = json.loads((table.schema.metadata or {}).get(b"provenance", b"{}"))
-        return cls({name: table[name].to_pylist() for name in table.column_names}, provenance)
-
-    def save(self, path: str | Path) -> None:
-        """Write as Parquet if ``path`` ends in ``.parquet``, else as CSV."""
-        self.to_parquet(path) if Path(path).suffix == ".parquet" else self.to_csv(path)
-
-    @classmethod
-    def load(cls, path: str | Path) -> PredictabilityTable:
-        """Read what :meth:`save` wrote."""
-        return cls.from_parquet(path) if Path(path).suffix == ".parquet" else cls.from_csv(path)
-
-    def _refuse_duplicates(self) -> None:
-        pairs = list(zip(self["recording_id"].tolist(), self["unit_id"].tolist(), strict=True))
-        if len(set(pairs)) != len(pairs):
-            seen: set[tuple[str, str]] = set()
-            recording, unit = next(pair for pair in pairs if pair in seen or seen.add(pair))  # type: ignore[func-returns-value]
-            raise TableError(f"unit {unit!r} of recording {recording!r} occurs twice in the table")
+    to_csv = save
+    from_csv = load
 
 
-def _as_column(name: str, values: Sequence[Any] | np.ndarray) -> np.ndarray:
+def _read_csv(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    with path.open("rb") as file:
+        if file.read(13) == b"# provenance:":
+            raise TableError(
+                "was written by version 0.1, which kept the provenance in the first line; make it again with "
+                "'poyo-ssl score'"
+            )
+    try:
+        # Texts first: the table's own columns make numbers of them, bit for bit.
+        return pd.read_csv(path, dtype=str, keep_default_na=False)
+    except pd.errors.EmptyDataError:
+        raise TableError("is empty; make it with 'poyo-ssl score'") from None
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    with _pyarrow_needed():
+        return pd.read_parquet(path)
+
+
+@contextmanager
+def _pyarrow_needed() -> Iterator[None]:
+    try:
+        yield
+    except ImportError:
+        raise TableError("Parquet needs pyarrow: pip install pyarrow, or use a .csv file") from None
+
+
+def _as_column(name: str, values: Any) -> np.ndarray:
     try:
         if name in _TEXT:
-            return np.asarray(values, dtype=str).reshape(-1)
-        if name == "n_samples":
-            return np.asarray(values).astype(np.int64).reshape(-1)
-        return np.asarray(values).astype(np.float64).reshape(-1)
+            return np.asarray(values, dtype=str).reshape(-1).astype(object)
+        values = np.asarray(values).reshape(-1)
+        if values.dtype.kind in "OUT":
+            values = np.where(values == "", "nan", values)
+        return values.astype(np.int64 if name == "n_samples" else np.float64)
     except ValueError as error:
         raise TableError(f"column {name!r} holds something that is not a number: {error}") from None
 
 
-def _same(a: np.ndarray, b: np.ndarray) -> bool:
-    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
+def _provenance_path(path: str | Path) -> Path:
+    return Path(path).with_suffix(".provenance.json")
 
 
-def _require(path: Path) -> None:
-    if not path.is_file():
-        raise TableError(f"{path}: no such table; make it with 'poyo-ssl score DATASET_DIR --out {path}'")
+def _read_provenance(path: Path) -> dict[str, Any]:
+    beside = _provenance_path(path)
+    content: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    if content.pop(_DIGEST, None) == _digest(path):
+        return content
+    if beside.is_file():
+        logger.warning("%s was changed after %s was written, so it does not say how the table was made", path, beside)
+    return {}
 
 
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        raise TableError("Parquet needs pyarrow: pip install pyarrow, or use a .csv file") from None
-    return pyarrow, pyarrow.parquet
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -2,8 +2,8 @@
 
 from poyo_ssl_plugin.models import model_state, read_checkpoint
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
-from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult, decoding_kind, decoding_of
-from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult, decoding_kind, decoding_of, task_kind
+from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.recipe import Inputs
@@ -29,6 +29,7 @@ __all__ = [
     "Prepared",
     "Pretraining",
     "PretrainingData",
+    "RegressionFinetuning",
     "RunRecord",
     "RunResult",
     "TestResult",
@@ -43,4 +44,5 @@ __all__ = [
     "pretrain",
     "pretrained_model",
     "read_checkpoint",
+    "task_kind",
 ]

@@ -20,7 +20,6 @@ from poyo_ssl_plugin.data import (
     PredictabilitySampler,
     Recordings,
     SelectUnits,
-    StandardizeTraces,
     Task,
     Trials,
     TrialSampler,
@@ -34,7 +33,8 @@ from poyo_ssl_plugin.distributed import ShardedSampler, gathered, n_processes, p
 from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.models import Adapter, adapt
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
-from poyo_ssl_plugin.recordings import TRACES
+from poyo_ssl_plugin.recordings import unique_ids
+from poyo_ssl_plugin.training.activity import Activity
 from poyo_ssl_plugin.training.resume import ResumableLoader
 from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
 
@@ -70,6 +70,7 @@ class DietData(L.LightningDataModule):
         unit_dropout: Arguments of torch_brain's ``TriangleDistribution`` for training windows;
             ``None`` feeds the whole diet always.
         standardize: Give every trace mean 0 and standard deviation 1; spikes stay as they are.
+        activity: Which recorded activity the windows are of.
         seed: Seed of the windows.
     """
 
@@ -86,13 +87,14 @@ class DietData(L.LightningDataModule):
         num_workers: int = 0,
         unit_dropout: Mapping[str, Any] | None = None,
         standardize: bool = True,
+        activity: Activity = Activity(),  # noqa: B008  it never changes
         seed: int = 0,
     ) -> None:
         super().__init__()
         self.table, self.diet, self.split, self.task = table, diet, split, task
         self.window_length = window_length
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
-        self.unit_dropout, self.standardize = unit_dropout, standardize
+        self.unit_dropout, self.standardize, self.activity = unit_dropout, standardize, activity
         self.recordings = [name for name in dataset.recording_ids if diet.count(name) > 0]
         if not self.recordings:
             raise DietError(
@@ -104,15 +106,15 @@ class DietData(L.LightningDataModule):
 
     @property
     def unit_ids(self) -> list[str]:
-        """Ids of all neurons of the diet, sorted."""
-        return sorted(unit for name in self.recordings for unit in self.diet.units(name))
+        """Ids of all neurons of the diet as the dataset knows them, unique by recording, sorted."""
+        return sorted(u for name in self.recordings for u in unique_ids(np.array(self.diet.units(name)), name).tolist())
 
     def attach(self, model: nn.Module) -> None:
         """Say whose tokens the windows become; call it before loading."""
         self.adapter = adapt(model)
-        field, scored = self.adapter.field, self.table.provenance.get("field")
+        field, scored = self.activity.of(self.adapter), self.table.provenance.get("field")
         if scored is not None and ("." in scored) != ("." in field):
-            logger.warning("the diet was scored on %s, and %s reads %s", scored, type(model).__name__, field)
+            logger.warning("the diet was scored on %s, and %s is fed %s", scored, type(model).__name__, field)
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
@@ -122,15 +124,14 @@ class DietData(L.LightningDataModule):
     ) -> DataLoader[Any]:
         """Batches of a sampler's windows: a share of them in training, all of them in every process else."""
         assert self.adapter is not None, "call attach(model) first"
-        field = self.adapter.field
+        field = self.activity.of(self.adapter)
         fields = [field.split(".")[0]] + ([self.task.source] if self.task else [])
         transforms: list[Transform] = []
         if training and self.unit_dropout is not None:
             transforms.append(DietUnitDropout(self.diet, field, **self.unit_dropout))
         else:
             transforms.append(SelectUnits(self.diet, field))
-        if self.standardize and field == TRACES:
-            transforms.append(StandardizeTraces(self.table))
+        transforms += self.activity.transforms(self.adapter, self.table, standardize=self.standardize)
         transforms += self._label_transforms(training, given)
         transforms.append(TaskTokenizer(self.adapter, self.task))
         windows = Recordings(
@@ -138,7 +139,6 @@ class DietData(L.LightningDataModule):
             self.recordings,
             _Chain(transforms),
             fields=fields,
-            uniquify_unit_ids=self.dataset.uniquify_unit_ids,
         )
         if training:
             sampler = ShardedSampler(sampler, n_shares=n_processes(), index=process_index())

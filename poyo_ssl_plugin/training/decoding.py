@@ -1,28 +1,41 @@
 """What fine-tuning, testing and comparing ask of a kind of task: all they know of what is decoded.
 
-Tasks with classes are answered here, movie frames in :mod:`poyo_ssl_plugin.frames`. To add a kind, write a
+Classes and numbers are answered here, movie frames in :mod:`poyo_ssl_plugin.frames`. To add a kind, write a
 subclass of :class:`Decoding` and name it in :data:`KINDS`.
 """
 
 from __future__ import annotations
 
 import importlib
+import logging
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
 from omegaconf import DictConfig
 from torch import nn
 
 from poyo_ssl_plugin.data import Task, fit_task, get_task
+from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.training.data import FinetuningData
-from poyo_ssl_plugin.training.finetuning import Finetuning
+from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.recipe import Inputs, data_options, make_recipe_diet, plain
 
-# Tasks that are no classification, by name. They are imported when they are asked for.
-KINDS = {"natural_movie_frames": "poyo_ssl_plugin.frames.task:FrameReconstruction"}
+logger = logging.getLogger(__name__)
+
+# Kind of a task to its class, which is imported when it is asked for.
+KINDS = {
+    "classification": f"{__name__}:Classification",
+    "regression": f"{__name__}:Regression",
+    "frames": "poyo_ssl_plugin.frames.task:FrameReconstruction",
+}
+_FRAMES = "natural_movie_frames"
+# Moments of a regression within so many seconds are one sample of its test: speed now is much like speed before.
+_BLOCK = 10.0
 
 
 @dataclass(frozen=True)
@@ -99,6 +112,10 @@ class Decoding(ABC):
     def label_task(self) -> Task:
         """The classification whose labels an arm may learn from before it is fine-tuned to this task."""
 
+    def recorded(self) -> Any:
+        """The task as a checkpoint's recipe names it; it says what was found in the training labels."""
+        return self.config.task
+
     @abstractmethod
     def describe(self) -> str:
         """What is measured on what, in words."""
@@ -130,10 +147,8 @@ class Decoding(ABC):
         return {"label_fraction": self.config.get("label_fraction", 1.0), **data_options(self.config)}
 
 
-class Classification(Decoding):
-    """Tell which of some classes was shown."""
-
-    metric = Metric("accuracy", "accuracy", tested="trials", samples="trials", bounds=(0.0, 1.0))
+class LabelDecoding(Decoding):
+    """Decode the labels of a column: what classes and numbers have in common."""
 
     def __init__(self, config: DictConfig, inputs: Inputs | None = None) -> None:
         super().__init__(config)
@@ -153,8 +168,8 @@ class Classification(Decoding):
     def label_task(self) -> Task:
         return self.task
 
-    def describe(self) -> str:
-        return "accuracy on held-out trials"
+    def recorded(self) -> Any:
+        return self.config.task if get_task(self.config.task).is_fitted else self.task.to_dict()
 
     def check(self, *, field: str) -> None:
         """Nothing that a recipe and its recordings do not say themselves."""
@@ -168,34 +183,94 @@ class Classification(Decoding):
             **self._data_options(),
         )
 
-    def module(self, model: nn.Module, record: Mapping[str, Any]) -> Finetuning:
-        return Finetuning(
-            model,
-            self.task,
-            transfer=self.config.transfer,
-            probe_fraction=self.config.probe_fraction,
-            label_smoothing=self.config.label_smoothing,
-            hyper_parameters=record,
+    def _module_options(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "transfer": self.config.transfer,
+            "probe_fraction": self.config.probe_fraction,
+            "hyper_parameters": record,
             **plain(self.config.optim, "optimizer", "schedule"),
-        )
+        }
+
+
+class Classification(LabelDecoding):
+    """Tell which of some classes was shown."""
+
+    metric = Metric("accuracy", "accuracy", tested="trials", samples="trials", bounds=(0.0, 1.0))
+
+    def describe(self) -> str:
+        return "accuracy on held-out trials"
+
+    def module(self, model: nn.Module, record: Mapping[str, Any]) -> Finetuning:
+        smoothing = self.config.label_smoothing
+        return Finetuning(model, self.task, label_smoothing=smoothing, **self._module_options(record))
 
     def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
         correct = [float(row["label"] == row["prediction"]) for row in predictions]
         return TestResult(sum(correct) / len(correct), len(correct), correct)
 
 
-def decoding_kind(task: Any) -> type[Decoding]:
-    """The kind of a task, by its name or declaration.
+class Regression(LabelDecoding):
+    """Tell the value of one or several numbers, of trials or of a time series."""
+
+    metric = Metric(
+        "r2", "R2", tested="tested moments", samples=f"blocks of {_BLOCK:g} s of the test", bounds=(-math.inf, 1.0)
+    )
+
+    def describe(self) -> str:
+        return "R2 within each recording, at held-out moments"
+
+    def module(self, model: nn.Module, record: Mapping[str, Any]) -> RegressionFinetuning:
+        loss = self.config.get("regression_loss", "smooth_l1")
+        return RegressionFinetuning(model, self.task, loss=loss, **self._module_options(record))
+
+    def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
+        """R2 within each recording, weighted by its moments; the mean over targets.
+
+        A moment counts 1 minus its squared error over the variance of its recording's test, so that the mean
+        over moments is R2. The samples are means over blocks of ten seconds.
+
+        Raises:
+            RecordingError: If no recording's test varies.
+        """
+        gains: list[float] = []
+        blocks: dict[str, list[float]] = {}
+        for name in sorted({row["recording_id"] for row in predictions}):
+            rows = [row for row in predictions if row["recording_id"] == name]
+            label, predicted = (np.array([row[key] for row in rows]) for key in ("label", "prediction"))
+            variance = label.var(axis=0)
+            if not (variance > 0).all():
+                logger.warning("recording %s: its test targets do not vary, so it has no R2 and is left out", name)
+                continue
+            of_recording = (1 - (predicted - label) ** 2 / variance).mean(axis=1).tolist()
+            gains += of_recording
+            for row, gain in zip(rows, of_recording, strict=True):
+                blocks.setdefault(f"{name}/{row['time'] // _BLOCK:g}", []).append(gain)
+        if not gains:
+            raise RecordingError(f"task {self.task.name!r}: its test targets do not vary in any recording")
+        samples = [float(np.mean(values)) for values in blocks.values()]
+        return TestResult(float(np.mean(gains)), len(gains), samples, list(blocks))
+
+
+def task_kind(task: Any) -> str:
+    """The kind of a task, by its name or declaration: a key of :data:`KINDS`.
 
     Example:
-        >>> decoding_kind("drifting_gratings").metric.name, decoding_kind("natural_movie_frames").metric.name
+        >>> task_kind("drifting_gratings"), task_kind("{name: speed, source: running, label: v, kind: regression}")
+        ('classification', 'regression')
+    """
+    return "frames" if task == _FRAMES else get_task(task).kind
+
+
+def decoding_kind(kind: str) -> type[Decoding]:
+    """The class that decodes a kind of task.
+
+    Example:
+        >>> decoding_kind("classification").metric.name, decoding_kind("frames").metric.name
         ('accuracy', 'SSIM')
     """
-    if not isinstance(task, str) or task not in KINDS:
-        return Classification
-    module, _, name = KINDS[task].partition(":")
-    kind: type[Decoding] = getattr(importlib.import_module(module), name)
-    return kind
+    module, _, name = KINDS[kind].partition(":")
+    found: type[Decoding] = getattr(importlib.import_module(module), name)
+    return found
 
 
 def decoding_of(config: DictConfig, inputs: Inputs | None = None) -> Decoding:
@@ -208,5 +283,4 @@ def decoding_of(config: DictConfig, inputs: Inputs | None = None) -> Decoding:
     Raises:
         RecipeError: If there is no such task, or its recipe lacks what it needs.
     """
-    kind = decoding_kind(config.task)
-    return kind(config, inputs)
+    return decoding_kind(task_kind(config.task))(config, inputs)

@@ -2,44 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchmetrics import Metric, R2Score
 from torchmetrics.classification import MulticlassAccuracy
 
 from poyo_ssl_plugin.data import Task
 from poyo_ssl_plugin.data.tasks import IGNORED
+from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt, run_with_latents
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.tokens import answered
 
+_PARTS = ("train", "valid", "test")
+REGRESSION_LOSSES = {"smooth_l1": F.smooth_l1_loss, "mse": F.mse_loss, "l1": F.l1_loss}
 
-class Finetuning(TransferModule):
-    """Supervised training of a POYO-family model on one classification task.
+
+class TaskModule(TransferModule):
+    """Supervised training of a POYO-family model on one task; how answers are scored is the subclass's.
 
     Args:
         model: The model, its vocabularies initialised, with a readout of the task's name.
-        task: The task.
-        label_smoothing: Of the cross-entropy.
+        task: The task, fitted.
         **options: As :class:`TransferModule`.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        task: Task,
-        *,
-        label_smoothing: float = 0.0,
-        **options: Any,
-    ) -> None:
+    metric_name: ClassVar[str]
+
+    def __init__(self, model: nn.Module, task: Task, **options: Any) -> None:
         super().__init__(model, **options)
         self.adapter = adapt(model)
         self.task = task
-        self.label_smoothing = label_smoothing
-        self.accuracy = nn.ModuleDict({f"{part}_accuracy": _accuracy(task) for part in ("train", "valid", "test")})
+        # A name of its own for each: "train" is a method of modules.
+        self.metrics = nn.ModuleDict({f"of_{part}": self.make_metric() for part in _PARTS})
         self.predictions = []
+
+    @abstractmethod
+    def make_metric(self) -> Metric:
+        """The metric that is logged, unfilled."""
+
+    @abstractmethod
+    def loss(self, answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """The loss of the answers (K, D_out) to the real queries of a batch."""
+
+    @abstractmethod
+    def row(self, answer: torch.Tensor, target: torch.Tensor) -> dict[str, Any] | None:
+        """Label and prediction of one tested moment, as they are kept; ``None`` for one without a label."""
 
     def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
         return self._score(self.model(**batch["inputs"]), batch, "train")
@@ -50,40 +62,109 @@ class Finetuning(TransferModule):
         self._score(latent_pass.output, batch, "valid")
 
     def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        """Keep one row per trial of the test; trial windows ask one question each."""
         output = self.model(**batch["inputs"])
         self._score(output, batch, "test")
-        self._keep_predictions(answered(self.adapter, output, batch, self.task.name)[0], batch)
+        answer, target = answered(self.adapter, output, batch, self.task.name)
+        times = (batch["start"] + batch["inputs"]["output_timestamps"][:, 0].cpu()).tolist()
+        for recording, time, *pair in zip(batch["recording_id"], times, answer, target, strict=True):
+            if (row := self.row(*pair)) is not None:
+                self.predictions.append({"recording_id": recording, "time": round(time, 4), **row})
 
     def on_train_epoch_end(self) -> None:
-        """Say the accuracy of the epoch; by hand, so that a resumed epoch counts all of its batches."""
-        metric: Any = self.accuracy["train_accuracy"]
-        self.log("train/accuracy", metric.compute(), prog_bar=True)
+        """Say the metric of the epoch; by hand, so that a resumed epoch counts all of its batches."""
+        metric: Any = self.metrics["of_train"]
+        self.log(f"train/{self.metric_name}", metric.compute(), prog_bar=True)
         metric.reset()
 
     def on_test_epoch_start(self) -> None:
         self.predictions = []
 
     def _score(self, output: Any, batch: dict[str, Any], part: str) -> torch.Tensor:
-        logits, target = answered(self.adapter, output, batch, self.task.name)
-        loss = F.cross_entropy(logits, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
-        metric: Any = self.accuracy[f"{part}_accuracy"]
-        metric.update(logits, target)
+        answer, target = answered(self.adapter, output, batch, self.task.name)
+        loss = self.loss(answer, target)
+        metric: Any = self.metrics[f"of_{part}"]
+        metric.update(answer.detach(), target)
         size = len(batch["target"])
         self.log(f"{part}/loss", loss.detach(), batch_size=size, prog_bar=True, on_epoch=part != "train")
         if part != "train":
-            self.log(f"{part}/accuracy", metric, batch_size=size, prog_bar=True, on_epoch=True, on_step=False)
+            name = f"{part}/{self.metric_name}"
+            self.log(name, metric, batch_size=size, prog_bar=True, on_epoch=True, on_step=False)
         return loss
 
-    def _keep_predictions(self, logits: torch.Tensor, batch: dict[str, Any]) -> None:
-        """One row per trial of the test; trial windows ask one question each."""
-        target = batch["target"][:, 0].tolist()
-        times = (batch["start"] + batch["inputs"]["output_timestamps"][:, 0].cpu()).tolist()
-        chosen = logits.argmax(dim=-1).tolist()
-        for recording, time, label, prediction in zip(batch["recording_id"], times, target, chosen, strict=True):
-            self.predictions.append(
-                {"recording_id": recording, "time": round(time, 4), "label": label, "prediction": prediction}
-            )
+
+class Finetuning(TaskModule):
+    """Learn a classification.
+
+    Args:
+        model: As :class:`TaskModule`.
+        task: The classification.
+        label_smoothing: Of the cross-entropy.
+        **options: As :class:`TransferModule`.
+    """
+
+    metric_name = "accuracy"
+
+    def __init__(self, model: nn.Module, task: Task, *, label_smoothing: float = 0.0, **options: Any) -> None:
+        super().__init__(model, task, **options)
+        self.label_smoothing = label_smoothing
+
+    def make_metric(self) -> Metric:
+        return MulticlassAccuracy(self.task.n_classes, average="micro", ignore_index=IGNORED)
+
+    def loss(self, answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(answer, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
+
+    def row(self, answer: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+        return {"label": int(target), "prediction": int(answer.argmax())}
 
 
-def _accuracy(task: Task) -> MulticlassAccuracy:
-    return MulticlassAccuracy(task.n_classes, average="micro", ignore_index=IGNORED)
+class RegressionFinetuning(TaskModule):
+    """Learn a regression: targets are in standard deviations of the training time, predictions in their own units.
+
+    Args:
+        model: As :class:`TaskModule`.
+        task: The regression.
+        loss: ``"smooth_l1"``, ``"mse"`` or ``"l1"``.
+        **options: As :class:`TransferModule`.
+
+    Raises:
+        RecipeError: If the loss is unknown.
+    """
+
+    metric_name = "r2"
+
+    def __init__(self, model: nn.Module, task: Task, *, loss: str = "smooth_l1", **options: Any) -> None:
+        super().__init__(model, task, **options)
+        if loss not in REGRESSION_LOSSES:
+            raise RecipeError(f"regression_loss must be {', '.join(REGRESSION_LOSSES)}, not {loss!r}")
+        self.distance = REGRESSION_LOSSES[loss]
+
+    def make_metric(self) -> Metric:
+        return KnownR2()
+
+    def loss(self, answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        known = target.isfinite()
+        # Without any label the sum keeps the readout in the graph.
+        return self.distance(answer[known], target[known]) if known.any() else 0.0 * answer.sum()
+
+    def row(self, answer: torch.Tensor, target: torch.Tensor) -> dict[str, Any] | None:
+        if not target.isfinite().all():
+            return None
+        return {"label": self._in_units(target), "prediction": self._in_units(answer)}
+
+    def _in_units(self, values: torch.Tensor) -> list[float]:
+        scaled = zip(values.tolist(), self.task.mean, self.task.std, strict=True)
+        return [float(f"{value * std + mean:.7g}") for value, mean, std in scaled]
+
+
+class KnownR2(R2Score):
+    """torchmetrics' R2, the mean over targets, of the moments whose targets are all known; NaN of fewer than two."""
+
+    def update(self, preds: torch.Tensor, target: torch.Tensor) -> None:
+        known = target.isfinite().all(dim=1)
+        if known.any():
+            super().update(preds[known].float(), target[known])
+
+    def compute(self) -> torch.Tensor:
+        return super().compute() if self.total >= 2 else torch.tensor(float("nan"), device=self.device)

@@ -18,9 +18,10 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import nn
 
 from poyo_ssl_plugin.compat import GENERATION
-from poyo_ssl_plugin.data import Recordings, get_task
+from poyo_ssl_plugin.data import Recordings, Task, fit_task, get_task
 from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.data.splits import Split, recorded_split
+from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import (
     adapt,
@@ -32,7 +33,8 @@ from poyo_ssl_plugin.models import (
 )
 from poyo_ssl_plugin.models.checkpoint import first_line
 from poyo_ssl_plugin.models.readout import PrototypeReadout
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
+from poyo_ssl_plugin.training.activity import Activity
 from poyo_ssl_plugin.training.data import DietData
 from poyo_ssl_plugin.training.weights import LoadReport, load_weights
 
@@ -67,13 +69,18 @@ class Inputs:
         require(config, "data.root", "the folder of the recordings")
         data = config.data
         recordings = None if data.recordings is None else [str(name) for name in data.recordings]
-        dataset = Recordings(data.root, recordings, uniquify_unit_ids=data.uniquify_unit_ids)
+        dataset = Recordings(data.root, recordings)
         good, damaged = usable_recordings(dataset, on_error=data.on_error, timeout=data.get("timeout"))
         if damaged:
-            dataset = Recordings(data.root, good, uniquify_unit_ids=data.uniquify_unit_ids)
+            dataset = Recordings(data.root, good)
+        split = recorded_split(dataset, data.split)
+        if OmegaConf.select(config, "diet.table") is None and config.diet.rule == "all":
+            logger.info("diet=all without a table: measuring all neurons on the training split first")
+            activity = data.get("field") or activity_field(dataset.get_recording(dataset.recording_ids[0]))
+            of_counts = {"field": activity, "bin_width": data.get("bin_width", 0.1)}
+            return cls(dataset, score_dataset(dataset, intervals=split["train"], **of_counts), split, damaged)
         require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
-        table = PredictabilityTable.load(config.diet.table)
-        return cls(dataset, table, recorded_split(dataset, data.split), damaged)
+        return cls(dataset, PredictabilityTable.load(config.diet.table), split, damaged)
 
 
 def resolved(config: DictConfig) -> DictConfig:
@@ -135,24 +142,42 @@ def data_options(config: DictConfig) -> dict[str, Any]:
     return {
         **{name: config.data[name] for name in names},
         "unit_dropout": None if dropout is None else OmegaConf.to_container(dropout),
+        "activity": Activity(config.data.get("field"), config.data.get("bin_width", 0.1)),
     }
 
 
-def auxiliary_task(config: DictConfig, dataset: Recordings) -> Any:
-    """The auxiliary task, if it has weight and any recording has its labels."""
+def auxiliary_declared(config: DictConfig) -> Task | None:
+    """The auxiliary task that a pretraining recipe asks for, if it has weight.
+
+    Raises:
+        RecipeError: If it is no classification.
+    """
     if config.aux.task is None or config.aux.weight == 0:
         return None
     task = get_task(config.aux.task)
-    labelled = [
-        name
+    if task.kind != "classification":
+        raise RecipeError(
+            f"aux.task={task.name} is a {task.kind}, and the auxiliary loss needs classes; name a classification, or "
+            "give aux.weight=0"
+        )
+    return task
+
+
+def auxiliary_task(config: DictConfig, inputs: Inputs) -> Task | None:
+    """The auxiliary task, its classes known, if it has weight and any recording has its labels."""
+    task, dataset = auxiliary_declared(config), inputs.dataset
+    if task is None:
+        return None
+    labelled = {
+        name: inputs.split["train"][name]
         for name in dataset.recording_ids
         if task.source in (data := dataset.get_recording(name)).keys()
-        and task.label in getattr(data, task.source).keys()
-    ]
+        and set(task.columns) <= set(getattr(data, task.source).keys())
+    }
     if not labelled:
         logger.warning("no recording has labels of %s: pretraining without the auxiliary loss", task.name)
         return None
-    return task
+    return fit_task(task, dataset, labelled)
 
 
 def build_model(config: DictConfig, data: DietData, tasks: Mapping[str, int], *, classes: bool = True) -> nn.Module:

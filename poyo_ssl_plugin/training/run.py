@@ -63,7 +63,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     inputs = inputs or Inputs.from_recipe(config)
     diet = make_recipe_diet(config, inputs.table)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    task = auxiliary_task(config, inputs.dataset)
+    task = auxiliary_task(config, inputs)
     data = PretrainingData(
         inputs.dataset,
         inputs.table,
@@ -122,6 +122,7 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
     inputs = inputs or Inputs.from_recipe(config)
     decoding = decoding_of(config, inputs)
+    config.task = decoding.recorded()
     L.seed_everything(seed, workers=True, verbose=False)
     data = decoding.data(inputs, seed=seed)
     if seed == next(iter(config.seeds), seed):
@@ -150,7 +151,7 @@ def unlabelled_data(
     """Unlabelled windows of the training time of the neurons that are decoded, for their identification."""
     windows = {**data_options(config), "batch_size": options.batch_size, "unit_dropout": None}
     fed = {part: {name: times[name] for name in data.recordings} for part, times in inputs.split.items()}
-    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings, uniquify_unit_ids=inputs.dataset.uniquify_unit_ids)
+    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings)
     return PretrainingData(chosen, inputs.table, data.diet, fed, task=None, seed=seed, **windows)
 
 

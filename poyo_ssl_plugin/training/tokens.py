@@ -32,27 +32,36 @@ class TaskTokenizer:
         start, middle = float(data.absolute_start), data.domain.end[-1] / 2
         times, labels = (np.empty(0), np.empty(0)) if self.task is None else find_targets(data, self.task)
         if len(times) == 0:
-            times, labels = np.array([middle]), np.array([IGNORED])
+            times, labels = np.array([middle]), self._no_label()
         return {
             "inputs": self.adapter.inputs(data, np.asarray(times), self.task.name if self.task else None),
             # Tensors: collate would make them of arrays at five times the cost.
-            "target": pad(torch.from_numpy(np.array(labels, dtype=np.int64))),
+            "target": pad(torch.from_numpy(np.array(labels))),
             "asked": pad(torch.from_numpy(np.ones(len(times), dtype=bool))),
             "recording_id": recording_id(data),
             "start": start,
         }
+
+    def _no_label(self) -> np.ndarray:
+        """The target of a moment without one: a class to ignore (1,), or NaN (1, D)."""
+        if self.task is None or self.task.kind != "regression":
+            return np.array([IGNORED])
+        return np.full((1, self.task.n_outputs), np.nan, dtype=np.float32)
 
 
 def collate_windows(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """A batch of samples: padded by torch_brain's ``collate``, padding marked as not to be asked."""
     batch = collate(samples)
     padding = ~batch["asked"]
-    batch["target"] = batch["target"].masked_fill(padding, IGNORED)
+    if batch["target"].ndim == 3:
+        batch["target"] = batch["target"].masked_fill(padding[..., None], float("nan"))
+    else:
+        batch["target"] = batch["target"].masked_fill(padding, IGNORED)
     if "output_task_index" in batch["inputs"]:
         batch["inputs"]["output_task_index"] = batch["inputs"]["output_task_index"].masked_fill(padding, -1)
     return batch
 
 
 def answered(adapter: Adapter, output: Any, batch: dict[str, Any], task: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Answers (K, D_out) and targets (K,) of the real queries of a batch."""
+    """Answers (K, D_out) and targets, (K,) or (K, D), of the real queries of a batch."""
     return adapter.answers(output, batch["asked"], task), batch["target"][batch["asked"]]

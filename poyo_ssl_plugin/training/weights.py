@@ -12,6 +12,7 @@ from torch import nn
 
 from poyo_ssl_plugin.compat import InfiniteVocabEmbedding
 from poyo_ssl_plugin.errors import CheckpointError
+from poyo_ssl_plugin.models.poyo_plus import as_calcium_poyo, is_calcium_poyo_plus
 from poyo_ssl_plugin.models.read_in import filter_for
 
 # What must fit for a checkpoint to be of the same architecture.
@@ -45,7 +46,9 @@ class LoadReport:
 def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Path) -> LoadReport:
     """Give a model, in place, every tensor of ``state`` that it has under the same name and shape.
 
-    The temporal filter of a read-in is cut or extended to the model's window.
+    A :class:`~poyo_ssl_plugin.CalciumPOYO` with ``encoder="attention"`` takes a ``CalciumPOYOPlus`` of torch_brain
+    too. The temporal filter of a read-in is cut or extended to the model's window.
+
     Vocabularies that the model has not initialised yet are taken with their words, so that
     :func:`~poyo_ssl_plugin.models.replace_vocabulary` can draw new words like the old ones.
 
@@ -57,6 +60,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Pa
     Raises:
         CheckpointError: If the transformer itself does not fit: another architecture.
     """
+    if is_calcium_poyo_plus(state) and hasattr(model, "value_map"):
+        state = as_calcium_poyo(state)
     report = LoadReport()
     vocabularies = {
         name: module for name, module in model.named_modules() if isinstance(module, InfiniteVocabEmbedding)

@@ -17,8 +17,8 @@ from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.check import usable_recordings
 from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.hdf5_check import unresponsive_files
 from poyo_ssl_plugin.predictability import PredictabilityTable
-from poyo_ssl_plugin.probe import unresponsive_files
 from poyo_ssl_plugin.training import pretrain, read_checkpoint
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a file that blocks whoever opens it")
@@ -99,6 +99,6 @@ def test_score_goes_on_without_it_and_lists_it(folder, tmp_path):
 def test_check_lists_them_all(folder, sim_dir):
     assert run("check", sim_dir).exit_code == 0
     done = run("check", folder, "--timeout", 1)
-    assert done.exit_code == 2 and "1 of 3 recordings are damaged: blocked" in done.output
+    assert done.exit_code == 2 and "1 of 3 recordings cannot be used: blocked" in done.output
     assert "sim_001" in done.output
     assert run("check", folder, "--timeout", 1, "--on-error", "skip").exit_code == 0

@@ -1,232 +1,52 @@
-"""Reading brainsets recordings by rows: which neurons, which samples, which intervals.
-
-Works on the ``Data`` objects of both torch_brain generations and imports neither: what is needed
-of them is attribute access and, for lazily opened files, the h5py dataset behind an attribute.
-
-The Allen pipeline writes the neurons of ``calcium_traces`` as ``rois`` while spike recordings (and
-every torch_brain transform) say ``units``. :func:`neurons` is the one place that knows.
-"""
+"""The activity of a recording, read interval by interval in bounded memory."""
 
 from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
-
-TRACES = "calcium_traces.df_over_f"
-SPIKES = "spikes"
+from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.recordings.contents import TRACES, own_ids, recording_id, refuse_duplicates, unit_ids
+from poyo_ssl_plugin.recordings.intervals import merge_intervals
 
 _EPSILON = float(np.finfo(float).eps)
 
-# Samples read at a time, in bytes: small enough to be summed from the cache of a processor.
+# Samples read at a time, in bytes: few enough to be summed from the cache of a processor.
 _BYTES_PER_READ = 2 << 20
-
 
 Piece = Callable[[], np.ndarray]
 
 
-class Signal(Protocol):
-    """Samples of :math:`N` neurons that can be read interval by interval in bounded memory."""
+class Signal(ABC):
+    """Samples of :math:`N` neurons that can be read interval by interval.
 
-    @property
-    def unit_ids(self) -> np.ndarray:
-        """Ids of the neurons, (N,) strings."""
-        ...
+    Attributes:
+        unit_ids: Ids of the neurons within the recording, shape (N,).
+    """
 
+    unit_ids: np.ndarray
+
+    @abstractmethod
     def pieces(self, intervals: np.ndarray) -> Iterator[Piece]:
         """Yield functions that each read an array (rows, N), together each sample of ``intervals`` once.
 
         They can be called in any order, from any thread.
         """
-        ...
+
+    @abstractmethod
+    def means(self, intervals: np.ndarray) -> np.ndarray:
+        """The mean of each neuron over each interval (R, N): of a trace, or spikes per second."""
 
     def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
         """Yield the arrays of :meth:`pieces` in order."""
-        ...
-
-    def means(self, intervals: np.ndarray) -> np.ndarray:
-        """The mean of each neuron over each interval (R, N): of a trace, or spikes per second."""
-        ...
-
-
-# What h5py and torch_brain raise, somewhere inside, where a file is not what it should be.
-_DAMAGE = (
-    OSError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
-
-@contextmanager
-def recording_errors(name: str) -> Iterator[None]:
-    """Say of which recording an error is, whatever the file made a library raise.
-
-    Raises:
-        RecordingError: Instead of any error that a damaged file can cause.
-
-    Example:
-        >>> with recording_errors("a"):
-        ...     raise KeyError("domain")
-        Traceback (most recent call last):
-        ...
-        poyo_ssl_plugin.errors.RecordingError: recording a: damaged (KeyError: 'domain'); prepare it again
-    """
-    try:
-        yield
-    except RecordingError as error:
-        if name in str(error):
-            raise
-        raise RecordingError(f"recording {name}: {error}") from error
-    except PoyoSSLError:
-        raise
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:200]
-        raise RecordingError(
-            f"recording {name}: damaged ({type(error).__name__}: {reason}); prepare it again"
-        ) from error
-
-
-def recording_id(data: Any) -> str:
-    """The session id a recording carries (``"?"`` if it has none), for messages."""
-    return str(getattr(getattr(data, "session", None), "id", "?"))
-
-
-def neurons(data: Any, field: str = TRACES) -> Any:
-    """The table of neurons that the columns (or unit indices) of ``field`` refer to.
-
-    Traces belong to ``rois`` where there are any, else to ``units``; spikes the other way round.
-
-    Raises:
-        RecordingError: If the recording has neither.
-    """
-    for name in neuron_groups(data, field):
-        return getattr(data, name)
-    raise RecordingError(
-        f"recording {recording_id(data)}: has neither 'rois' nor 'units', so its neurons have no ids; "
-        "prepare it again with brainsets"
-    )
-
-
-def neuron_groups(data: Any, field: str = TRACES) -> list[str]:
-    """Names of the tables (``rois``, ``units``) that describe the neurons of ``field``, best first."""
-    order = ("units", "rois") if field.partition(".")[0] == SPIKES else ("rois", "units")
-    attributes = data.__dict__  # keys() makes a list of all of them, for every window anew
-    return [name for name in order if name in attributes]
-
-
-def unit_ids(data: Any, field: str = TRACES) -> np.ndarray:
-    """Ids of the neurons of ``field``, a string array of shape (N,).
-
-    Raises:
-        RecordingError: If there are none.
-    """
-    table = neurons(data, field)
-    try:
-        ids = np.asarray(table.id)
-    except AttributeError:
-        raise RecordingError(
-            f"recording {recording_id(data)}: its neurons have no 'id'; prepare it again with brainsets"
-        ) from None
-    return ids if ids.dtype.kind == "U" else ids.astype(str)
-
-
-def clone(thing: Any, **changes: Any) -> Any:
-    """A shallow copy of a torch_brain object with some attributes replaced, unchecked.
-
-    Constructors and attributes of torch_brain check what they are given; for a window that is cut from
-    a checked recording this would be most of the time it takes.
-    """
-    made = object.__new__(type(thing))
-    made.__dict__.update(thing.__dict__, **changes)
-    return made
-
-
-def refuse_duplicates(ids: np.ndarray, recording: str) -> None:
-    """Raise a RecordingError if two neurons of a recording share an id."""
-    unique, counts = np.unique(ids, return_counts=True)
-    if (counts > 1).any():
-        raise RecordingError(
-            f"recording {recording}: unit id {str(unique[counts > 1][0])!r} occurs twice; ids must be unique within "
-            "a recording"
-        )
-
-
-def cre_line(data: Any) -> str:
-    """The Cre line of the animal, ``""`` where the recording does not say."""
-    return str(getattr(getattr(data, "subject", None), "cre_line", "") or "")
-
-
-def split_intervals(data: Any, split: str | None) -> np.ndarray:
-    """Start and end times of a split, in seconds, shape (R, 2).
-
-    Args:
-        data: The recording.
-        split: ``"train"``, ``"valid"``, ``"test"`` or any other name for which the recording has
-            ``<split>_domain``; ``None`` for the whole recording.
-
-    Raises:
-        RecordingError: If the recording has no such split, or it is empty.
-    """
-    domain = data.domain if split is None else getattr(data, f"{split}_domain", None)
-    if domain is None:
-        known = sorted(key.removesuffix("_domain") for key in data.keys() if key.endswith("_domain"))
-        raise RecordingError(
-            f"recording {recording_id(data)}: has no split {split!r}; it has {', '.join(known) or 'none'}"
-        )
-    pairs = np.stack([np.asarray(domain.start, float), np.asarray(domain.end, float)], axis=1)
-    if len(pairs) == 0:
-        raise RecordingError(f"recording {recording_id(data)}: split {split!r} is empty")
-    if not (np.isfinite(pairs).all() and (pairs[:, 1] >= pairs[:, 0]).all()):
-        raise RecordingError(
-            f"recording {recording_id(data)}: split {split!r} has times that are not finite, or that end before they "
-            "start; prepare it again"
-        )
-    return pairs
-
-
-def merge_intervals(intervals: np.ndarray) -> np.ndarray:
-    """Sort intervals and join those that overlap or touch; drop empty ones. Shape (R, 2) both ways.
-
-    Example:
-        >>> merge_intervals(np.array([[5.0, 6.0], [0.0, 2.0], [1.0, 3.0], [4.0, 4.0]])).tolist()
-        [[0.0, 3.0], [5.0, 6.0]]
-    """
-    intervals = np.asarray(intervals).reshape(-1, 2)
-    intervals = intervals[intervals[:, 1] > intervals[:, 0]]
-    if len(intervals) == 0:
-        return intervals
-    intervals = intervals[np.argsort(intervals[:, 0], kind="stable")]
-    reach = np.maximum.accumulate(intervals[:, 1])
-    first = np.flatnonzero(np.r_[True, intervals[1:, 0] > reach[:-1]])
-    last = np.r_[first[1:] - 1, len(intervals) - 1]
-    return np.stack([intervals[first, 0], reach[last]], axis=1)
-
-
-def intersect_intervals(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The times that lie in both sets of intervals, merged, shape (R, 2).
-
-    Example:
-        >>> intersect_intervals(np.array([[0.0, 4.0], [6.0, 8.0]]), np.array([[3.0, 7.0]])).tolist()
-        [[3.0, 4.0], [6.0, 7.0]]
-    """
-    a, b = merge_intervals(a), merge_intervals(b)
-    start = np.maximum(a[:, None, 0], b[None, :, 0])
-    end = np.minimum(a[:, None, 1], b[None, :, 1])
-    return merge_intervals(np.stack([start, end], axis=-1).reshape(-1, 2))
+        return (read() for read in self.pieces(intervals))
 
 
 @dataclass(frozen=True)
@@ -325,11 +145,10 @@ def _in_one_piece(samples: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class TraceSignal:
-    """The traces of a recording, dF/F for calcium, behind :class:`Signal`.
+class TraceSignal(Signal):
+    """The traces of a recording, dF/F for calcium.
 
     Attributes:
-        unit_ids: Ids of the neurons, shape (N,).
         samples: The samples (T, N), an array, an open h5py dataset or its :class:`Rows`.
         clock: When they were sampled.
     """
@@ -344,9 +163,6 @@ class TraceSignal:
             for row in range(first, last, height):
                 yield partial(self._read, row, min(row + height, last))
 
-    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
-        return (read() for read in self.pieces(intervals))
-
     def _read(self, first: int, last: int) -> np.ndarray:
         return self.samples[first:last]
 
@@ -357,13 +173,12 @@ class TraceSignal:
 
 
 @dataclass(frozen=True)
-class SpikeSignal:
-    """Spike counts in bins, behind :class:`Signal`.
+class SpikeSignal(Signal):
+    """Spike counts in bins.
 
     Each interval is cut into whole bins from its start; a last part shorter than a bin is left out.
 
     Attributes:
-        unit_ids: Ids of the neurons, shape (N,).
         timestamps: Sorted spike times in seconds, shape (S,).
         unit_index: Index of the neuron of every spike, shape (S,).
         bin_width: Width of a bin in seconds.
@@ -381,9 +196,6 @@ class SpikeSignal:
             for first in range(0, n_bins, height):
                 last = min(first + height, n_bins)
                 yield partial(self._count, start + first * self.bin_width, last - first)
-
-    def blocks(self, intervals: np.ndarray) -> Iterator[np.ndarray]:
-        return (read() for read in self.pieces(intervals))
 
     def means(self, intervals: np.ndarray) -> np.ndarray:
         intervals = np.asarray(intervals, float).reshape(-1, 2)
@@ -425,7 +237,7 @@ def open_signal(data: Any, field: str = TRACES, *, bin_width: float = 0.1) -> Si
             f"recording {recording_id(data)}: has no {field!r}; its time series are "
             f"{', '.join(sorted(have)) or 'none'}. Choose one with --field"
         )
-    ids = unit_ids(data, field)
+    ids = own_ids(unit_ids(data, field), recording_id(data))
     refuse_duplicates(ids, recording_id(data))
     if not name:
         return _spikes(data, series, ids, bin_width)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from poyo_ssl_plugin.cli.terminal import say
 from poyo_ssl_plugin.errors import RecordingError
 
 if TYPE_CHECKING:
@@ -144,7 +145,8 @@ def _save(
     path = save_recording(data, out, overwrite=force)
     minutes = float((data.domain.end - data.domain.start).sum()) / 60
     n_trials = len(data.trials) if "trials" in data.keys() else 0
-    click.echo(f"wrote {path}: {len(data.rois)} neurons, {minutes:.1f} min at {traces.rate:g} Hz, {n_trials} trials")
+    say(f"wrote {path}: {len(data.rois)} neurons, {minutes:.1f} min at {traces.rate:g} Hz, {n_trials} trials")
+    say(f"next: poyo-ssl check {out}")
 
 
 def _named(text: str) -> tuple[str, Path]:

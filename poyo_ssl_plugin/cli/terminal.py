@@ -1,0 +1,52 @@
+"""What commands print: tables, results, paths."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape as plain  # brackets that rich would take for markup, made harmless
+from rich.table import Table
+
+console = Console()
+errors = Console(stderr=True)
+
+__all__ = ["console", "errors", "plain", "print_results", "print_table", "say", "wrote"]
+
+
+def say(text: str) -> None:
+    """Print a line as it is."""
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def wrote(*paths: str | Path) -> None:
+    """Say which files were written."""
+    say("wrote " + ", ".join(map(str, paths)))
+
+
+def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]], *, title: str | None = None) -> None:
+    """Print rows of anything that has a text."""
+    table = Table(*header, title=title)
+    for row in rows:
+        table.add_row(*(plain(str(cell)) for cell in row))
+    # In a file, what may be copied from a cell is not folded.
+    place = console if console.is_terminal else Console(width=200, quiet=console.quiet)
+    place.print(table)
+
+
+def print_results(summary: dict[str, Any]) -> None:
+    """The arms of a comparison, or the one run, and what follows from them."""
+    from poyo_ssl_plugin.compare.metrics import metric_of
+    from poyo_ssl_plugin.compare.report import result_rows
+    from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
+
+    metric = metric_of(summary["task"], summary.get("kind"))
+    intervals = f"95 %, runs and {metric.samples}", f"95 %, {metric.samples} alone"
+    print_table(("arm", metric.name, *intervals, "runs"), result_rows(summary), title=summary["task"])
+    if "pretrained_minus_scratch" in summary:
+        say(verdict(summary))
+    others = [text for text in arm_verdicts(summary) if not text.startswith("pretrained (")]
+    for text in [*others, *(leak_warnings(summary) if "neurons" in summary else [])]:
+        say(text)

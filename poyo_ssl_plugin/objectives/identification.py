@@ -1,0 +1,61 @@
+"""Label-free identification: learn who new neurons are from their unlabelled activity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from poyo_ssl_plugin.models import encoder_latents, model_inputs
+from poyo_ssl_plugin.objectives.decorrelation import decorrelation
+
+
+def identify_units(model: Any, windows: Iterable[Mapping[str, Any]], *, steps: int = 300, lr: float = 0.02) -> float:
+    """Fit the unit embeddings of a model to unlabelled windows, all other weights fixed.
+
+    The loss is :func:`~poyo_ssl_plugin.objectives.decorrelation`: with shared weights that undo what all
+    neurons have in common, embeddings that whiten the new population put it to use best.
+
+    Args:
+        model: A POYO-family model, its vocabularies initialised; changed in place.
+        windows: Batches of windows of the neurons to identify, gone through anew until all steps are done. Large
+            batches are best: their statistics are the loss.
+        steps: Steps of Adam, along a cosine.
+        lr: Learning rate at first.
+
+    Returns:
+        The loss of the last step; NaN of no step.
+
+    Raises:
+        ValueError: If there is no batch.
+    """
+    trained = {name: p.requires_grad for name, p in model.named_parameters()}
+    model.requires_grad_(False)
+    model.unit_emb.requires_grad_(True)
+    optimizer = torch.optim.Adam(model.unit_emb.parameters(), lr=lr)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0))) / 2
+    )
+    loss = torch.full((), math.nan)
+    done = 0
+    while done < steps:
+        before = done
+        for batch in windows:
+            latents = encoder_latents(model, model_inputs(batch))
+            loss = decorrelation(latents, latents.shape[1] // model.latent_emb.num_embeddings)
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.unit_emb.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            done += 1
+            if done == steps:
+                break
+        if done == before:
+            raise ValueError("there is no batch of windows to identify neurons by; is one longer than the data?")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trained[name])
+    return float(loss.detach())
