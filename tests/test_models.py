@@ -193,11 +193,15 @@ class TestTokenize:
             assert collate([made.tokenize(window)])["input_values"].shape == (1, 20, 6, 10)
 
     def test_stock_recordings_without_units(self, made, sim_dir):
-        made.init_vocabs(Recordings(sim_dir, uniquify_unit_ids=False))
+        """Ids are then those of the file, without the recording."""
+        dataset = Recordings(sim_dir)
+        stock = CalciumPOYO(**SIZE, dim_out=8, patch_size=10)
+        ids = [unit.rpartition("/")[2] for unit in dataset.get_unit_ids()]
+        stock.set_vocabs(unit_ids=ids, session_ids=dataset.recording_ids)
         window = Dataset(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
         assert "units" not in window.keys()
-        ours = Recordings(sim_dir, uniquify_unit_ids=False)[DatasetIndex("sim_000", 4.0, 6.0)]
-        a, b = collate([made.tokenize(window)]), collate([made.tokenize(ours)])
+        ours = dataset[DatasetIndex("sim_000", 4.0, 6.0)]
+        a, b = collate([stock.tokenize(window)]), collate([made.tokenize(ours)])
         for key in a:
             assert torch.equal(a[key], b[key])
 

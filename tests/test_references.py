@@ -84,7 +84,8 @@ class TestReferences:
         window, *_ = run.data.test_dataloader().sampler
         data = Recordings(spike_dir).get_recording(window.recording_id)
         times, units = np.asarray(data.spikes.timestamps), np.asarray(data.spikes.unit_index)
-        fed = np.isin(np.asarray(data.units.id).astype(str), run.data.diet.units(window.recording_id))
+        ids = [f"{window.recording_id}/{unit}".rpartition("/")[2] for unit in np.asarray(data.units.id).astype(str)]
+        fed = np.isin([f"{window.recording_id}/{unit}" for unit in ids], run.data.diet.units(window.recording_id))
         inside = (times >= window.start) & (times < window.end) & fed[units]
         assert found.features[0].sum() == inside.sum() > 0
         n_bins = round(run.module.model.sequence_length / run.module.model.latent_step)
