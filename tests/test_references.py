@@ -84,8 +84,8 @@ class TestReferences:
         window, *_ = run.data.test_dataloader().sampler
         data = Recordings(spike_dir).get_recording(window.recording_id)
         times, units = np.asarray(data.spikes.timestamps), np.asarray(data.spikes.unit_index)
-        ids = [f"{window.recording_id}/{unit}".rpartition("/")[2] for unit in np.asarray(data.units.id).astype(str)]
-        fed = np.isin([f"{window.recording_id}/{unit}" for unit in ids], run.data.diet.units(window.recording_id))
+        of_diet = {unit.rpartition("/")[2] for unit in run.data.diet.units(window.recording_id)}
+        fed = np.array([unit.rpartition("/")[2] in of_diet for unit in np.asarray(data.units.id).astype(str)])
         inside = (times >= window.start) & (times < window.end) & fed[units]
         assert found.features[0].sum() == inside.sum() > 0
         n_bins = round(run.module.model.sequence_length / run.module.model.latent_step)
