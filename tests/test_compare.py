@@ -20,8 +20,9 @@ from rich.console import Console
 from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
-from poyo_ssl_plugin.compare.metrics import decoded_task, metric_of, reference_lines
+from poyo_ssl_plugin.compare.metrics import reference_lines
 from poyo_ssl_plugin.compare.neurons import split_neurons
+from poyo_ssl_plugin.compare.plan import label_task
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.report import report_comparison
@@ -274,7 +275,8 @@ class TestProtocol:
         runs = result.summary["arms"]["pretrained"]["runs"]
         assert [run["fold"] for run in runs] == [0, 1] and len(result.summary["pretraining"]) == 2
         n_repeats = len(np.unique(Recordings(sim_dir).get_recording("sim_000").natural_movie_one.repeat))
-        assert sum(run["n_test"] for run in runs) == 30 * n_repeats
+        # All but the seconds at the ends of a held-out repeat, around which no window fits.
+        assert 28 * n_repeats <= sum(run["n_test"] for run in runs) <= 30 * n_repeats
         assert "Nadeau-Bengio" in result.summary["independent"]
         tested = run_evaluation(result.finetuning["pretrained/fold1/0"] / "checkpoints" / "last.ckpt")
         assert tested["arms"]["checkpoint"]["mean"] == runs[1]["value"]
@@ -370,8 +372,8 @@ class TestFrames:
     def test_the_arms_are_paired_over_seeds_and_over_seconds(self, summary):
         against = summary["arms"]["pretrained"]["versus_scratch"]
         values, reference = ([run["value"] for run in summary["arms"][n]["runs"]] for n in ("pretrained", "scratch"))
-        assert against["mean"] == pytest.approx(np.mean(values) - np.mean(reference)) and against["n"] == 2
         # No window fits around the first frames, so seconds have not as many each, and their mean differs a little.
+        assert against["mean"] == pytest.approx(np.mean(values) - np.mean(reference), abs=1e-4) and against["n"] == 2
         assert against["over_trials"]["n"] == 3
         assert against["over_trials"]["mean"] == pytest.approx(against["mean"], abs=1e-4)
         assert summary["pretrained_minus_scratch"]["mean"] == against["mean"]
@@ -414,7 +416,7 @@ class TestFrames:
             ({"field": "spikes"}, "reconstructed from calcium_traces.df_over_f only, not from field=spikes"),
             ({"finetune": (*QUICK, "frames.protocol=x")}, "frames.protocol must be"),
             ({"finetune": (*QUICK, "frames.file=none.npz")}, "none.npz: no such file"),
-            ({"task": "natural_movies"}, "unknown task 'natural_movies'; there are .*natural_movie_frames"),
+            ({"task": "natural_movies"}, "unknown task 'natural_movies'; there are .*natural_movie"),
         ],
     )
     def test_what_cannot_be_compared_is_refused(self, settings, tmp_path, spike_dir, options, message):
@@ -490,7 +492,7 @@ class TestPresets:
         for name in preset_names("compare"):
             settings, recordings = comparison_from_overrides(["root=x"], name)
             assert recordings == {} and settings.root == "x"
-            task = metric_of(settings.task).label_task(decoded_task(settings.task))
+            task = label_task(settings)
             for arm in get_arms(settings.arms):
                 if arm.is_pretrained:
                     compose_recipe("pretrain", overrides=arm.pretraining(settings.pretrain, task))

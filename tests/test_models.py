@@ -193,9 +193,10 @@ class TestTokenize:
             assert collate([made.tokenize(window)])["input_values"].shape == (1, 20, 6, 10)
 
     def test_stock_recordings_without_units(self, made, sim_dir):
+        made.init_vocabs(Recordings(sim_dir, uniquify_unit_ids=False))
         window = Dataset(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
         assert "units" not in window.keys()
-        ours = Recordings(sim_dir)[DatasetIndex("sim_000", 4.0, 6.0)]
+        ours = Recordings(sim_dir, uniquify_unit_ids=False)[DatasetIndex("sim_000", 4.0, 6.0)]
         a, b = collate([made.tokenize(window)]), collate([made.tokenize(ours)])
         for key in a:
             assert torch.equal(a[key], b[key])
@@ -217,7 +218,7 @@ class TestTokenize:
         with pytest.raises(RecordingError, match="init_vocabs"):
             other.tokenize(window)
         other.set_vocabs(unit_ids=["x"], session_ids=["sim_000"])
-        with pytest.raises(RecordingError, match="'sim_000_0000' is not in the model's vocabulary"):
+        with pytest.raises(RecordingError, match="'sim_000/sim_000_0000' is not in the model's vocabulary"):
             other.tokenize(window)
 
     def test_init_vocabs_takes_roi_ids_too(self):

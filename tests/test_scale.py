@@ -11,13 +11,15 @@ from torch import nn
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compare.cost import measure_cost
 from poyo_ssl_plugin.compare.plan import make_plan
-from poyo_ssl_plugin.compare.references import run_baselines
+from poyo_ssl_plugin.compare.references import run_references
 from poyo_ssl_plugin.compare.scale import Scaling, make_points
 from poyo_ssl_plugin.compare.scale_report import report_scaling, scaling_rows, scaling_verdicts
 from poyo_ssl_plugin.compare.settings import prepare_recordings, preset_names, read_settings
-from poyo_ssl_plugin.data import Recordings, get_task
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.predictability import make_diet
+from poyo_ssl_plugin.training import Inputs
+from poyo_ssl_plugin.training.recipe import resolved
 
 QUICK = quick(steps=2, batch_size=4)
 
@@ -39,20 +41,19 @@ class TestCost:
             session_index=torch.ones(2, dtype=torch.long),
             output_timestamps=torch.ones(2, 1),
         )
-        inner, tokens = heads * dim_head, n_units * n_patches
+        inner, tokens, n_steps, width = heads * dim_head, n_units * n_patches, 2, 8 * dim
 
         def attention(n_query, n_context):
             projections = n_query * dim * inner + 2 * n_context * dim * inner + n_query * inner * dim
             return projections + 2 * n_query * n_context * inner
 
         def feed_forward(n):
-            hidden = model.enc_ffn[1].net[0].out_features
-            gated = model.enc_ffn[1].net[-1].in_features if hasattr(model.enc_ffn[1].net[-1], "in_features") else hidden
+            hidden = model.dec_ffn[1].net[0].out_features
+            gated = model.dec_ffn[1].net[-1].in_features if hasattr(model.dec_ffn[1].net[-1], "in_features") else hidden
             return n * dim * hidden + n * gated * dim
 
         products = (
-            tokens * 10 * dim
-            + attention(n_latents, tokens) + feed_forward(n_latents)
+            tokens * 10 + tokens * n_steps + n_steps * n_units * width + n_steps * width * width
             + attention(n_latents, n_latents) + feed_forward(n_latents)
             + attention(1, n_latents) + feed_forward(1)
             + dim * 5
@@ -163,9 +164,10 @@ def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir,
     assert len(list((tmp_path / "pretrained").rglob("run.json"))) == 1
     few, all_of_them = (point["baselines"] for point in summary["points"])
     [fold] = make_plan(make_points(scaling)[0][1]).folds
-    used, diet = Recordings(sim_dir, ["sim_002"]), make_diet(fold.decoding, "unpredictable")
+    inputs = Inputs(Recordings(sim_dir, ["sim_002"]), fold.decoding, fold.split)
     for found, fraction in ((few, 0.2), (all_of_them, 1.0)):
-        expected = run_baselines(used, diet, get_task("drifting_gratings"), fold.split, label_fraction=fraction)
+        overrides = [*QUICK, f"label_fraction={fraction}", "diet.table=given"]
+        expected = run_references(resolved(compose_recipe("finetune", "scratch", overrides)), inputs)
         assert {name: row["value"] for name, row in found.items()} == {n: d.accuracy for n, d in expected.items()}
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2

@@ -59,8 +59,8 @@ def first_half(real: torch.Tensor, ratio: float, generator: torch.Generator | No
 
 
 OBJECTIVES: dict[str, Callable[[], torch.nn.Module]] = {
-    "masked_latent": lambda: MaskedLatentReconstruction(16, mask="causal_time"),
-    "ema_teacher": lambda: EMATeacher(16, mask="causal_time"),
+    "masked_latent": lambda: MaskedLatentReconstruction(16, mask="causal_time", hide_neurons=0.0),
+    "ema_teacher": lambda: EMATeacher(16, mask="causal_time", hide_neurons=0.0),
     "masked_activity": lambda: MaskedActivity(16, patch_size=10, dim_head=8, mask=first_half),
 }
 
@@ -91,6 +91,7 @@ def module_and_data(what: str, root: Path, table_path: Path) -> tuple[L.Lightnin
         ffn_dropout=0.0,
         lin_dropout=0.0,
         atn_dropout=0.0,
+        latent_dropout=0.0,
     )
     sessions = [str(dataset.get_recording(name).session.id) for name in dataset.recording_ids]
     model.set_vocabs(unit_ids=data.unit_ids, session_ids=sessions)

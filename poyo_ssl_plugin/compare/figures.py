@@ -23,7 +23,7 @@ STYLE_FILE = Path(__file__).with_name("style.mplstyle")
 PREDICTABLE, UNPREDICTABLE, GREY = "#0072B2", "#D55E00", "#8A8F98"
 OTHER_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 ARM_COLOURS = {"pretrained": PREDICTABLE, "scratch": UNPREDICTABLE}
-LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)))
+LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 # What the logs of a run call by keys, in words and with units.
 METRIC_WORDS = {

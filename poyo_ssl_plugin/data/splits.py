@@ -64,7 +64,7 @@ def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:
         >>> dataset = Recordings(simulate(tempfile.mkdtemp(), n_recordings=1, n_units=4, minutes=4))
         >>> split = repeat_fold(dataset, "natural_movie_one", fold=1, n_folds=2)
         >>> [part.tolist() for part in split["test"].values()]
-        [[[78.0, 108.0], [138.0, 168.0]]]
+        [[[63.0, 93.0], [123.0, 153.0]]]
     """
     if not 0 <= fold < n_folds:
         raise RecordingError(f"fold {fold} is not in [0, {n_folds})")

@@ -117,7 +117,7 @@ class UnitEmbedding(InfiniteVocabEmbedding):
     Example:
         >>> embedding = UnitEmbedding(8, init_scale=1.0)
         >>> embedding.initialize_vocab(["a/0", "a/1", "b/0"])
-        >>> round(float(embedding.weight[1] @ embedding.weight[2]), 5)
+        >>> round(abs(float(embedding.weight[1] @ embedding.weight[2])), 5)
         0.0
     """
 

@@ -46,14 +46,16 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_family(model)
-        if isinstance(model.readout, PrototypeReadout):
-            # Prototypes are compared with the latents themselves.
-            freeze(model, DECODER)
         self.model = model
         self.optimizer_arguments = checked(optimizer)
         self.schedule_arguments = dict(schedule)
         self.record = dict(hyper_parameters)
         self.health = LatentMeter()
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and isinstance(self.model.readout, PrototypeReadout):
+            # Prototypes are compared with the latents themselves.
+            freeze(self.model, DECODER)
 
     def trained(self) -> Sequence[nn.Module]:
         """Whose parameters the optimiser gets."""
