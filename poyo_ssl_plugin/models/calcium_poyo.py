@@ -106,12 +106,12 @@ class CalciumPOYO(PretrainedModel):
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.arguments = {**given, "dim_out": dim_out if isinstance(dim_out, int) else dict(dim_out)}
-        for name, value, known in (
+        for name, choice, known in (
             ("encoder", encoder, ("read_in", "attention")),
             ("readout", readout, ("prototypes", "linear")),
         ):
-            if value not in known:
-                raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {value!r}")
+            if choice not in known:
+                raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {choice!r}")
         for name, value in {
             "sequence_length": sequence_length,
             "latent_step": latent_step,

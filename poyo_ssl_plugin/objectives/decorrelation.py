@@ -67,5 +67,5 @@ class Decorrelation(nn.Module):
         latents = latent_pass.encoder_latents
         windows = whole_batch(latents) if self.training else latents
         per_step = model.latent_emb.num_embeddings  # type: ignore[union-attr]
-        loss = decorrelation(windows, latents.shape[1] // per_step)  # type: ignore[operator]
+        loss = decorrelation(windows, latents.shape[1] // per_step)  # type: ignore[operator, arg-type]
         return ObjectiveOutput(loss, {"decorrelation": loss.detach()}, latent_pass)
