@@ -268,7 +268,7 @@ def start_comparison(root: Path, out: Path) -> subprocess.Popen:
         "held_out=[sim_002]",
         "seeds=[0,1]",
         f"pretrain=[{settings}]",
-        f"finetune=[{settings},identify_steps=5]",
+        f"finetune=[{settings}]",
     ]
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)

@@ -204,8 +204,8 @@ class TestFinetune:
         again = evaluate(result.checkpoint)
         assert again.predictions == result.predictions
 
-    def test_pretrained_weights_are_taken_and_wait_for_the_units(self, recipe, checkpoint):
-        config = recipe(f"init_from={checkpoint}", "diet=unpredictable", "identify_steps=10", "trainer.max_steps=2")
+    def test_pretrained_weights_are_taken_and_a_probe_leaves_them(self, recipe, checkpoint):
+        config = recipe(f"init_from={checkpoint}", "diet=unpredictable", "transfer=probe", "trainer.max_steps=2")
         result = finetune(config)
         before, after = read_checkpoint(checkpoint)["state_dict"], read_checkpoint(result.checkpoint)["state_dict"]
         name = "model.proc_layers.0.0.to_qkv.weight"

@@ -78,7 +78,7 @@ def arguments(command: str, root: Path, table: Path, out: Path, *, steps: int = 
         "seeds=[0]",
         "processes=1",
         f"pretrain=[{settings}]",
-        f"finetune=[{settings},identify_steps=5]",
+        f"finetune=[{settings}]",
     ]
 
 

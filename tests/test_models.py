@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tiny import PAPER, SIZE, inputs, model
 
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compat import (
@@ -16,29 +17,15 @@ from poyo_ssl_plugin.compat import (
 )
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError, RecordingError
-from poyo_ssl_plugin.models import MultitaskReadout, process_latents, replace_vocabulary, run_with_latents
+from poyo_ssl_plugin.models import (
+    MultitaskReadout,
+    PrototypeReadout,
+    UnitEmbedding,
+    process_latents,
+    replace_vocabulary,
+    run_with_latents,
+)
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
-
-SIZE = {"sequence_length": 2.0, "latent_step": 0.5, "num_latents_per_step": 4, "dim": 32, "dim_head": 16, "depth": 2}
-
-
-def model(**options) -> CalciumPOYO:
-    torch.manual_seed(0)
-    made = CalciumPOYO(**{**SIZE, "dim_out": 8, "patch_size": 10, **options})
-    made.set_vocabs(unit_ids=[f"u{i}" for i in range(6)], session_ids=["s", "t"])
-    return made.eval()
-
-
-def inputs(n_windows: int = 3, n_units: int = 4, n_patches: int = 6, patch: int = 10) -> dict:
-    generator = torch.Generator().manual_seed(1)
-    return {
-        "input_values": torch.randn(n_windows, n_units, n_patches, patch, generator=generator),
-        "input_unit_index": torch.arange(1, n_units + 1).repeat(n_windows, 1),
-        "input_timestamps": (torch.arange(n_patches) + 0.5).repeat(n_windows, 1) / 3,
-        "input_mask": torch.ones(n_windows, n_units, n_patches, dtype=torch.bool),
-        "session_index": torch.ones(n_windows, dtype=torch.long),
-        "output_timestamps": torch.tensor([[0.5, 1.5]]).repeat(n_windows, 1),
-    }
 
 
 class TestAttention:
@@ -81,8 +68,9 @@ class TestCalciumPOYO:
     def test_shapes(self):
         assert model()(**inputs()).shape == (3, 2, 8)
 
-    def test_padding_changes_nothing(self):
-        made, plain = model(), inputs()
+    @pytest.mark.parametrize("options", [{"sequence_length": 3.0}, PAPER], ids=["read_in", "attention"])
+    def test_padding_changes_nothing(self, options):
+        made, plain = model(**options), inputs()
         padded = dict(plain)
         padded["input_values"] = torch.nn.functional.pad(plain["input_values"], (0, 0, 0, 2, 0, 3), value=9.0)
         padded["input_unit_index"] = torch.nn.functional.pad(plain["input_unit_index"], (0, 3))
@@ -91,8 +79,9 @@ class TestCalciumPOYO:
         torch.testing.assert_close(made(**padded), made(**plain))
         torch.testing.assert_close(made(**{**plain, "input_mask": None}), made(**plain))
 
-    def test_the_order_of_neurons_does_not_matter(self):
-        made, plain = model(), inputs()
+    @pytest.mark.parametrize("options", [{}, PAPER], ids=["read_in", "attention"])
+    def test_the_order_of_neurons_does_not_matter(self, options):
+        made, plain = model(**options), inputs()
         order = torch.tensor([2, 0, 3, 1])
         shuffled = {
             **plain,
@@ -101,15 +90,44 @@ class TestCalciumPOYO:
         }
         torch.testing.assert_close(made(**shuffled), made(**plain))
 
-    def test_a_gated_token_is_gate_times_value_plus_embedding(self):
-        made, plain = model(), inputs()
-        tokens = made._tokens(plain["input_values"], plain["input_unit_index"])
-        weight = made.unit_emb.weight[plain["input_unit_index"][1, 2]]
-        value = plain["input_values"][1, 2, 5] @ made.value_map.weight.T
-        torch.testing.assert_close(tokens.view(3, 4, 6, 32)[1, 2, 5], value * weight[:32] + weight[32:])
+    def test_the_read_in_is_a_weighted_sum_over_neurons_and_times(self):
+        made, plain = model(sequence_length=3.0), inputs()  # six steps, six patches
+        read_in, first = made.read_in, made.encode(**plain)[0]
+        torch.nn.init.normal_(read_in.temporal)
+        torch.nn.init.normal_(read_in.patch)
+        first = made.encode(**plain)[0][1].view(6, 4, 32)
+        wanted = torch.zeros(128)
+        for n in range(4):
+            embedding = made.unit_emb.weight[plain["input_unit_index"][1, n]]
+            for p in range(6):
+                value = (plain["input_values"][1, n, p] * read_in.patch).sum()
+                wanted += read_in.temporal[2, p] * value * (read_in.spatial.weight @ embedding) / 4**0.5
+        torch.testing.assert_close(first[2], wanted.view(4, 32) + made.latent_emb.weight)
 
-    def test_an_additive_model_is_poyo_s_encoder_on_the_paper_s_tokens(self):
-        made, plain = model(token="additive", patch_size=1, emb_init_scale=0.02), inputs(patch=1)
+    def test_a_new_read_in_keeps_the_population_s_geometry(self):
+        """Orthogonal embeddings and map: distances between latents are those between patch means."""
+        made, plain = model(sequence_length=3.0), inputs(n_windows=8)
+        latents = made.encode(**plain)[0].flatten(1)
+        means = plain["input_values"].mean(dim=3).flatten(1)
+        ratio = torch.pdist(latents) / torch.pdist(means)
+        torch.testing.assert_close(ratio, ratio.mean().expand_as(ratio))
+
+    def test_embeddings_are_orthogonal_within_a_recording(self):
+        embedding = UnitEmbedding(16, init_scale=0.5)
+        embedding.initialize_vocab([f"a/{i}" for i in range(10)] + [f"b/{i}" for i in range(40)])
+        few, many = embedding.weight[1:11], embedding.weight[11:]
+        torch.testing.assert_close(few @ few.T, 4.0 * torch.eye(10), atol=1e-5, rtol=0)
+        torch.testing.assert_close(many.T @ many, 10.0 * torch.eye(16), atol=1e-4, rtol=0)
+        assert (embedding.weight[0] == 0).all()
+
+    def test_layers_begin_near_the_identity(self):
+        plain = inputs()
+        first, rotary = model().encode(**plain)
+        moved = [(model(layer_scale=scale).process(first, rotary) - first).norm() for scale in (0.1, None)]
+        assert moved[0] < 0.25 * moved[1]
+
+    def test_the_paper_s_model_is_poyo_s_encoder_on_the_paper_s_tokens(self):
+        made, plain = model(**PAPER, patch_size=1), inputs(patch=1)
         embedded = made.unit_emb(plain["input_unit_index"])[:, :, None] + made.value_map(plain["input_values"])
         stock = RotaryCrossAttention(dim=32, heads=2, dim_head=16, rotate_value=True)
         stock.load_state_dict(made.enc_atn.state_dict())
@@ -125,7 +143,7 @@ class TestCalciumPOYO:
             assert times.max() + step / 2 >= length - 1e-6 and times.min() - step / 2 <= 1e-6
 
     def test_several_tasks(self):
-        made = model(dim_out={"direction": 8, "speed": 1})
+        made = model(dim_out={"direction": 8, "speed": 1}, readout="linear")
         task = torch.tensor([[0, 1], [1, 1], [0, -1]])
         out = made(**inputs(), output_task_index=task)
         assert out["direction"].shape == (2, 8) and out["speed"].shape == (3, 1)
@@ -133,7 +151,15 @@ class TestCalciumPOYO:
         torch.testing.assert_close(alone["direction"][0], out["direction"][0])
 
     @pytest.mark.parametrize(
-        "wrong", [{"token": "other"}, {"depth": 0}, {"patch_size": 0}, {"latent_step": -1.0}, {"sequence_length": 0.0}]
+        "wrong",
+        [
+            {"encoder": "other"},
+            {"readout": "other"},
+            {"depth": 0},
+            {"patch_size": 0},
+            {"latent_step": -1.0},
+            {"sequence_length": 0.0},
+        ],
     )
     def test_arguments_out_of_range(self, wrong):
         with pytest.raises(RecipeError, match=next(iter(wrong))):
@@ -263,6 +289,22 @@ def test_readout_of_regression_and_classification_learns():
     assert (out["class"].argmax(1) == label).float().mean() > 0.95 and (out["value"] - value).abs().max() < 0.05
 
 
+def test_prototypes_are_class_means_of_each_recording():
+    readout = PrototypeReadout(6, {"direction": 2, "other": 3})
+    readout.initialize_vocab(["s", "t"])
+    latents = torch.randn(6, 3, 2, generator=torch.Generator().manual_seed(0))
+    session, label = torch.tensor([1, 1, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 0, 1])
+    readout.fit("direction", latents, session, label)
+    scores = readout(latents, session, torch.zeros(6, 1, dtype=torch.long))
+    assert scores["other"].shape == (0, 3)
+    unit = torch.nn.functional.normalize(latents.flatten(1), dim=1)
+    for row in range(6):
+        for of in range(2):
+            mean = unit[(session == session[row]) & (label == of)].mean(dim=0)
+            cosine = unit[row] @ mean / mean.norm()
+            torch.testing.assert_close(scores["direction"][row, of], 16 * cosine)
+
+
 class TestReplaceVocabulary:
     def embedding(self) -> InfiniteVocabEmbedding:
         embedding = InfiniteVocabEmbedding(3, init_scale=0.02)
@@ -273,12 +315,20 @@ class TestReplaceVocabulary:
 
     def test_new_words_look_like_the_old_ones(self):
         embedding = self.embedding()
-        replace_vocabulary(embedding, [f"n{i}" for i in range(2000)], generator=torch.Generator().manual_seed(0))
+        mean = embedding.weight[1:].mean(dim=0)
+        assert replace_vocabulary(embedding, [f"n{i}" for i in range(2000)]) == 0
         new = embedding.weight[1:]
-        torch.testing.assert_close(new.mean(dim=0), torch.tensor([1.0, -2.0, 0.0]), atol=0.3, rtol=0)
-        torch.testing.assert_close(new.std(dim=0), torch.tensor([0.5, 1.0, 2.0]), atol=0.2, rtol=0)
+        torch.testing.assert_close(new.mean(dim=0), mean, atol=0.003, rtol=0)
+        torch.testing.assert_close(new.std(dim=0), torch.full((3,), 0.02), atol=0, rtol=0.1)
         assert embedding.weight.requires_grad and (embedding.weight[0] == 0).all()
         assert embedding.tokenizer("n3") == 4 and "0" not in embedding.vocab
+
+    def test_known_words_keep_their_vectors(self):
+        embedding = self.embedding()
+        old = {word: embedding.weight[embedding.vocab[word]].clone() for word in ("7", "499")}
+        assert replace_vocabulary(embedding, ["new", "499", "7"]) == 2
+        for word, vector in old.items():
+            assert torch.equal(embedding.weight[embedding.vocab[word]], vector)
 
     def test_or_like_new_ones(self):
         embedding = self.embedding()

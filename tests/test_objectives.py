@@ -5,19 +5,22 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import entropy
-from test_models import inputs, model
+from tiny import PAPER, inputs, model, structured
 
-from poyo_ssl_plugin import MaskedLatentReconstruction
+from poyo_ssl_plugin import CalciumPOYO, EMATeacher, MaskedActivity, MaskedLatentReconstruction
 from poyo_ssl_plugin.compat import GENERATION, POYO
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.objectives import (
     MASKS,
+    Decorrelation,
     LatentLayout,
+    decorrelation,
     effective_rank,
     get_mask,
     input_dependent_std,
-    variance_covariance,
+    latent_health,
 )
+from poyo_ssl_plugin.objectives.activity_masks import mask_neurons
 
 LAYOUT = LatentLayout(n_windows=5, n_steps=8, per_step=3, dim=12)
 
@@ -78,38 +81,79 @@ class TestHealth:
         assert effective_rank(x).item() == pytest.approx(3, rel=0.01)
 
 
-def test_variance_and_covariance_against_numpy():
-    x = torch.randn(16, 3, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 0.5, 1, 2, 3])
-    variance, covariance = variance_covariance(x)
-    centred = (x - x.mean(dim=0)).reshape(-1, 5).numpy()
-    matrix = centred.T @ centred / (16 * 3 - 3)
-    assert variance.item() == pytest.approx(np.maximum(0, 1 - np.sqrt(matrix.diagonal() + 1e-4)).mean(), rel=1e-5)
-    off = matrix - np.diag(matrix.diagonal())
-    assert covariance.item() == pytest.approx((off**2).sum() / 5, rel=1e-5)
+class TestDecorrelation:
+    def test_against_numpy(self):
+        x = torch.randn(16, 6, 5, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.1, 0.5, 1, 2, 3])
+        steps = (x - x.mean(dim=0)).reshape(16, 3, 10).double().numpy()
+        width = np.einsum("bti,btj->ij", steps, steps) / (16 * 3)
+        time = np.einsum("bti,bsi->ts", steps, steps) / (16 * 10)
+        d = width.diagonal().mean()
+        expected = ((width / d) ** 2).sum() / 10 + ((time / d) ** 2).sum() / 3 + (d - 1) ** 2
+        assert decorrelation(x, n_steps=3).item() == pytest.approx(expected, rel=1e-5)
+
+    def test_each_way_to_repeat_costs(self):
+        white = torch.randn(4000, 4, 3, generator=torch.Generator().manual_seed(0))
+        least = decorrelation(white, 2).item()
+        over_width, over_time = white.clone(), white.clone()
+        over_width[:, 1::2] = white[:, ::2]
+        over_time[:, 2:] = white[:, :2]
+        assert least == pytest.approx(2, abs=0.1)
+        for worse in (over_width, over_time, 2 * white, 0.1 * white):
+            assert decorrelation(worse, 2) > least + 0.5
+
+    def test_as_objective_it_is_of_the_encoder_s_latents(self):
+        made, plain = model(), inputs(n_windows=8)
+        result = Decorrelation()(made, plain)
+        torch.testing.assert_close(result.loss, decorrelation(made.encode(**plain)[0], 4))
+        assert result.predicted is None and set(result.terms) == {"decorrelation"}
 
 
-def output_and_guess_of_the_second_half(made, plain, objective):
-    """The output of a model for its latents, and the head's guess of its second half without that half."""
+def target_and_guess_of_the_second_half(made, plain, objective, seen=None):
+    """The last latents of a model, and the head's guess of the second half from ``seen`` without that half."""
     first, rotary = made.encode(**plain)
-    hidden = first.clone()
-    hidden[:, 8:] = objective.mask_token
-    return made.process(first, rotary), objective.predictor(made.process(hidden, rotary))[:, 8:]
+    hidden = made.encode(**(seen or plain))[0].clone()
+    slots = made.latent_emb.weight.repeat(2, 1)
+    normal = (slots - slots.mean(-1, keepdim=True)) / (slots.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    hidden[:, 8:] = objective.mask_token + slots + normal @ objective.slot.weight.T
+    return made.process(first, rotary), objective.predictor(made.process(hidden, rotary))
+
+
+def normalised(x):
+    return (x - x.mean(-1, keepdim=True)) / (x.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
 
 
 class TestMaskedLatentReconstruction:
-    def test_the_default_against_an_independent_computation(self):
+    @pytest.mark.parametrize("target", ["encoder", "processor"])
+    def test_hidden_latents_against_an_independent_computation(self, target):
         made, plain = model(), inputs()
-        objective = MaskedLatentReconstruction(32, mask="causal_time", variance_weight=0.7, covariance_weight=0.3)
+        objective = MaskedLatentReconstruction(
+            32, mask="causal_time", hide_neurons=0.0, target=target, masked_weight=0.7, decorrelation_weight=0.3
+        )
         result = objective(made, plain)
         with torch.no_grad():
-            last, guess = output_and_guess_of_the_second_half(made, plain, objective)
-            wanted = (
-                (last - last.mean(-1, keepdim=True)) / (last.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
-            )[:, 8:]
-            masked = (guess - wanted).abs().mean()
-            variance, covariance = variance_covariance(last)
+            last, guess = target_and_guess_of_the_second_half(made, plain, objective)
+            first = made.encode(**plain)[0]
+            wanted = normalised(first if target == "encoder" else last)
+            masked = (guess - wanted)[:, 8:].abs().mean()
         torch.testing.assert_close(result.terms["masked"], masked)
-        torch.testing.assert_close(result.loss, masked + 0.7 * variance + 0.3 * covariance)
+        torch.testing.assert_close(result.loss, 0.7 * masked + 0.3 * decorrelation(first, 4))
+        torch.testing.assert_close(result.predicted, guess)
+        torch.testing.assert_close(result.target, wanted)
+        assert not result.hidden[:, :8].any() and result.hidden[:, 8:].all()
+
+    def test_hidden_neurons_against_an_independent_computation(self):
+        made, plain = model(), inputs()
+        objective = MaskedLatentReconstruction(32, mask="causal_time", hide_neurons=0.5)
+        result = objective(made, plain, torch.Generator().manual_seed(3))
+        drop = mask_neurons(plain["input_mask"], 0.5, torch.Generator().manual_seed(3))
+        assert drop.any(dim=2).sum(dim=1).tolist() == [2, 2, 2]
+        with torch.no_grad():
+            seen = {**plain, "input_mask": plain["input_mask"] & ~drop}
+            _, guess = target_and_guess_of_the_second_half(made, plain, objective, seen)
+            wanted = normalised(made.encode(**plain)[0])
+        # With neurons hidden, all latents have something to tell.
+        assert result.hidden.all()
+        torch.testing.assert_close(result.terms["masked"], (guess - wanted).abs().mean())
 
     @pytest.mark.parametrize("dropout", [0.0, 0.4])
     def test_the_paper_s_text_against_an_independent_computation(self, dropout):
@@ -134,18 +178,18 @@ class TestMaskedLatentReconstruction:
             mask=lambda layout, ratio, generator: torch.zeros(
                 layout.n_windows, layout.n_steps * layout.per_step, 1
             ).bool(),
+            hide_neurons=0.0,
             target="live",
-            variance_weight=0.0,
-            covariance_weight=0.0,
+            decorrelation_weight=0.0,
         )
         assert objective(made, inputs()).loss == 0
 
     def test_the_target_takes_no_gradient_by_default(self):
         made, plain = model(), inputs()
-        objective = MaskedLatentReconstruction(32, variance_weight=0.0, covariance_weight=0.0)
+        objective = MaskedLatentReconstruction(32, target="processor", decorrelation_weight=0.0)
         result = objective(made, plain)
         (gradient,) = torch.autograd.grad(result.loss, result.latent_pass.processor_latents, allow_unused=True)
-        assert gradient is None
+        assert gradient is None and not result.target.requires_grad
         live = MaskedLatentReconstruction.paper(32)(made, plain)
         assert torch.autograd.grad(live.loss, live.latent_pass.processor_latents)[0].abs().sum() > 0
 
@@ -155,11 +199,12 @@ class TestMaskedLatentReconstruction:
         one, two = (objective(made, inputs()).latent_pass.processor_latents for _ in range(2))
         assert torch.equal(one, two) and made.training and made.dropout.training
 
-    def test_the_encoder_runs_once(self):
+    @pytest.mark.parametrize(("hide_neurons", "runs"), [(0.0, 1), (0.5, 2)])
+    def test_the_encoder_runs_once_more_only_to_hide_neurons(self, hide_neurons, runs):
         made, calls = model(), []
-        made.enc_atn.register_forward_hook(lambda *_: calls.append(1))
-        MaskedLatentReconstruction(32)(made, inputs())
-        assert len(calls) == 1
+        made.read_in.register_forward_hook(lambda *_: calls.append(1))
+        MaskedLatentReconstruction(32, hide_neurons=hide_neurons)(made, inputs())
+        assert len(calls) == runs
 
     def test_all_parameters_get_a_gradient(self):
         made = model().train()
@@ -172,7 +217,8 @@ class TestMaskedLatentReconstruction:
             assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
 
     @pytest.mark.parametrize(
-        "wrong", [{"ratio": 0.0}, {"ratio": 1.0}, {"distance": "l3"}, {"target": "other"}, {"mask": "x"}]
+        "wrong",
+        [{"ratio": 0.0}, {"ratio": 1.0}, {"distance": "l3"}, {"target": "other"}, {"mask": "x"}, {"hide_neurons": 1.0}],
     )
     def test_bad_arguments(self, wrong):
         with pytest.raises(RecipeError):
@@ -209,45 +255,43 @@ class TestMaskedLatentReconstruction:
         assert stock.enc_atn.to_kv.weight.grad.abs().sum() > 0
 
 
-def train_on_masked_loss_alone(objective: MaskedLatentReconstruction, steps: int = 200) -> tuple[dict, dict]:
-    """Health of held-out latents before and after so many steps on random but structured windows."""
-    torch.manual_seed(0)
-    made = model(lin_dropout=0.2)
-    mixing = torch.randn(3, 6, 1, 1)
-
-    def windows(n: int, generator: torch.Generator) -> dict:
-        # Three slow sources seen by six neurons, with noise: something to reconstruct.
-        slow = torch.randn(n, 3, 1, 6, 1, generator=generator).cumsum(dim=3)
-        values = (slow * mixing).sum(dim=1) + 0.5 * torch.randn(n, 6, 6, 10, generator=generator)
-        return {**inputs(n, 6), "input_values": values}
-
-    generator = torch.Generator().manual_seed(1)
-    held_out = windows(64, torch.Generator().manual_seed(2))
-    optimizer = torch.optim.AdamW([*made.parameters(), *objective.parameters()], lr=2e-3)
-
-    def health() -> dict:
-        made.eval()
-        with torch.no_grad():
-            first, rotary = made.encode(**held_out)
-            last = made.process(first, rotary)
-        return {"rank": effective_rank(last).item(), "std": input_dependent_std(last).item()}
-
-    before = health()
-    for _ in range(steps):
-        made.train()
-        loss = objective(made, windows(16, generator)).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return before, health()
-
-
-def test_the_default_keeps_its_representation():
-    before, after = train_on_masked_loss_alone(MaskedLatentReconstruction(32))
-    assert after["rank"] >= before["rank"] / 2 and after["std"] >= before["std"] / 2
+@pytest.mark.parametrize("kind", ["masked_latent", "ema_teacher", "decorrelation", "masked_activity"])
+def test_an_objective_keeps_the_representation(kind):
+    objective = {
+        "masked_latent": lambda: MaskedLatentReconstruction(32),
+        "ema_teacher": lambda: EMATeacher(32, ramp_steps=100),
+        "decorrelation": Decorrelation,
+        "masked_activity": lambda: MaskedActivity(32, patch_size=10, dim_head=16),
+    }[kind]()
+    before, after = health_before_and_after(objective, model())
+    assert after["effective_rank"] >= before["effective_rank"] / 2
+    assert after["latent_std"] >= min(before["latent_std"], 1.0) / 2
 
 
 def test_the_paper_s_text_loses_it():
     """What the default is for; without this contrast the test above could not fail."""
-    before, after = train_on_masked_loss_alone(MaskedLatentReconstruction.paper(32))
-    assert after["std"] < before["std"] / 2
+    before, after = health_before_and_after(MaskedLatentReconstruction.paper(32), model(**PAPER))
+    assert after["latent_std"] < before["latent_std"] / 2
+
+
+def health_before_and_after(objective: torch.nn.Module, made: CalciumPOYO, steps: int = 200) -> tuple[dict, dict]:
+    """Health of held-out latents before and after so many steps on random but structured windows."""
+    held_out = structured(64, seed=10_000)
+
+    def health() -> dict:
+        made.eval()
+        with torch.no_grad():
+            found = latent_health(made.process(*made.encode(**held_out)))
+        return {name: value.item() for name, value in found.items()}
+
+    torch.manual_seed(0)
+    before = health()
+    objective(made, structured(2, seed=0))  # makes lazy layers
+    optimizer = torch.optim.AdamW([*made.parameters(), *objective.parameters()], lr=2e-3)
+    for step in range(steps):
+        made.train()
+        loss = objective(made, structured(16, seed=step)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return before, health()

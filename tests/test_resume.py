@@ -90,13 +90,18 @@ def log(folder: Path) -> dict[tuple[int, str], float]:
 
 
 CASES = {
-    "pretrain": ("pretrain", ["trainer.max_steps=7", "trainer.val_every_n_steps=3"], 4),
+    # Windows of gratings alone: what a step without labels logs is the auxiliary loss of the last one with labels.
+    "pretrain": (
+        "pretrain",
+        ["trainer.max_steps=7", "trainer.val_every_n_steps=3", "data.stimulus=drifting_gratings"],
+        4,
+    ),
     "pretrain in epochs": (
         "pretrain",
         ["trainer.max_steps=-1", "trainer.max_epochs=2", "data.batch_size=40", "trainer.val_every_n_steps=4"],
         9,
     ),
-    "finetune": ("finetune", ["trainer.max_steps=9", "trainer.val_every_n_steps=4", "identify_steps=3"], 4),
+    "finetune": ("finetune", ["trainer.max_steps=9", "trainer.val_every_n_steps=4", "transfer=lp_ft"], 4),
 }
 RUN = {"pretrain": pretrain, "finetune": finetune}
 

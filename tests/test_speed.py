@@ -297,7 +297,7 @@ class TestConvergence:
 def test_the_encoder_runs_once_per_pretraining_step():
     model = steps.make(16, 1)
     inputs, target = steps.batch()
-    with mock.patch.object(model.enc_atn, "forward", wraps=model.enc_atn.forward) as encoder:
+    with mock.patch.object(model.read_in, "forward", wraps=model.read_in.forward) as encoder:
         steps.pretraining(model, MaskedLatentReconstruction(16), inputs, target).backward()
     assert encoder.call_count == 1
 

@@ -77,13 +77,12 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
         whitening by the covariance of unlabelled training windows, shrunk as Ledoit and Wolf 2004), and
         ``"softmax regression"``, each to how it did.
     """
-    data = _data_of_a_model(config, inputs, decoding_of(config, inputs))
-    train, test = _windows(data.labelled_windows()), _windows(data.test_dataloader())
+    data, model = _data_of_a_model(config, inputs, decoding_of(config, inputs))
+    train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
     options = Identification(steps=0, batch_size=128)
     random = unlabelled_data(config, inputs, data, options, seed=0)
-    assert data.adapter is not None
-    random.attach(data.adapter.model)
-    unlabelled = _windows(random.train_dataloader(), limit=N_UNLABELLED)
+    random.attach(model)
+    unlabelled = _windows(random.train_dataloader(), model, limit=N_UNLABELLED)
     total: dict[str, Decoded] = {}
     for recording in np.unique(test.recording):
         (x, label), (x_test, truth) = train.of(recording), test.of(recording)
@@ -112,8 +111,8 @@ def regression_references(config: DictConfig, folds: Iterable[Inputs]) -> dict[s
     rows: list[dict[str, Any]] = []
     for inputs in folds:
         decoding = decoding_of(config, inputs)
-        data = _data_of_a_model(config, inputs, decoding)
-        train, test = _windows(data.labelled_windows()), _windows(data.test_dataloader())
+        data, model = _data_of_a_model(config, inputs, decoding)
+        train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
         for recording in np.unique(test.recording):
             (x, target), (x_test, truth) = train.of(recording), test.of(recording)
             order = np.argsort(train.time[train.recording == recording])
@@ -140,14 +139,15 @@ def ridge(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray
     return model.fit(train, target).predict(test).reshape(len(test), -1)
 
 
-def _data_of_a_model(config: DictConfig, inputs: Inputs, decoding: Decoding) -> FinetuningData:
+def _data_of_a_model(config: DictConfig, inputs: Inputs, decoding: Decoding) -> tuple[FinetuningData, Any]:
     """The windows of a recipe as its model gets them; the model only makes its inputs, and stays as it was made."""
     data = decoding.data(inputs)
     tasks = {decoding.task.name: decoding.n_outputs}
     from_scratch = config.copy()
     from_scratch.init_from = None
-    initialise(build_model(from_scratch, data, tasks, classes=decoding.has_classes), from_scratch, data)
-    return data
+    model = build_model(from_scratch, data, tasks, classes=decoding.has_classes)
+    initialise(model, from_scratch, data)
+    return data, model
 
 
 def template(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -189,15 +189,21 @@ def _unit(rows: np.ndarray) -> np.ndarray:
     return centred / (np.linalg.norm(centred, axis=1, keepdims=True) + 1e-12)
 
 
-def _windows(batches: Iterable[dict[str, Any]], limit: int | None = None) -> Windows:
+def _windows(batches: Iterable[dict[str, Any]], model: Any, limit: int | None = None) -> Windows:
     """Rows of a loader's batches."""
     features: list[np.ndarray] = []
     label: list[int] = []
     recording: list[str] = []
     time: list[float] = []
+    n_bins = round(model.sequence_length / model.latent_step)
     for batch in batches:
+        inputs = {name: value.numpy() for name, value in batch["inputs"].items() if name.startswith("input_")}
         for row, name in enumerate(batch["recording_id"]):
-            features.append(_features(batch["inputs"], row))
+            of_window = {key: value[row] for key, value in inputs.items()}
+            by_neuron = "input_values" in inputs and inputs["input_values"].ndim == 4
+            features.append(
+                _patch_means(of_window) if by_neuron else _token_counts(of_window, model.sequence_length, n_bins)
+            )
             recording.append(str(name))
         label += batch["target"][:, 0].tolist()
         time += (batch["start"] + batch["inputs"]["output_timestamps"][:, 0]).tolist()
@@ -206,9 +212,24 @@ def _windows(batches: Iterable[dict[str, Any]], limit: int | None = None) -> Win
     return Windows(features, np.array(label), np.array(recording), np.array(time))
 
 
-def _features(inputs: dict[str, Any], row: int) -> np.ndarray:
+def _patch_means(inputs: dict[str, np.ndarray]) -> np.ndarray:
     """Patch means (P N) of the neurons of one window, in the order of the vocabulary."""
-    units = inputs["input_unit_index"][row].numpy()
+    units = inputs["input_unit_index"]
     real = units > 0
-    order = np.argsort(units[real])
-    return inputs["input_values"][row].numpy()[real][order].mean(axis=-1).reshape(-1)
+    return inputs["input_values"][real][np.argsort(units[real])].mean(axis=-1).reshape(-1)
+
+
+def _token_counts(inputs: dict[str, np.ndarray], length: float, n_bins: int) -> np.ndarray:
+    """Tokens (spikes, or samples by their values) in bins as long as a latent step, (N bins)."""
+    real = inputs["input_mask"].astype(bool)
+    # Every unit has tokens at both ends of the window, which are no spikes.
+    units, unit = np.unique(inputs["input_unit_index"][real], return_inverse=True)
+    times = inputs["input_timestamps"][real]
+    weight = np.ones(len(times))
+    if "input_values" in inputs:
+        weight = inputs["input_values"][real].reshape(len(times), -1).mean(axis=1)
+    if "input_token_type" in inputs:
+        weight = weight * (inputs["input_token_type"][real] == 0)
+    counts = np.zeros((len(units), n_bins), dtype=np.float32)
+    np.add.at(counts, (unit, np.clip((times / length * n_bins).astype(int), 0, n_bins - 1)), weight)
+    return counts.reshape(-1)

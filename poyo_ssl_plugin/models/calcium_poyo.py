@@ -106,12 +106,12 @@ class CalciumPOYO(PretrainedModel):
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.arguments = {**given, "dim_out": dim_out if isinstance(dim_out, int) else dict(dim_out)}
-        for name, choice, known in (
+        for key, chosen, known in (
             ("encoder", encoder, ("read_in", "attention")),
             ("readout", readout, ("prototypes", "linear")),
         ):
-            if choice not in known:
-                raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {choice!r}")
+            if chosen not in known:
+                raise RecipeError(f"model.{key} must be {' or '.join(map(repr, known))}, not {chosen!r}")
         for name, value in {
             "sequence_length": sequence_length,
             "latent_step": latent_step,
@@ -238,7 +238,9 @@ class CalciumPOYO(PretrainedModel):
             # Windows of one recording without dropout have the same neurons: one set of weights for all of them.
             same = len(input_unit_index) > 1 and bool((input_unit_index == input_unit_index[:1]).all())
             units = self.unit_emb(input_unit_index[0] if same else input_unit_index)
-            return slots + self.read_in(input_values, units, input_mask), rotary
+            # Padding has time 0.
+            n_patches = input_timestamps.argmax(dim=1) + 1
+            return slots + self.read_in(input_values, units, input_mask, n_patches), rotary
         units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
         if input_mask is not None and _pads_whole_neurons(input_mask):

@@ -22,13 +22,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         The checkpoint; it has the mappings ``state_dict`` and ``hyper_parameters``.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, or holds more than tensors and plain values.
+        CheckpointError: If the file is missing, damaged, holds more than tensors and plain values, or is of a
+            version whose encoder is gone.
     """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint")
-    if path.suffix == SUFFIX:
-        return read_safetensors(path)
+    checkpoint = read_safetensors(path) if path.suffix == SUFFIX else _read_torch(path)
+    model = checkpoint["hyper_parameters"].get("model")
+    if isinstance(model, Mapping) and "token" in model:
+        raise CheckpointError(
+            f"{path}: written by an older version, whose encoder (token={model['token']!r}) is gone; pretrain again, "
+            "or use the version that wrote it"
+        )
+    return checkpoint
+
+
+def _read_torch(path: Path) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:

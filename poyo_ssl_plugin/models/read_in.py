@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from poyo_ssl_plugin.compat import InfiniteVocabEmbedding
@@ -47,13 +46,20 @@ class ReadIn(nn.Module):
         self.spatial = nn.Linear(unit_dim, n_slots * dim, bias=False)
         nn.init.orthogonal_(self.spatial.weight)
 
-    def forward(self, values: torch.Tensor, units: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        values: torch.Tensor,
+        units: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        n_patches: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Latents of windows.
 
         Args:
             values: Patches, :math:`(B, N, P, S)`.
             units: Unit embeddings, :math:`(B, N, U)`, or :math:`(N, U)` if all windows have the same neurons.
             mask: Which patches are real, bool :math:`(B, N, P)`; ``None`` if all are.
+            n_patches: How many patches each window has before padding, int64 :math:`(B,)`; ``None`` if all of them.
 
         Returns:
             Shape :math:`(B, T K, D)`, steps in the order of time.
@@ -64,16 +70,41 @@ class ReadIn(nn.Module):
         else:
             activity = activity * mask
             n_units = mask.any(dim=2).sum(dim=1).clamp_min(1).view(-1, 1, 1)
-        n_steps = len(self.temporal)
-        if activity.shape[2] != n_steps:
-            activity = F.interpolate(activity, size=n_steps, mode="linear")
-        filtered = activity @ self.temporal.T * n_units.rsqrt()
+        if n_patches is None:
+            n_patches = torch.full((len(values),), activity.shape[2], device=values.device)
+        to_steps = _interpolation(n_patches, activity.shape[2], len(self.temporal)).to(activity)
+        filtered = activity @ (self.temporal @ to_steps).mT * n_units.rsqrt()
         weights = self.spatial(units) if units.ndim == 2 else units
         latents = filtered.transpose(1, 2) @ weights
         if units.ndim == 3:
             # Cheaper in this order: there are more neurons than steps.
             latents = self.spatial(latents)
         return latents.unflatten(2, (self.n_slots, self.dim)).flatten(1, 2)
+
+
+def filter_for(temporal: torch.Tensor, n_steps: int) -> torch.Tensor:
+    """A temporal filter for windows of another length: its middle, or itself in the middle of an identity.
+
+    Example:
+        >>> filter_for(torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0], [7.0, 8.0, 9.0]]), 1).tolist()
+        [[5.0]]
+    """
+    extra = n_steps - len(temporal)
+    if extra <= 0:
+        first = -extra // 2
+        return temporal[first : first + n_steps, first : first + n_steps]
+    whole, first = torch.eye(n_steps).to(temporal), extra // 2
+    whole[first : first + len(temporal), first : first + len(temporal)] = temporal
+    return whole
+
+
+def _interpolation(n_patches: torch.Tensor, n_columns: int, n_steps: int) -> torch.Tensor:
+    """Weights (B, T, P) that interpolate the first ``n_patches`` (B,) columns of each window linearly to steps."""
+    step = torch.arange(n_steps, device=n_patches.device) + 0.5
+    last = (n_patches - 1)[:, None]
+    position = torch.minimum((step * n_patches[:, None] / n_steps - 0.5).clamp_min(0), last)
+    column = torch.arange(n_columns, device=n_patches.device)
+    return (1 - (position[:, :, None] - column).abs()).clamp_min(0)
 
 
 class UnitEmbedding(InfiniteVocabEmbedding):

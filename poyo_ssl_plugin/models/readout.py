@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ class MultitaskReadout(nn.Module):
     def __init__(self, dim: int, dims_out: Mapping[str, int], init_scale: float = 0.02) -> None:
         super().__init__()
         self.tasks = list(dims_out)
+        self._dims_out = dict(dims_out)
         self.projections = nn.ModuleDict({name: nn.Linear(dim, n) for name, n in dims_out.items()})
         self.queries = nn.ParameterDict({name: init_scale * torch.randn(dim) for name in dims_out})
 
@@ -54,7 +56,7 @@ class MultitaskReadout(nn.Module):
 
     def dims_out(self) -> dict[str, int]:
         """Task name to number of outputs."""
-        return {name: layer.out_features for name, layer in self.projections.items()}
+        return dict(self._dims_out)
 
 
 class PrototypeReadout(nn.Module):
@@ -90,6 +92,7 @@ class PrototypeReadout(nn.Module):
     def initialize_vocab(self, session_ids: Iterable[str]) -> None:
         """Set the recordings; each gets random prototypes of its own."""
         words = list(session_ids)
+        embedding: Any
         for embedding in self.prototypes.values():
             embedding.initialize_vocab(words)
 
@@ -134,7 +137,7 @@ class PrototypeReadout(nn.Module):
             session_index: Their recordings, int64 :math:`(B,)`.
             labels: Their classes, int64 :math:`(B,)`, or weights of the classes, :math:`(B, C)`.
         """
-        embedding = self.prototypes[task]
+        embedding: Any = self.prototypes[task]
         weights = labels if labels.ndim == 2 else F.one_hot(labels, self._dims_out[task])
         windows = F.normalize(latents.flatten(1), dim=1)
         for session in session_index.unique().tolist():

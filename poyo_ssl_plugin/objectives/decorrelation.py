@@ -66,6 +66,6 @@ class Decorrelation(nn.Module):
         latent_pass = run_without_dropout(model, model_inputs(inputs))
         latents = latent_pass.encoder_latents
         windows = whole_batch(latents) if self.training else latents
-        per_step = model.latent_emb.num_embeddings  # type: ignore[union-attr]
-        loss = decorrelation(windows, latents.shape[1] // per_step)  # type: ignore[operator, arg-type]
+        per_step: Any = model.latent_emb.num_embeddings  # type: ignore[union-attr]
+        loss = decorrelation(windows, latents.shape[1] // per_step)
         return ObjectiveOutput(loss, {"decorrelation": loss.detach()}, latent_pass)

@@ -84,11 +84,21 @@ class MaskedActivity(nn.Module):
         self.ratio = ratio
         self.distance = DISTANCES[distance]
         self.dim = dim
+        # As wide as the model's unit embeddings, which attach() tells.
         self.query = nn.LazyLinear(dim)
         self.gate = nn.LazyLinear(dim)
         self.attend = CrossAttention(dim=dim, dim_head=dim_head, heads=heads, dropout=0.0, rotate_value=False)
         self.mix = nn.Sequential(nn.LayerNorm(dim), FeedForward(dim=dim, dropout=0.0))
         self.out = nn.Linear(dim, patch_size)
+
+    def attach(self, model: Any) -> None:
+        """Take the width of a model's unit embeddings; the first call does it if nobody did before.
+
+        Only here are the weights made outside of Lightning's inference mode, so that they can be trained.
+        """
+        units = torch.zeros(1, model.unit_emb.embedding_dim)
+        self.query(units)
+        self.gate(units)
 
     def forward(
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None

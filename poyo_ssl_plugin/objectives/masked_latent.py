@@ -209,7 +209,6 @@ class Predictor(nn.Module):
         self.norm = nn.LayerNorm(dim, elementwise_affine=False)
         self.gain = nn.Parameter(torch.full((dim,), 0.5))
         self.network = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
-        nn.init.zeros_(self.network[-1].bias)
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Predictions of the same shape, (B, L, D)."""

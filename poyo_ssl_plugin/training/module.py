@@ -9,9 +9,18 @@ import lightning as L
 from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.models import check_family
+from poyo_ssl_plugin.models import PrototypeReadout, check_family
 from poyo_ssl_plugin.training.health import LatentMeter
 from poyo_ssl_plugin.training.optim import READOUT, checked, make_optimizer, make_schedule, schedule_config
+
+# Parts of a POYO that only decoding of queries uses.
+DECODER = ("dec_atn", "dec_ffn", "session_emb", "task_emb")
+
+
+def freeze(model: nn.Module, parts: Sequence[str]) -> None:
+    """Do not train these parts of a model, where it has them: DDP would wait for gradients of what nothing uses."""
+    for name in set(parts) & set(dict(model.named_children())):
+        getattr(model, name).requires_grad_(False)
 
 
 class TrainingModule(L.LightningModule):
@@ -37,6 +46,9 @@ class TrainingModule(L.LightningModule):
     ) -> None:
         super().__init__()
         check_family(model)
+        if isinstance(model.readout, PrototypeReadout):
+            # Prototypes are compared with the latents themselves.
+            freeze(model, DECODER)
         self.model = model
         self.optimizer_arguments = checked(optimizer)
         self.schedule_arguments = dict(schedule)

@@ -111,7 +111,7 @@ def make_schedule(
 
         return factor
 
-    starts = [backbone_start if group["name"].startswith("backbone") else 0 for group in optimizer.param_groups]
+    starts = [backbone_start if group.get("name", "").startswith("backbone") else 0 for group in optimizer.param_groups]
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [factor_from(start) for start in starts])
 
 

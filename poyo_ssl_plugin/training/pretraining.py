@@ -14,11 +14,9 @@ from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.objectives import NoReconstruction, ObjectiveOutput
 from poyo_ssl_plugin.training.health import ProbeMeter, SkillMeter
-from poyo_ssl_plugin.training.module import TrainingModule
+from poyo_ssl_plugin.training.module import DECODER, TrainingModule, freeze
 from poyo_ssl_plugin.training.tokens import answered
 
-# Parts of a POYO that only decoding uses.
-_DECODER = ("dec_atn", "dec_ffn", "readout", "session_emb", "task_emb")
 _OBJECTIVE = "objective."
 
 
@@ -59,9 +57,7 @@ class Pretraining(TrainingModule):
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
         if auxiliary is None:
-            # Nothing trains the decoder; without this DDP would wait for its gradients.
-            for name in set(_DECODER) & set(dict(model.named_children())):
-                getattr(model, name).requires_grad_(False)
+            freeze(model, (*DECODER, "readout"))
         attach = getattr(objective, "attach", None)
         if callable(attach):
             attach(model)

@@ -53,15 +53,17 @@ class WindowLatents:
 
 @torch.no_grad()
 def window_latents(model: Any, loader: Any) -> WindowLatents:
-    """The processor's latents of all windows of a loader, without dropout."""
-    parts: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+    """The processor's latents of all windows of a loader, without dropout; windows that are not finite are left out."""
+    parts: list[tuple[torch.Tensor, ...]] = []
     names: list[str] = []
     for batch in loader:
         inputs = batch["inputs"]
         latents = run_without_dropout(model, inputs).processor_latents.flatten(1)
         times = batch["start"] + inputs["output_timestamps"][:, 0]
-        parts.append((F.normalize(latents, dim=1), inputs["session_index"], batch["target"][:, 0], times))
-        names += batch["recording_id"]
+        finite = latents.isfinite().all(dim=1)
+        columns = (F.normalize(latents, dim=1), inputs["session_index"], batch["target"][:, 0], times)
+        parts.append(tuple(column[finite] for column in columns))
+        names += [name for name, good in zip(batch["recording_id"], finite.tolist(), strict=True) if good]
     latents, session, label, time = (torch.cat(column) for column in zip(*parts, strict=True))
     return WindowLatents(latents, session, label, names, time)
 

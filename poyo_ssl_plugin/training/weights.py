@@ -13,6 +13,7 @@ from torch import nn
 from poyo_ssl_plugin.compat import InfiniteVocabEmbedding
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models.poyo_plus import as_calcium_poyo, is_calcium_poyo_plus
+from poyo_ssl_plugin.models.read_in import filter_for
 
 # What must fit for a checkpoint to be of the same architecture.
 _BACKBONE = ("enc_atn.", "enc_ffn.", "read_in.", "proc_layers.", "latent_emb.")
@@ -45,7 +46,8 @@ class LoadReport:
 def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Path) -> LoadReport:
     """Give a model, in place, every tensor of ``state`` that it has under the same name and shape.
 
-    A :class:`~poyo_ssl_plugin.CalciumPOYO` with ``encoder="attention"`` takes a ``CalciumPOYOPlus`` of torch_brain too.
+    A :class:`~poyo_ssl_plugin.CalciumPOYO` with ``encoder="attention"`` takes a ``CalciumPOYOPlus`` of torch_brain
+    too. The temporal filter of a read-in is cut or extended to the model's window.
 
     Vocabularies that the model has not initialised yet are taken with their words, so that
     :func:`~poyo_ssl_plugin.models.replace_vocabulary` can draw new words like the old ones.
@@ -72,6 +74,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Pa
     for name, value in state.items():
         if name in taken:
             continue
+        if name == "read_in.temporal" and name in own and isinstance(value, torch.Tensor) and value.ndim == 2:
+            value = filter_for(value, len(own[name]))
         if name not in own:
             report.skipped[name] = "not in the model"
         elif not isinstance(value, torch.Tensor):
