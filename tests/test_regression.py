@@ -10,6 +10,7 @@ import torch
 from quick import quick
 
 from poyo_ssl_plugin.compare.arms import get_arm, in_recipe
+from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.metrics import metric_of
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.references import ridge
@@ -107,6 +108,18 @@ def test_a_comparison_of_a_series(sim_dir, tmp_path):
     assert "R2" in (tmp_path / "report.html").read_text()
 
 
+def test_a_comparison_of_a_declared_classification(sim_dir, tmp_path):
+    """Also with an arm that is pretrained on its labels."""
+    few = tuple(quick(steps=2))
+    comparison = Comparison(
+        str(sim_dir), str(tmp_path), task=BLOCK, arms=("scratch", "supervised"), held_out=("sim_002",), seeds=(0,),
+        processes=1, pretrain=few, finetune=(*few, "diet=all"),
+    )  # fmt: skip
+    summary = report_comparison(comparison, title="Tempo")
+    assert (summary["task"], summary["kind"], summary["chance"]) == ("tempo", "classification", 1 / 5)
+    assert summary["pretraining"][0]["metrics"]["valid/auxiliary"] > 0
+
+
 class TestMeasure:
     def config(self, **further):
         return compose_recipe("finetune", None, ["task=running", *(f"{k}={v}" for k, v in further.items())])
@@ -172,6 +185,14 @@ class TestCountsAsTraces:
         options = [*spikes, f"init_from={before.checkpoint}", "seeds=[0]", "allow_leak=true"]
         summary = run_finetuning(recipe("finetune", spike_dir, spike_table_path, tmp_path / "b", *options))
         assert 0 <= summary["arms"]["pretrained"]["mean"] <= 1 and "template" in summary["baselines"]
+
+    def test_they_are_compared(self, spike_dir, tmp_path):
+        few = tuple(quick("model.patch_size=2", "diet=all", steps=2))
+        comparison = Comparison(
+            str(spike_dir), str(tmp_path), field="spikes", arms=("scratch", "pretrained"), held_out=("sim_002",),
+            seeds=(0,), processes=1, pretrain=few, finetune=few,
+        )  # fmt: skip
+        assert "softmax regression" in run_comparison(comparison).summary["baselines"]
 
     def test_its_samples_are_the_counts(self, spike_dir, spike_table_path):
         config = recipe("finetune", spike_dir, spike_table_path, "unused", "data.field=spikes", "model.patch_size=1",

@@ -117,8 +117,8 @@ def make_plan(comparison: Comparison) -> Plan:
                 _finetuning(comparison, arm, fold, seed, decoded, start)
                 for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
-    starts = [*pretraining.values()]
-    return Plan(comparison, arms, folds, pretrained_on, decoded, fitted[0], starts, finetuning, diets)
+    shared = [*pretraining.values()]
+    return Plan(comparison, arms, folds, pretrained_on, decoded, fitted[0], shared, finetuning, diets)
 
 
 def label_task(comparison: Comparison) -> Task:
