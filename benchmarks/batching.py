@@ -33,7 +33,9 @@ MODELS: dict[str, dict[str, Any]] = {
         "self_heads": 8,
         "patch_size": 1,
         "latent_step": 0.125,
-        "token": "additive",
+        "encoder": "attention",
+        "readout": "linear",
+        "layer_scale": None,
     },
 }
 

@@ -32,10 +32,16 @@ from poyo_ssl_plugin.training.tokens import answered
 WINDOW, BATCH, DIM = 2.0, 32, 64
 BACKBONE = {"latent_step": 0.5, "num_latents_per_step": 8, "dim": DIM, "depth": 2, "dim_head": 32, "self_heads": 4}
 # As in recipes/model/paper.yaml; the numbers of latents and layers are the backbone's above.
-PAPER_TOKENS = {"patch_size": 1, "token": "additive", "emb_init_scale": 0.02}
-PAPER_OBJECTIVE = {"mask": "causal_time", "target": "live", "variance_weight": 0.0, "covariance_weight": 0.0}
+PAPER_TOKENS = {
+    "patch_size": 1,
+    "encoder": "attention",
+    "readout": "linear",
+    "layer_scale": None,
+    "emb_init_scale": 0.02,
+}
+PAPER_OBJECTIVE = {"mask": "causal_time", "hide_neurons": 0.0, "target": "live", "decorrelation_weight": 0.0}
 DROPOUT = {"min_units": 10, "mode_units": 50, "max_units": 300, "tail_right": 100}
-AUXILIARY_WEIGHT = 0.01
+AUXILIARY_WEIGHT = 1.0
 TARGET = 1.6
 STEPS_BETWEEN_SCORES = 25
 PATIENCE = 4.0

@@ -17,7 +17,7 @@ from poyo_ssl_plugin.models import LatentPass, process_latents
 
 # The shapes at which sharing was measured on the paper's code: 50 neurons of 59 frames, 8 steps of 16 latents.
 N_UNITS, N_FRAMES, N_STEPS, PER_STEP = 50, 59, 8, 16
-AUXILIARY_WEIGHT = 0.01
+AUXILIARY_WEIGHT = 1.0
 BATCH = 8
 
 
@@ -54,8 +54,9 @@ def peers(dim: int, depth: int) -> dict[str, Callable[[], None]]:
     inputs, target = batch()
     first, rotary = model.encode(**inputs)
     first = first.detach().requires_grad_()
-    paper = {"mask": "causal_time", "target": "live", "variance_weight": 0.0, "covariance_weight": 0.0}
-    ours, twice, theirs = MaskedLatentReconstruction(dim), EncodingTwice(dim), EncodingTwice(dim, **paper)
+    paper = {"mask": "causal_time", "hide_neurons": 0.0, "target": "live", "decorrelation_weight": 0.0}
+    ours = MaskedLatentReconstruction(dim, hide_neurons=0.0)
+    twice, theirs = EncodingTwice(dim, hide_neurons=0.0), EncodingTwice(dim, **paper)
     return {
         "pretraining": step(lambda: pretraining(model, ours, inputs, target), model),
         "supervised": step(lambda: supervised(model, inputs, target), model),
@@ -77,6 +78,9 @@ def make(dim: int, depth: int) -> CalciumPOYO:
         dim_head=64,
         cross_heads=2,
         self_heads=8,
+        encoder="attention",
+        readout="linear",
+        layer_scale=None,
     )
     model.set_vocabs(unit_ids=[f"u{i}" for i in range(N_UNITS)], session_ids=["s"])
     return model.train()
@@ -130,9 +134,9 @@ def pretraining(
 class EncodingTwice(MaskedLatentReconstruction):
     """The objective with an encoder pass for each branch, as in the paper's code."""
 
-    def _unmasked(self, model: Any, inputs: Any) -> LatentPass:
+    def _whole(self, model: Any, inputs: Any) -> LatentPass:
         again, _ = model.encode(**inputs)
-        return replace(super()._unmasked(model, inputs), first=again)
+        return replace(super()._whole(model, inputs), encoder_latents=again)
 
 
 def step(loss: Callable[[], torch.Tensor], model: CalciumPOYO) -> Callable[[], None]:
