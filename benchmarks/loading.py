@@ -31,6 +31,7 @@ class StockRecordings(Dataset):
     """The stock dataset, with ``rois`` found as ``units`` so that the stock transforms run at all."""
 
     def get_recording_hook(self, data: Any) -> None:
+        data.rois.id = np.array([f"{data.session.id}/{unit}" for unit in data.rois.id.astype(str)])
         data.units = data.rois
         super().get_recording_hook(data)
 

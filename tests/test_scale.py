@@ -52,8 +52,9 @@ class TestCost:
             gated = model.dec_ffn[1].net[-1].in_features if hasattr(model.dec_ffn[1].net[-1], "in_features") else hidden
             return n * dim * hidden + n * gated * dim
 
+        # Both windows have the same neurons, whose weights are made once.
         products = (
-            tokens * 10 + tokens * n_steps + n_steps * n_units * width + n_steps * width * width
+            tokens * 10 + tokens * n_steps + n_steps * n_units * width + n_units * width * width / 2
             + attention(n_latents, n_latents) + feed_forward(n_latents)
             + attention(1, n_latents) + feed_forward(1)
             + dim * 5

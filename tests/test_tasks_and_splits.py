@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from poyo_ssl_plugin.data.shuffle import ShuffleLabels
 
 from poyo_ssl_plugin.compat import (
     ArrayDict,
@@ -28,6 +27,7 @@ from poyo_ssl_plugin.data import (
     get_task,
     tasks_of,
 )
+from poyo_ssl_plugin.data.given_labels import GivenLabels, shuffled
 from poyo_ssl_plugin.data.splits import part_within, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.recordings import intersect_intervals, merge_intervals, split_intervals
@@ -275,7 +275,7 @@ class TestDeclaredTasks:
         data = recording()
         task = fit_task(get_task(SIDE), One(data), TRAIN)
         trials = find_trials(data, task, None)
-        shuffle = ShuffleLabels(task, {"a": trials}, seed=3)
+        shuffle = GivenLabels(task, shuffled({"a": trials}, seed=3))
         given = []
         for moment in trials.centre:
             window = data.slice(moment - 0.5, moment + 0.5)

@@ -173,7 +173,7 @@ class TestCheckpointsOfTorchBrain:
         assert set(result.loaded.fresh) == {"readout.weight", "readout.bias"}
         after = model_state(read_checkpoint(result.checkpoint))
         assert torch.equal(after["proc_layers.0.0.to_qkv.weight"], stock.proc_layers[0][0].to_qkv.weight)
-        assert "sim_000_0000" in after["unit_emb.vocab"] and "other/0" not in after["unit_emb.vocab"]
+        assert "sim_000/sim_000_0000" in after["unit_emb.vocab"] and "other/0" not in after["unit_emb.vocab"]
         assert "readout.weight (shape (2, 16)" in caplog.text and "leaks cannot be excluded" in caplog.text
 
     def test_a_spiking_poyo_gives_a_calcium_poyo_its_transformer(self, recipe, tmp_path):
@@ -275,7 +275,7 @@ class TestMistakes:
     def test_a_diet_of_traces_for_a_model_of_spikes_is_said(self, recipe, table_path, caplog):
         config = recipe("pretrain", "poyo", "trainer.max_steps=1", f"diet.table={table_path}", "aux.weight=0")
         pretrain(config)
-        assert "scored on calcium_traces.df_over_f, and POYO reads spikes" in caplog.text
+        assert "scored on calcium_traces.df_over_f, and POYO is fed spikes" in caplog.text
 
 
 class TestRealSpikes:
