@@ -328,19 +328,19 @@ class TestProtocol:
             comparison(sim_dir, tmp_path / "a", arms=("pretrained", "scratch", "ssl_only"), **options)
         )
         assert (
-            new(tmp_path, before) == {"ssl_only"}
+            new(tmp_path, before) == {"predictable", "ssl_only"}  # Pretraining is named by its diet.
             and more.summary["arms"]["scratch"] == first.summary["arms"]["scratch"]
         )
         before = records(tmp_path)
         run_comparison(comparison(sim_dir, tmp_path / "a", pretrain=(*QUICK, "aux.weight=0.5"), **options))
-        assert new(tmp_path, before) == {"pretrained"}
+        assert new(tmp_path, before) == {"predictable", "pretrained"}
         # Another comparison that shares the pretraining, from another folder and by a relative path.
         before = records(tmp_path)
         monkeypatch.chdir(sim_dir)
         options |= {"task": "natural_movie", "arms": ("pretrained", "supervised", "scratch")}
         other = comparison(".", tmp_path / "b", pretrain_dir=str(tmp_path / "a"), **options)
         pretraining = run_comparison(other).pretraining
-        assert not list((tmp_path / "b").glob("runs/pretrain")) and new(tmp_path / "a", before) == {"supervised"}
+        assert not list((tmp_path / "b").glob("runs/pretrain")) and new(tmp_path / "a", before) == {"predictable"}
         assert pretraining["pretrained/recorded"] == first.pretraining["pretrained/recorded"]
         assert OmegaConf.load(pretraining["supervised/recorded"] / "recipe.yaml").aux.task == "natural_movie"
 
