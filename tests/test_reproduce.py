@@ -14,6 +14,10 @@ from poyo_ssl_plugin.errors import RecipeError
 STAND_IN = {
     "few_labels": {"recordings": ["sim_000"], "arms": ["scratch", "adapted", "adapted_scratch"]},
     "park": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"]},
+    "maps": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"], "task": "drifting_gratings"},
+    "diet": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained", "random"]},
+    "parts": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
+    "size": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained"]},
 }
 TINY = {"pretrain": ["model=tiny"], "finetune": ["model=tiny", "identify.steps=2"], "processes": 1}
 
@@ -45,7 +49,8 @@ def test_planned_arms_are_those_of_their_column():
         question = get_question(name)
         for plan in question.planned:
             arms = question.columns[plan["column"]].get("arms", question.shared.get("arms"))
-            assert {plan["arm"], plan["reference"]} <= set(arms), plan
+            names = {arm["name"] if isinstance(arm, dict) else arm for arm in arms}
+            assert {plan["arm"], plan["reference"]} <= names, plan
 
 
 def test_a_question_about_recordings_asks_for_them(tmp_path):
