@@ -21,7 +21,7 @@ from poyo_ssl_plugin.compat import DatasetIndex, Interval, RandomFixedWindowSamp
 from poyo_ssl_plugin.data import WindowIndex
 from poyo_ssl_plugin.data.windows import window_generator
 from poyo_ssl_plugin.errors import RecordingError
-from poyo_ssl_plugin.models import calcium_poyo, process_latents
+from poyo_ssl_plugin.models import process_latents
 from poyo_ssl_plugin.predictability import score_dataset, skewness_kurtosis
 from poyo_ssl_plugin.recordings import Rows
 
@@ -219,47 +219,12 @@ class TestWindows:
         assert loading.growth(ours, windows, 20_000) < 8 << 20
 
 
-class TestPackedTokens:
-    def model_and_batch(self, **options) -> tuple[CalciumPOYO, dict]:
-        torch.manual_seed(0)
-        sizes = {"latent_step": 0.5, "num_latents_per_step": 4, "dim": 32, "dim_head": 16, "depth": 1}
-        model = CalciumPOYO(sequence_length=2.0, dim_out=8, patch_size=10, **{**sizes, **options})
-        model.set_vocabs(unit_ids=[f"u{i}" for i in range(batching.N_NEURONS)], session_ids=["s"])
-        inputs, _ = batching.batch(10, 5, seed=1)
-        return model, inputs
-
-    def test_results_and_gradients_are_those_of_padding_with_a_mask(self):
-        model, inputs = self.model_and_batch(encoder="attention", readout="linear")
-        model.eval()
-        assert not inputs["input_mask"].all()
-        outcomes = []
-        for padded in (False, True):
-            model.zero_grad()
-            with mock.patch.object(calcium_poyo, "_pads_whole_neurons", (lambda _: False) if padded else PACKS):
-                output = model(**inputs)
-            output.square().sum().backward()
-            outcomes.append((output, {name: p.grad.clone() for name, p in model.named_parameters()}))
-        torch.testing.assert_close(outcomes[0][0], outcomes[1][0])
-        for name, gradient in outcomes[0][1].items():
-            torch.testing.assert_close(gradient, outcomes[1][1][name], rtol=1e-4, atol=1e-5)
-
-    def test_padding_of_patches_or_none_at_all_is_not_packed(self):
-        mask = torch.ones(2, 3, 4, dtype=torch.bool)
-        assert not PACKS(mask)
-        mask[0, 2] = False
-        assert PACKS(mask)
-        mask[1, 0, 3] = False
-        assert not PACKS(mask)
-
-    @pytest.mark.slow
-    def test_packing_is_faster_where_tokens_are_what_costs(self):
-        model = batching.make("paper")
-        run = batching.step(model, [batching.batch(1, 4, seed=0)])
-        best = race({"packed": run, "padded": lambda: batching.as_padded(run)}, 3, clock=CPU)
-        assert best["padded"] / best["packed"] > 1.15
-
-
-PACKS = calcium_poyo._pads_whole_neurons
+@pytest.mark.slow
+def test_packing_is_faster_where_tokens_are_what_costs():
+    model = batching.make("paper")
+    run = batching.step(model, [batching.batch(1, 4, seed=0)])
+    best = race({"packed": run, "padded": lambda: batching.as_padded(run)}, 3, clock=CPU)
+    assert best["padded"] / best["packed"] > 1.15
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
 from poyo_ssl_plugin.models.hub import PretrainedModel
 from poyo_ssl_plugin.models.layer_scale import LayerScale, scaled_attention
+from poyo_ssl_plugin.models.packed_attention import packed_kernel
 from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
 from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
 from poyo_ssl_plugin.models.vocabulary import Source, dataset_unit_ids, replace_vocabulary
@@ -243,10 +244,11 @@ class CalciumPOYO(PretrainedModel):
             return slots + self.read_in(input_values, units, input_mask, n_patches), rotary
         units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
-        if input_mask is not None and _pads_whole_neurons(input_mask):
+        counts = _neurons_without_padding(input_mask)
+        if input_mask is not None and counts is not None:
             real = input_mask[:, :, 0]
             tokens = self.value_map(input_values[real]) + units[real].unsqueeze(-2)
-            attended = self.enc_atn(slots, tokens, rotary, token_rotary, packed=real.sum(dim=1))
+            attended = self.enc_atn(slots, tokens, rotary, token_rotary, packed=counts)
         else:
             tokens = (self.value_map(input_values) + units.unsqueeze(-2)).flatten(1, 2)
             mask = None if input_mask is None else input_mask.flatten(1)
@@ -387,14 +389,18 @@ class CalciumPOYO(PretrainedModel):
             ) from None
 
 
-def _pads_whole_neurons(mask: torch.Tensor) -> bool:
-    """Whether the padding of (B, N, P) tokens is whole neurons, so that it can be left out.
+def _neurons_without_padding(mask: torch.Tensor | None) -> list[int] | None:
+    """How many real neurons each window of (B, N, P) tokens has, if they can be taken without the padding.
 
-    Always false away from the CPU: a GPU would have to wait for the answer.
+    That is where padding is whole neurons and the device has a kernel for it. The answer is one transfer.
+    A compiled model pads: it would be compiled anew for other numbers of neurons.
     """
-    if mask.device.type != "cpu" or bool(mask.all()):
-        return False
-    return bool((mask == mask[:, :, :1]).all())
+    if mask is None or torch.compiler.is_compiling() or packed_kernel(mask.device.type) is None:
+        return None
+    real = mask[:, :, 0]
+    whole = (mask == real[:, :, None]).all()
+    *counts, whole_neurons = torch.cat([real.sum(dim=1), whole[None]]).tolist()
+    return counts if whole_neurons and min(counts) < mask.shape[1] else None
 
 
 @lru_cache
