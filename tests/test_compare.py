@@ -20,8 +20,8 @@ from rich.console import Console
 from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
+from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
 from poyo_ssl_plugin.compare.metrics import reference_lines
-from poyo_ssl_plugin.compare.neurons import split_neurons
 from poyo_ssl_plugin.compare.plan import label_task, make_plan
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from poyo_ssl_plugin.compare.results import pool_data_sets
-from poyo_ssl_plugin.compare.statistics import (
+from poyo_ssl_plugin.compare.estimates import (
     Scores,
     binomial_interval,
     compare_scores,
@@ -18,6 +17,7 @@ from poyo_ssl_plugin.compare.statistics import (
     trend,
     unit_means,
 )
+from poyo_ssl_plugin.compare.results import pool_data_sets
 
 
 def test_the_interval_is_student_s_and_stays_within_its_bounds():

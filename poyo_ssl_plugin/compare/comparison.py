@@ -9,13 +9,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from poyo_ssl_plugin.compare.decoded_neurons import diet_of
 from poyo_ssl_plugin.compare.executors import run_all
 from poyo_ssl_plugin.compare.metrics import reference_rows
-from poyo_ssl_plugin.compare.neurons import diet_of
+from poyo_ssl_plugin.compare.perform import inputs_of, perform
 from poyo_ssl_plugin.compare.plan import Plan, compose, make_plan, shared_recipes
 from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
 from poyo_ssl_plugin.compare.results import summarise
-from poyo_ssl_plugin.compare.run import inputs_of, perform
 from poyo_ssl_plugin.predictability import PredictabilityTable, make_diet
 from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import Inputs

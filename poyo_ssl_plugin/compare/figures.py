@@ -14,7 +14,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from poyo_ssl_plugin.compare.arms import ARMS
-from poyo_ssl_plugin.compare.statistics import Estimate
+from poyo_ssl_plugin.compare.estimates import Estimate
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, Diet, PredictabilityTable
 from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals

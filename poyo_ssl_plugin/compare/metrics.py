@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.references import Decoded, regression_references, run_references
-from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.data import Task, get_task
 from poyo_ssl_plugin.frames import FRAMES_TASK
 

@@ -16,8 +16,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
+from poyo_ssl_plugin.compare.decoded_neurons import diet_of, split_neurons
 from poyo_ssl_plugin.compare.metrics import decoded_task
-from poyo_ssl_plugin.compare.neurons import diet_of, split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names

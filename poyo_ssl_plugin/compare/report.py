@@ -12,9 +12,9 @@ import jinja2
 
 from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
+from poyo_ssl_plugin.compare.estimates import Estimate
 from poyo_ssl_plugin.compare.metrics import metric_of, reference_lines
 from poyo_ssl_plugin.compare.protocol import Comparison
-from poyo_ssl_plugin.compare.statistics import Estimate
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.files import atomic_path, write_json

@@ -9,9 +9,7 @@ from typing import Any
 import numpy as np
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH
-from poyo_ssl_plugin.compare.plan import Plan, compose
-from poyo_ssl_plugin.compare.record import Outcome, Run
-from poyo_ssl_plugin.compare.statistics import (
+from poyo_ssl_plugin.compare.estimates import (
     Estimate,
     PairedComparison,
     Scores,
@@ -23,6 +21,8 @@ from poyo_ssl_plugin.compare.statistics import (
     p_value,
     unit_means,
 )
+from poyo_ssl_plugin.compare.plan import Plan, compose
+from poyo_ssl_plugin.compare.record import Outcome, Run
 from poyo_ssl_plugin.training.decoding import decoding_of
 
 Done = Sequence[tuple[Run, Outcome]]

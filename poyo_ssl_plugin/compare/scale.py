@@ -15,12 +15,12 @@ import numpy as np
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, get_arms
 from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
+from poyo_ssl_plugin.compare.estimates import trend
 from poyo_ssl_plugin.compare.metrics import model_cost
+from poyo_ssl_plugin.compare.perform import inputs_of, recipe_of
 from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
 from poyo_ssl_plugin.compare.results import independent_values
-from poyo_ssl_plugin.compare.run import inputs_of, recipe_of
-from poyo_ssl_plugin.compare.statistics import trend
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.provenance import git_revision, versions

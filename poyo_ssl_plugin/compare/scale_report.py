@@ -9,10 +9,10 @@ from typing import Any
 
 from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.comparison import Stage
+from poyo_ssl_plugin.compare.estimates import Estimate
 from poyo_ssl_plugin.compare.metrics import metric_of, reference_lines
 from poyo_ssl_plugin.compare.report import as_estimate, interval, lines_in_words, made, write_page
 from poyo_ssl_plugin.compare.scale import Scaling, run_scaling
-from poyo_ssl_plugin.compare.statistics import Estimate
 from poyo_ssl_plugin.compare.verdicts import in_brackets
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.locks import only_run_in

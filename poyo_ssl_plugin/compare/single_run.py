@@ -11,10 +11,10 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.metrics import reference_lines, reference_rows, tested_row
+from poyo_ssl_plugin.compare.perform import inputs_of
 from poyo_ssl_plugin.compare.record import split_of
-from poyo_ssl_plugin.compare.run import inputs_of
-from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import write_json

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL
-from poyo_ssl_plugin.compare.statistics import MIN_RUNS, MIN_TRIALS
+from poyo_ssl_plugin.compare.estimates import MIN_RUNS, MIN_TRIALS
 from poyo_ssl_plugin.training.leaks import TOLERANCE
 
 LEVEL = 0.05
