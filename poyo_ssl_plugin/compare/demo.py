@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from poyo_ssl_plugin.compare.comparison import Stage
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.report import report_comparison
+from poyo_ssl_plugin.compare.results import ComparisonSummary
 from poyo_ssl_plugin.compare.settings import prepare_recordings
 from poyo_ssl_plugin.errors import PoyoSSLError
 
@@ -26,7 +26,7 @@ def run_demo(
     processes: int = 0,
     ray: bool = False,
     stage: Stage | None = None,
-) -> dict[str, Any]:
+) -> ComparisonSummary:
     """Simulate recordings of several animals and decode the direction of gratings, with and without pretraining.
 
     Pretraining sees the predictable neurons of all animals but the last two excitatory ones; these
@@ -41,7 +41,7 @@ def run_demo(
         stage: As :func:`~poyo_ssl_plugin.compare.comparison.run_comparison`.
 
     Returns:
-        The content of ``results.json``.
+        What came of it, the content of ``results.json``.
     """
     if n_recordings < 3:
         raise PoyoSSLError("the demo holds two animals out and needs at least 3 recordings")

@@ -17,13 +17,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.decoded_neurons import diet_of, split_neurons
-from poyo_ssl_plugin.compare.metrics import decoded_task
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
 from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
+from poyo_ssl_plugin.frames import FRAMES_TASK
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
@@ -130,6 +130,15 @@ def make_plan(comparison: Comparison) -> Plan:
             ]
     shared = [*pretraining.values()]
     return Plan(comparison, arms, folds, source, pretrained_on, decoded, fitted[0], shared, finetuning, diets)
+
+
+def decoded_task(name: str) -> Task:
+    """A task that can be compared, by name.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    return FRAMES_TASK if name == FRAMES_TASK.name else get_task(name)
 
 
 def label_task(comparison: Comparison) -> Task:
