@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from poyo_ssl_plugin.compare.answer_figure import draw_answer
 from poyo_ssl_plugin.compare.comparison import Stage
 from poyo_ssl_plugin.compare.report import report_comparison
 from poyo_ssl_plugin.compare.results import independent_values
@@ -85,7 +86,8 @@ def reproduce(
 
     Args:
         question: The question.
-        out_dir: Folder of everything that is written: the comparisons, ``answer.json`` and ``answer.md``.
+        out_dir: Folder of everything that is written: the comparisons, ``answer.json``, ``answer.md`` and
+            ``answer.png``.
         changes: Settings that come after those of the question, such as ``root``.
         small: Three steps a run, one seed, two folds, two data sets: shows that all of it runs, and decides nothing.
         stage: As :func:`~poyo_ssl_plugin.compare.comparison.run_comparison`.
@@ -118,6 +120,7 @@ def reproduce(
     write_json(Path(out_dir, "answer.json"), answer)
     with atomic_path(Path(out_dir, "answer.md")) as path:
         path.write_text("\n".join(answer_lines(answer)) + "\n", encoding="utf-8")
+    draw_answer(answer, Path(out_dir, "answer.png"))
     return answer
 
 
