@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from benchmarks.harness import Row, Settings, race
 from benchmarks.steps import with_stock_attention
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compat import TriangleDistribution
-from poyo_ssl_plugin.models import calcium_poyo
+from poyo_ssl_plugin.models.packed_attention import packed_by
 
 # As many as unit dropout may keep, so that what it draws is what a window has.
 N_NEURONS = 300
@@ -111,5 +110,5 @@ def step(model: CalciumPOYO, batches: list[tuple[dict[str, Any], torch.Tensor]])
 
 def as_padded(run: Callable[[], None]) -> None:
     """Run with the padding left in, as on a model that knows no other way."""
-    with mock.patch.object(calcium_poyo, "_neurons_without_padding", lambda mask: None):
+    with packed_by(None):
         run()

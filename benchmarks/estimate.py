@@ -20,7 +20,7 @@ from benchmarks.harness import PeakMemory, Settings, race
 from benchmarks.recordings import allen_size
 from benchmarks.steps import pretraining
 from poyo_ssl_plugin import MaskedLatentReconstruction, Recordings, score_dataset
-from poyo_ssl_plugin.compare.cost import measure_cost
+from poyo_ssl_plugin.models.flops import measure_cost
 
 # The paper's data and recipe (section 4 and its appendix): windows per epoch, epochs, and the windows of a batch.
 RECORDINGS = 433

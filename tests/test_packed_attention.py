@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from unittest import mock
-
 import pytest
 import torch
 from tiny import PAPER
 
 from benchmarks import batching
 from poyo_ssl_plugin import CalciumPOYO, doctor
-from poyo_ssl_plugin.models import calcium_poyo
-from poyo_ssl_plugin.models.packed_attention import KERNELS, _works, packed_kernel
+from poyo_ssl_plugin.models.packed_attention import KERNELS, _works, neurons_without_padding, packed_by, packed_kernel
 
 LENGTHS = [4, 7, 1]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
@@ -84,11 +81,8 @@ def test_a_model_gives_what_it_does_with_padding_and_a_mask(kernel, device):
     outcomes = []
     for used in (kernel, None):
         model.zero_grad()
-        with (
-            mock.patch.object(calcium_poyo, "packed_kernel", lambda _, used=used: used),
-            mock.patch("poyo_ssl_plugin.models.packed_attention.packed_kernel", lambda _, used=used: used),
-        ):
-            counts = calcium_poyo._neurons_without_padding(inputs["input_mask"])
+        with packed_by(used):
+            counts = neurons_without_padding(inputs["input_mask"])
             output = model(**inputs)
         assert (counts is None) == (used is None)
         output.square().sum().backward()
@@ -99,7 +93,7 @@ def test_a_model_gives_what_it_does_with_padding_and_a_mask(kernel, device):
 
 
 def test_padding_of_patches_or_none_at_all_is_not_packed():
-    count = calcium_poyo._neurons_without_padding
+    count = neurons_without_padding
     mask = torch.ones(2, 3, 4, dtype=torch.bool)
     assert count(mask) is None and count(None) is None
     mask[0, 2] = False

@@ -23,7 +23,7 @@ from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
 from poyo_ssl_plugin.models.hub import PretrainedModel
 from poyo_ssl_plugin.models.layer_scale import LayerScale, scaled_attention
-from poyo_ssl_plugin.models.packed_attention import packed_kernel
+from poyo_ssl_plugin.models.packed_attention import neurons_without_padding
 from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
 from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
 from poyo_ssl_plugin.models.vocabulary import Source, dataset_unit_ids, replace_vocabulary
@@ -244,7 +244,7 @@ class CalciumPOYO(PretrainedModel):
             return slots + self.read_in(input_values, units, input_mask, n_patches), rotary
         units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
-        counts = _neurons_without_padding(input_mask)
+        counts = neurons_without_padding(input_mask)
         if input_mask is not None and counts is not None:
             real = input_mask[:, :, 0]
             tokens = self.value_map(input_values[real]) + units[real].unsqueeze(-2)
@@ -387,20 +387,6 @@ class CalciumPOYO(PretrainedModel):
                 f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
                 "initialise it with a dataset that holds this recording"
             ) from None
-
-
-def _neurons_without_padding(mask: torch.Tensor | None) -> list[int] | None:
-    """How many real neurons each window of (B, N, P) tokens has, if they can be taken without the padding.
-
-    That is where padding is whole neurons and the device has a kernel for it. The answer is one transfer.
-    A compiled model pads: it would be compiled anew for other numbers of neurons.
-    """
-    if mask is None or torch.compiler.is_compiling() or packed_kernel(mask.device.type) is None:
-        return None
-    real = mask[:, :, 0]
-    whole = (mask == real[:, :, None]).all()
-    *counts, whole_neurons = torch.cat([real.sum(dim=1), whole[None]]).tolist()
-    return counts if whole_neurons and min(counts) < mask.shape[1] else None
 
 
 @lru_cache

@@ -6,7 +6,9 @@ that mask; ``tests/test_packed_attention.py`` does, and compares.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import lru_cache
 
 import torch
@@ -39,19 +41,57 @@ def attend_packed(
     return KERNELS[kernel](query, key, value, list(lengths), dropout)
 
 
-@lru_cache
 def packed_kernel(device: str) -> str | None:
-    """The name of the kernel that a type of device uses, found by trying; ``None`` if batches are to be padded.
+    """The name of the kernel that a type of device uses; ``None`` if batches are to be padded.
 
     Example:
         >>> packed_kernel("cpu")
         'split'
     """
+    chosen = _chosen.get()
+    return chosen[0] if chosen else _found(device)
+
+
+@contextmanager
+def packed_by(kernel: str | None) -> Iterator[None]:
+    """Use this kernel, or padding for ``None``, whatever the device.
+
+    Example:
+        >>> with packed_by(None):
+        ...     print(packed_kernel("cpu"))
+        None
+    """
+    token = _chosen.set((kernel,))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+_chosen: ContextVar[tuple[str | None, ...]] = ContextVar("chosen", default=())
+
+
+@lru_cache
+def _found(device: str) -> str | None:
+    """The fastest kernel that works there, found by trying once."""
     if device == "cpu":
         return "split"
     if device != "cuda":
         return None
     return next((name for name in ("xformers", "nested") if _works(KERNELS[name], device)), None)
+
+
+def neurons_without_padding(mask: torch.Tensor | None) -> list[int] | None:
+    """How many real neurons each window of (B, N, P) tokens has, if they can be taken without the padding.
+
+    That is where padding is whole neurons and the device has a kernel for it. The answer is one transfer.
+    """
+    if mask is None or packed_kernel(mask.device.type) is None:
+        return None
+    real = mask[:, :, 0]
+    whole = (mask == real[:, :, None]).all()
+    *counts, whole_neurons = torch.cat([real.sum(dim=1), whole[None]]).tolist()
+    return counts if whole_neurons and min(counts) < mask.shape[1] else None
 
 
 def _split(
