@@ -388,14 +388,25 @@ class TestFrames:
             assert all(-1 <= value <= 1 for value in values) and len(set(values)) == 2
             assert arm.mean == pytest.approx(np.mean(values))
 
-    def test_the_arms_are_paired_over_seeds_and_over_seconds(self, summary):
+    def test_the_arms_are_paired_over_seeds_and_over_seconds(self, summary, settings):
+        """A run's value is the mean over frames; pairs are over seconds, of which the first has fewer frames."""
+        difference = []
+        for arm, sign in (("pretrained", 1), ("scratch", -1)):
+            for seed, run in enumerate(summary.arms[arm].runs):
+                [folder] = Path(settings.out_dir, "runs", "finetune").glob(f"{arm}_seed{seed}_*")
+                outcome = json.loads((folder / "run.json").read_text())["compare"]["outcome"]
+                rows = run_evaluation(folder / "checkpoints" / "last.ckpt").predictions
+                second = np.array([row["label"] for row in rows]) // 30
+                similarity = np.array([row["ssim"] for row in rows])
+                assert run.value == pytest.approx(similarity.mean(), abs=1e-12)
+                means = [similarity[second == one].mean() for one in (0, 10, 20)]
+                assert outcome["trials"] == pytest.approx(means, abs=1e-12)
+                difference.append(sign * np.array(means))
+        expected = np.mean(difference) * 2
         against = summary.arms["pretrained"].versus_scratch
-        values, reference = ([run.value for run in summary.arms[n].runs] for n in ("pretrained", "scratch"))
-        # No window fits around the first frames, so seconds have not as many each, and their mean differs a little.
-        assert against.mean == pytest.approx(np.mean(values) - np.mean(reference), abs=1e-4) and against.n == 2
-        assert against.over_trials.n == 3
-        assert against.over_trials.mean == pytest.approx(against.mean, abs=1e-4)
-        assert summary.pretrained_minus_scratch.mean == against.mean
+        assert against.mean == pytest.approx(expected, abs=1e-12) and against.n == 2
+        assert against.over_trials.mean == pytest.approx(expected, abs=1e-12) and against.over_trials.n == 3
+        assert summary.pretrained_minus_scratch == against
 
     def test_from_scratch_is_the_same_recipe_without_a_start(self, summary, settings):
         recipes = {}
