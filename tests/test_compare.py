@@ -95,10 +95,6 @@ class TestArms:
         assert recipe("curriculum_step").data.curriculum == "step"
         assert get_arm("scratch").pretrain is None and get_arm("predictable") is get_arm("poyo_ssl")
 
-    def test_an_arm_of_one_s_own(self):
-        arm = get_arm({"name": "half", "title": "half of all", "pretrain": ["diet=all", "+diet.share=0.5"]})
-        assert arm.pretraining(["diet.kurtosis=20"], GRATINGS) == ["diet=all", "+diet.share=0.5"]
-
     @pytest.mark.parametrize(
         ("arms", "message"),
         [
@@ -114,11 +110,15 @@ class TestArms:
         with pytest.raises(RecipeError, match=message):
             get_arms(arms)
 
-    def test_an_arm_s_own_overrides_win(self):
-        assert join_overrides(["+diet.share=0.5", "aux.weight=1"], ["++aux.weight=0"]) == [
-            "+diet.share=0.5",
-            "++aux.weight=0",
-        ]
+    @pytest.mark.parametrize(
+        ("shared", "own", "joined"),
+        [
+            (["+diet.share=0.5", "aux.weight=1"], ["++aux.weight=0"], ["+diet.share=0.5", "++aux.weight=0"]),
+            (["diet.kurtosis=20"], ["diet=all", "+diet.share=0.5"], ["diet=all", "+diet.share=0.5"]),
+        ],
+    )
+    def test_an_arm_s_own_overrides_win(self, shared, own, joined):
+        assert join_overrides(shared, own) == joined
 
 
 class TestDiets:
@@ -346,10 +346,9 @@ class TestProtocol:
         more = run_comparison(
             comparison(sim_dir, tmp_path / "a", arms=("pretrained", "scratch", "ssl_only"), **options)
         )
-        assert (
-            new(tmp_path, before) == {"predictable", "ssl_only"}  # Pretraining is named by its diet.
-            and more.summary.arms["scratch"] == first.summary.arms["scratch"]
-        )
+        # Pretraining is named by its diet.
+        assert new(tmp_path, before) == {"predictable", "ssl_only"}
+        assert more.summary.arms["scratch"] == first.summary.arms["scratch"]
         before = records(tmp_path)
         run_comparison(comparison(sim_dir, tmp_path / "a", pretrain=(*QUICK, "aux.weight=0.5"), **options))
         assert new(tmp_path, before) == {"predictable", "pretrained"}

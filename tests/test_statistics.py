@@ -84,7 +84,8 @@ class TestRunsAndTrials:
         assert 0 < compare_scores(a, b).p < 1e-6
 
     @pytest.mark.parametrize(
-        ("of_runs", "of_trials", "expected"), [(1.0, 3.0, 0.05), (0.1, 0.0, 0.039), (0.0, 0.3, 0.035), (0.05, 0.1, 0.033)]
+        ("of_runs", "of_trials", "expected"),
+        [(1.0, 3.0, 0.05), (0.1, 0.0, 0.039), (0.0, 0.3, 0.035), (0.05, 0.1, 0.033)],
     )
     def test_false_findings_whether_runs_vary_or_trials_or_both(self, of_runs, of_trials, expected):
         """Degrees of freedom are approximate (Satterthwaite): where one hardly varies, the test is strict."""
