@@ -321,9 +321,9 @@ class TestProtocol:
         arms = ("everything", "scratch")
         options = {"decode_fraction": 0.5, "seeds": (0,), "task": "natural_movie", "folds": 2}
         result = run_comparison(comparison(sim_dir, tmp_path, arms=arms, **options))
-        decoded = trained_on(result.finetuning["scratch/fold0/0"]).units
-        assert trained_on(result.finetuning["everything/fold0/0"]).units == decoded
-        seen = trained_on(result.pretraining["everything/fold0"]).units
+        decoded = trained_on(result.finetuning["scratch/fold0/0"])["units"]
+        assert trained_on(result.finetuning["everything/fold0/0"])["units"] == decoded
+        seen = trained_on(result.pretraining["everything/fold0"])["units"]
         for name, units in decoded.items():
             assert units and not set(units) & set(seen.get(name, []))
         neurons = result.summary.neurons
