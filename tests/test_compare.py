@@ -22,7 +22,7 @@ from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
-from poyo_ssl_plugin.compare.estimates import Estimate
+from poyo_ssl_plugin.compare.estimates import Estimate, Scores
 from poyo_ssl_plugin.compare.plan import label_task, make_plan
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison
@@ -32,12 +32,14 @@ from poyo_ssl_plugin.compare.results import (
     ComparisonSummary,
     Leaks,
     Spent,
+    TestedDecoder,
     VersusDecoder,
     VersusScratch,
     to_json,
 )
 from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_recordings, preset_names
 from poyo_ssl_plugin.compare.single_run import run_evaluation
+from poyo_ssl_plugin.compare.summary import _versus_decoder
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task
@@ -95,10 +97,6 @@ class TestArms:
         assert recipe("curriculum_step").data.curriculum == "step"
         assert get_arm("scratch").pretrain is None and get_arm("predictable") is get_arm("poyo_ssl")
 
-    def test_an_arm_of_one_s_own(self):
-        arm = get_arm({"name": "half", "title": "half of all", "pretrain": ["diet=all", "+diet.share=0.5"]})
-        assert arm.pretraining(["diet.kurtosis=20"], GRATINGS) == ["diet=all", "+diet.share=0.5"]
-
     @pytest.mark.parametrize(
         ("arms", "message"),
         [
@@ -114,11 +112,15 @@ class TestArms:
         with pytest.raises(RecipeError, match=message):
             get_arms(arms)
 
-    def test_an_arm_s_own_overrides_win(self):
-        assert join_overrides(["+diet.share=0.5", "aux.weight=1"], ["++aux.weight=0"]) == [
-            "+diet.share=0.5",
-            "++aux.weight=0",
-        ]
+    @pytest.mark.parametrize(
+        ("shared", "own", "joined"),
+        [
+            (["+diet.share=0.5", "aux.weight=1"], ["++aux.weight=0"], ["+diet.share=0.5", "++aux.weight=0"]),
+            (["diet.kurtosis=20"], ["diet=all", "+diet.share=0.5"], ["diet=all", "+diet.share=0.5"]),
+        ],
+    )
+    def test_an_arm_s_own_overrides_win(self, shared, own, joined):
+        assert join_overrides(shared, own) == joined
 
 
 class TestDiets:
@@ -321,9 +323,9 @@ class TestProtocol:
         arms = ("everything", "scratch")
         options = {"decode_fraction": 0.5, "seeds": (0,), "task": "natural_movie", "folds": 2}
         result = run_comparison(comparison(sim_dir, tmp_path, arms=arms, **options))
-        decoded = trained_on(result.finetuning["scratch/fold0/0"]).units
-        assert trained_on(result.finetuning["everything/fold0/0"]).units == decoded
-        seen = trained_on(result.pretraining["everything/fold0"]).units
+        decoded = trained_on(result.finetuning["scratch/fold0/0"])["units"]
+        assert trained_on(result.finetuning["everything/fold0/0"])["units"] == decoded
+        seen = trained_on(result.pretraining["everything/fold0"])["units"]
         for name, units in decoded.items():
             assert units and not set(units) & set(seen.get(name, []))
         neurons = result.summary.neurons
@@ -346,10 +348,9 @@ class TestProtocol:
         more = run_comparison(
             comparison(sim_dir, tmp_path / "a", arms=("pretrained", "scratch", "ssl_only"), **options)
         )
-        assert (
-            new(tmp_path, before) == {"predictable", "ssl_only"}  # Pretraining is named by its diet.
-            and more.summary.arms["scratch"] == first.summary.arms["scratch"]
-        )
+        # Pretraining is named by its diet.
+        assert new(tmp_path, before) == {"predictable", "ssl_only"}
+        assert more.summary.arms["scratch"] == first.summary.arms["scratch"]
         before = records(tmp_path)
         run_comparison(comparison(sim_dir, tmp_path / "a", pretrain=(*QUICK, "aux.weight=0.5"), **options))
         assert new(tmp_path, before) == {"predictable", "pretrained"}
@@ -388,14 +389,25 @@ class TestFrames:
             assert all(-1 <= value <= 1 for value in values) and len(set(values)) == 2
             assert arm.mean == pytest.approx(np.mean(values))
 
-    def test_the_arms_are_paired_over_seeds_and_over_seconds(self, summary):
+    def test_the_arms_are_paired_over_seeds_and_over_seconds(self, summary, settings):
+        """A run's value is the mean over frames; pairs are over seconds, of which the first has fewer frames."""
+        difference = []
+        for arm, sign in (("pretrained", 1), ("scratch", -1)):
+            for seed, run in enumerate(summary.arms[arm].runs):
+                [folder] = Path(settings.out_dir, "runs", "finetune").glob(f"{arm}_seed{seed}_*")
+                outcome = json.loads((folder / "run.json").read_text())["compare"]["outcome"]
+                rows = run_evaluation(folder / "checkpoints" / "last.ckpt").predictions
+                second = np.array([row["label"] for row in rows]) // 30
+                similarity = np.array([row["ssim"] for row in rows])
+                assert run.value == pytest.approx(similarity.mean(), abs=1e-12)
+                means = [similarity[second == one].mean() for one in (0, 10, 20)]
+                assert outcome["trials"] == pytest.approx(means, abs=1e-12)
+                difference.append(sign * np.array(means))
+        expected = np.mean(difference) * 2
         against = summary.arms["pretrained"].versus_scratch
-        values, reference = ([run.value for run in summary.arms[n].runs] for n in ("pretrained", "scratch"))
-        # No window fits around the first frames, so seconds have not as many each, and their mean differs a little.
-        assert against.mean == pytest.approx(np.mean(values) - np.mean(reference), abs=1e-4) and against.n == 2
-        assert against.over_trials.n == 3
-        assert against.over_trials.mean == pytest.approx(against.mean, abs=1e-4)
-        assert summary.pretrained_minus_scratch.mean == against.mean
+        assert against.mean == pytest.approx(expected, abs=1e-12) and against.n == 2
+        assert against.over_trials.mean == pytest.approx(expected, abs=1e-12) and against.over_trials.n == 3
+        assert summary.pretrained_minus_scratch == against
 
     def test_from_scratch_is_the_same_recipe_without_a_start(self, summary, settings):
         recipes = {}
@@ -587,14 +599,30 @@ def test_a_shuffled_control_above_chance_is_an_alarm(of_arm, changes, words):
 
 
 @pytest.mark.parametrize(
-    ("ci95", "words"),
-    [([0.1, 0.2], "is above"), ([-0.2, -0.1], "is below"), ([-0.1, 0.1], "do not tell the pretrained")],
+    ("of_ridge", "words"),
+    [
+        ([0.1, 0.2], "is above every simple decoder: template (0.500), ridge (0.600)"),
+        ([-0.2, -0.1], "is below ridge (0.600)"),
+        ([-0.1, 0.1], "do not tell the pretrained model from ridge (0.600)"),
+        (None, "do not tell the pretrained model from ridge (0.600)"),
+    ],
 )
-def test_above_the_best_simple_decoder_is_tested(ci95, words):
-    decoder = VersusDecoder("template", 0.6, float(np.mean(ci95)), ci95)
-    arms = {"pretrained": arm(versus_decoder=decoder), "scratch": arm()}
-    text = verdict(SimpleNamespace(arms=arms, chance=None, pretrained_minus_scratch=against()))
-    assert words in text and "the best simple decoder (template, 0.600)" in text
+def test_above_the_best_simple_decoder_means_above_every_one(of_ridge, words):
+    decoders = {"template": VersusDecoder(0.5, 0.2, [0.1, 0.3]), "ridge": VersusDecoder(0.6, 0.1, of_ridge)}
+    arms = {"pretrained": arm(versus_decoders=decoders), "scratch": arm()}
+    assert words in verdict(SimpleNamespace(arms=arms, chance=None, pretrained_minus_scratch=against()))
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_simple_decoder_is_compared_on_the_same_trials(folds):
+    """The arm is right on one trial more in every fold: what folds and trials share drops out."""
+    of_decoder = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+    decoder = TestedDecoder(0.5, 12, [0.2, 0.8], trials=of_decoder if folds else of_decoder[:1])
+    of_arm = np.array([0.5, 0.75, 1.01]) if folds else np.array([[1.0, 1.0, 0.0, 0.0]] * 3)
+    found = _versus_decoder(Scores(of_arm, folds), decoder)
+    assert found.mean == pytest.approx(0.25, abs=0.01) and found.value == 0.5
+    assert (found.ci95[0] > 0.2) == folds
+    assert _versus_decoder(Scores(np.zeros(5), folds=True), decoder).ci95 is None
 
 
 def test_a_stage_without_a_terminal_is_a_few_plain_lines():

@@ -83,11 +83,25 @@ class TestRunsAndTrials:
         a, b = Scores(np.array([0.5, 0.5 + 1e-9, 0.5]), folds=True), Scores(np.zeros(3), folds=True)
         assert 0 < compare_scores(a, b).p < 1e-6
 
+    def test_variance_and_degrees_of_freedom_are_those_of_mean_squares(self):
+        rng = np.random.default_rng(0)
+        x = rng.normal(0, 1, (4, 1)) + rng.normal(0, 1, 9) + rng.normal(0, 1, (4, 9))
+        rows, columns = np.indices(x.shape)
+        total, of_runs, of_trials = (
+            sum(np.sum(x[group == k]) ** 2 / np.sum(group == k) for k in np.unique(group)) - x.sum() ** 2 / x.size
+            for group in (np.arange(x.size).reshape(x.shape), rows, columns)
+        )
+        squares, df = np.array([of_runs, of_trials, total - of_runs - of_trials]), np.array([3, 8, 24])
+        parts = squares / df / x.size * [1, 1, -1]
+        assert Scores(x).spread.variance == pytest.approx(parts.sum())
+        assert Scores(x).spread.df == pytest.approx(parts.sum() ** 2 / (parts**2 / df).sum())
+
     @pytest.mark.parametrize(
-        ("of_runs", "of_trials", "expected"), [(1.0, 3.0, 0.05), (0.1, 0.3, 0.05), (0.1, 0.0, 0.039), (0.0, 0.3, 0.035)]
+        ("of_runs", "of_trials", "expected"),
+        [(1.0, 3.0, 0.05), (0.1, 0.0, 0.039), (0.0, 0.3, 0.035), (0.05, 0.1, 0.033)],
     )
     def test_false_findings_whether_runs_vary_or_trials_or_both(self, of_runs, of_trials, expected):
-        """Degrees of freedom are approximate (Satterthwaite): where one does not vary, it is a little strict."""
+        """Degrees of freedom are approximate (Satterthwaite): where one hardly varies, the test is strict."""
         rng = np.random.default_rng(1)
         runs, trials = rng.normal(0, of_runs, (N, 4, 1)), rng.normal(0, of_trials, (N, 1, 30))
         assert_false_findings(map(Scores, runs + trials + rng.normal(0, 0.3, (N, 4, 30))), expected)

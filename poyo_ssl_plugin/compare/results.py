@@ -19,7 +19,7 @@ def to_json(content: Any) -> Any:
 
     Example:
         >>> to_json({"template": TestedDecoder(0.5, 20, None, {"psnr": 12.0})})
-        {'template': {'value': 0.5, 'n_test': 20, 'ci95': None, 'psnr': 12.0}}
+        {'template': {'value': 0.5, 'n_test': 20, 'ci95': None, 'trials': [], 'psnr': 12.0}}
     """
     if dataclasses.is_dataclass(content):
         values = {name: to_json(value) for name, value in vars(content).items()}
@@ -32,14 +32,7 @@ def to_json(content: Any) -> Any:
 
 @dataclass(frozen=True)
 class TestedRun:
-    """The test of one fine-tuning run.
-
-    Attributes:
-        seed: Its seed, if it has one.
-        value: What was measured.
-        n_test: Number of tested moments.
-        further: Other numbers of the same test, by name.
-    """
+    """The test of one fine-tuning run: its value over ``n_test`` moments, and further numbers of it by name."""
 
     __test__ = False  # not one of pytest's
 
@@ -51,14 +44,7 @@ class TestedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun(TestedRun):
-    """A fine-tuning run of a comparison.
-
-    Attributes:
-        fold: Which fold it held out; ``None`` of the recorded split.
-        seconds: Wall-clock time.
-        steps: Steps trained.
-        windows: Windows shown.
-    """
+    """A fine-tuning run of a comparison; without a fold it was tested on the recorded split."""
 
     fold: int | None
     seconds: float
@@ -75,6 +61,7 @@ class TestedDecoder:
         n_test: Number of tested moments.
         ci95: Its 95 % interval over trials.
         further: Other numbers of the same test, by name.
+        trials: What it reached on each trial, fold by fold, in the order in which the arms are tested.
     """
 
     __test__ = False
@@ -83,6 +70,7 @@ class TestedDecoder:
     n_test: int
     ci95: list[float] | None
     further: Mapping[str, float] = field(default_factory=dict)
+    trials: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,7 @@ class ArmScores:
 
 @dataclass(frozen=True)
 class Spent:
-    """What some runs cost in all."""
+    """What some runs cost in all; ``seconds`` are of wall-clock time."""
 
     runs: int
     seconds: float
@@ -124,16 +112,14 @@ class Compute:
 
 @dataclass(frozen=True)
 class VersusDecoder:
-    """An arm against the best simple decoder.
+    """An arm against a simple decoder on the same trials.
 
     Attributes:
-        name: Of the decoder.
         value: What the decoder reached.
         mean: How far the arm is above it.
-        ci95: Interval of that, as if both were tested apart, and so wide enough.
+        ci95: Interval of that, over pairs of the same fold or trial; ``None`` of one run.
     """
 
-    name: str
     value: float
     mean: float
     ci95: list[float] | None
@@ -162,7 +148,7 @@ class ArmResult(ArmScores):
         title: What the arm is.
         n_trials: Number of test trials.
         p_above_chance: Two-sided p that its mean is chance, where there is chance.
-        versus_decoder: Against the best simple decoder, if there is one.
+        versus_decoders: Against each simple decoder, by its name.
         compute: What it cost.
         versus_scratch: Against training from scratch, if that took part.
     """
@@ -171,7 +157,7 @@ class ArmResult(ArmScores):
     title: str
     n_trials: int
     p_above_chance: float | None
-    versus_decoder: VersusDecoder | None
+    versus_decoders: Mapping[str, VersusDecoder]
     compute: Compute
     versus_scratch: VersusScratch | None = None
 
@@ -215,17 +201,7 @@ class Leaks:
 
 @dataclass(frozen=True)
 class NeuronCounts:
-    """Which neurons took part.
-
-    Attributes:
-        scored: How many were scored.
-        predictable: How many of them are predictable.
-        decoded_from: How many all arms decode from.
-        decode_fraction: As of :class:`~poyo_ssl_plugin.compare.protocol.Comparison`.
-        pretrained_on: How many each arm pretrains on, in the first fold.
-        pretrained_on_recordings: Ids of the recordings that are pretrained on.
-        decoded_recordings: Ids of those that are decoded.
-    """
+    """How many neurons took part, of the first fold, and ids of the recordings they are in."""
 
     scored: int
     predictable: int
@@ -243,8 +219,7 @@ class Summary:
     Attributes:
         format: Number of this layout.
         metric: What was measured, in words.
-        task: What was decoded.
-        kind: Its kind.
+        kind: Kind of the task.
         chance: What guessing reaches, where there is such a thing.
         baselines: What simple decoders reach on the same trials.
         versions: Of the packages it was made with.
@@ -286,12 +261,8 @@ class ComparisonSummary(TestSummary):
     """What came of a comparison.
 
     Attributes:
-        pretraining: Its pretraining runs.
-        seeds: Its seeds.
         folds: Number of folds; 0 of the recorded split.
         independent: What intervals are over, in words.
-        leaks: What of the test was seen before.
-        neurons: Which neurons took part.
         comparison: Its settings, without those that only say how runs are done.
         recipes: The recipes that all arms share, and what each arm changes of them.
         seconds: Wall-clock time.

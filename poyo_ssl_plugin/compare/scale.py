@@ -55,13 +55,9 @@ class Point:
     """A place on the axis.
 
     Attributes:
-        label: Its name.
         cost: What the model costs there.
         pretraining_cost: What it costs in pretraining, without what is fine-tuned beside it.
         flops_per_decoder: Operations of one pretraining, if any, and one fine-tuning, by arm.
-        arms: What each arm reached.
-        baselines: What simple decoders reached.
-        leaks: What of the test was seen before.
         pretrained_on: How many neurons each arm pretrained on.
         pretrained_on_recordings: How many recordings they are of.
     """
@@ -82,11 +78,9 @@ class ScalingSummary(Summary):
     """What came of a scaling experiment.
 
     Attributes:
-        axis: Its axis.
-        points: What came of each place on it.
+        points: What came of each place on the axis.
         trends: Whether an arm rises over it.
         independent: What intervals are over, in words.
-        seeds: Its seeds.
         folds: Number of folds; 0 of the recorded split.
         scaling: Its settings, without those that only say how runs are done.
         seconds: Wall-clock time.

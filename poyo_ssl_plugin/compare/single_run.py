@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.decoded_neurons import diet_of
 from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.perform import inputs_of
 from poyo_ssl_plugin.compare.record import held_out_by
@@ -22,7 +23,6 @@ from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
-from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import (
     Inputs,
@@ -97,7 +97,7 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     inputs = Inputs.from_recipe(config)
     decoding = decoding_of(resolved(config), inputs)
     metric = decoding.metric
-    diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))
+    diet = diet_of(config, inputs.table)
     arm = "scratch" if config.init_from is None else "pretrained"
     tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
     first = results[seeds[0]]
@@ -210,12 +210,6 @@ def _arm(metric: Metric, tests: Mapping[int, TestResult] | Mapping[None, TestRes
         ci95=estimate(values, bounds=metric.bounds).ci95,
         trials_ci95=over_trials,
     )
-
-
-def _rule_options(config: DictConfig) -> dict[str, Any]:
-    options = OmegaConf.to_container(config.diet)
-    assert isinstance(options, dict)
-    return {str(key): value for key, value in options.items() if key not in ("rule", "table")}
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float]:
