@@ -50,7 +50,7 @@ def run(settings: Settings) -> Iterator[Row]:
             "padded": partial(as_padded, packed),
             "padded, torch_brain's attention": partial(as_padded, step(stock, batches)),
         },
-        settings.pick(5, 1),
+        settings.pick(2, 1),
         clock=time.process_time,
     )
     filled = np.mean([inputs["input_mask"].float().mean() for inputs, _ in batches])
