@@ -38,7 +38,11 @@ TARGET = 0.8
 STEPS_BETWEEN_TESTS = 5
 FOLDS = 5
 PATIENCE = 10.0
-PEERS = {"model=paper": ["model=paper"], "torch_brain.models.POYO": ["model=poyo"]}
+# A step of the paper's model on 64 windows of these neurons would take more than 10 GB.
+PEERS = {
+    "model=paper": ["model=paper", "data.batch_size=8"],
+    "torch_brain.models.POYO": ["model=poyo", "data.field=spikes"],
+}
 
 
 def run(settings: Settings) -> Iterator[Row]:

@@ -337,7 +337,8 @@ def test_a_comparison_on_ray_survives_its_driver(sim_dir, tmp_path):
     assert reference.returncode == 0, said[-2000:]
 
     first = start_comparison(sim_dir, killed, "--ray")
-    wait_until(lambda: training_in(killed, first.pid), 600)
+    wait_until(lambda: first.poll() is not None or training_in(killed, first.pid), 600)
+    assert first.returncode is None, first.communicate()[1][-2000:]
     cluster = descendants(first.pid)
     first.kill()
     first.wait()
