@@ -30,6 +30,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "self_heads": 8,
         "patch_size": 1,
         "latent_step": 0.125,
+        "num_latents_per_step": 16,
         "encoder": "attention",
         "readout": "linear",
         "layer_scale": None,
