@@ -22,7 +22,7 @@ from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
-from poyo_ssl_plugin.compare.estimates import Estimate
+from poyo_ssl_plugin.compare.estimates import Estimate, Scores
 from poyo_ssl_plugin.compare.plan import label_task, make_plan
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison
@@ -32,12 +32,14 @@ from poyo_ssl_plugin.compare.results import (
     ComparisonSummary,
     Leaks,
     Spent,
+    TestedDecoder,
     VersusDecoder,
     VersusScratch,
     to_json,
 )
 from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_recordings, preset_names
 from poyo_ssl_plugin.compare.single_run import run_evaluation
+from poyo_ssl_plugin.compare.summary import _versus_decoder
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task
@@ -597,14 +599,30 @@ def test_a_shuffled_control_above_chance_is_an_alarm(of_arm, changes, words):
 
 
 @pytest.mark.parametrize(
-    ("ci95", "words"),
-    [([0.1, 0.2], "is above"), ([-0.2, -0.1], "is below"), ([-0.1, 0.1], "do not tell the pretrained")],
+    ("of_ridge", "words"),
+    [
+        ([0.1, 0.2], "is above every simple decoder: template (0.500), ridge (0.600)"),
+        ([-0.2, -0.1], "is below ridge (0.600)"),
+        ([-0.1, 0.1], "do not tell the pretrained model from ridge (0.600)"),
+        (None, "do not tell the pretrained model from ridge (0.600)"),
+    ],
 )
-def test_above_the_best_simple_decoder_is_tested(ci95, words):
-    decoder = VersusDecoder("template", 0.6, float(np.mean(ci95)), ci95)
-    arms = {"pretrained": arm(versus_decoder=decoder), "scratch": arm()}
-    text = verdict(SimpleNamespace(arms=arms, chance=None, pretrained_minus_scratch=against()))
-    assert words in text and "the best simple decoder (template, 0.600)" in text
+def test_above_the_best_simple_decoder_means_above_every_one(of_ridge, words):
+    decoders = {"template": VersusDecoder(0.5, 0.2, [0.1, 0.3]), "ridge": VersusDecoder(0.6, 0.1, of_ridge)}
+    arms = {"pretrained": arm(versus_decoders=decoders), "scratch": arm()}
+    assert words in verdict(SimpleNamespace(arms=arms, chance=None, pretrained_minus_scratch=against()))
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_simple_decoder_is_compared_on_the_same_trials(folds):
+    """The arm is right on one trial more in every fold: what folds and trials share drops out."""
+    of_decoder = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+    decoder = TestedDecoder(0.5, 12, [0.2, 0.8], trials=of_decoder if folds else of_decoder[:1])
+    of_arm = np.array([0.5, 0.75, 1.01]) if folds else np.array([[1.0, 1.0, 0.0, 0.0]] * 3)
+    found = _versus_decoder(Scores(of_arm, folds), decoder)
+    assert found.mean == pytest.approx(0.25, abs=0.01) and found.value == 0.5
+    assert (found.ci95[0] > 0.2) == folds
+    assert _versus_decoder(Scores(np.zeros(5), folds=True), decoder).ci95 is None
 
 
 def test_a_stage_without_a_terminal_is_a_few_plain_lines():

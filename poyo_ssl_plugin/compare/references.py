@@ -62,16 +62,21 @@ def reference_rows(config: DictConfig, folds: Iterable[Inputs]) -> dict[str, Tes
     for inputs in folds:
         for name, of_fold in run_references(config, inputs).items():
             right.setdefault(name, []).append(of_fold)
-    return {name: _classified(np.concatenate(parts)) for name, parts in right.items()}
+    return {name: _classified(parts) for name, parts in right.items()}
 
 
 def tested_decoder(result: TestResult) -> TestedDecoder:
     """What is said of a test whose samples are no trials."""
-    return TestedDecoder(result.value, result.n_test, estimate(result.trials).ci95, result.further)
+    return TestedDecoder(
+        result.value, result.n_test, estimate(result.trials).ci95, result.further, trials=[result.trials]
+    )
 
 
-def _classified(right: np.ndarray) -> TestedDecoder:
-    return TestedDecoder(float(right.mean()), len(right), binomial_interval(int(right.sum()), len(right)))
+def _classified(right: list[np.ndarray]) -> TestedDecoder:
+    every = np.concatenate(right)
+    interval = binomial_interval(int(every.sum()), len(every))
+    trials = [of_fold.astype(float).tolist() for of_fold in right]
+    return TestedDecoder(float(every.mean()), len(every), interval, trials=trials)
 
 
 def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
@@ -84,7 +89,7 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
     Returns:
         ``"template"`` (correlation with the mean response to each class), ``"whitened template"`` (the same after
         whitening by the covariance of unlabelled training windows, shrunk as Ledoit and Wolf 2004), and
-        ``"softmax regression"``, each to which test trials it told right, (R,).
+        ``"softmax regression"``, each to which test trials it told right, (R,), in the order of the test.
     """
     data, model = _data_of_a_model(config, inputs, decoding_of(config, inputs))
     train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
@@ -92,7 +97,7 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
     random = unlabelled_data(config, inputs, data, options, seed=0)
     random.attach(model)
     unlabelled = _windows(random.train_dataloader(), model, limit=N_UNLABELLED)
-    right: dict[str, list[np.ndarray]] = {}
+    right: dict[str, np.ndarray] = {}
     for recording in np.unique(test.recording):
         (x, label), (x_test, truth) = train.of(recording), test.of(recording)
         whiten = whitening(unlabelled.of(recording)[0])
@@ -102,8 +107,9 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
             "softmax regression": softmax_regression(x, label, x_test),
         }
         for name, guess in guesses.items():
-            right.setdefault(name, []).append(guess == truth)
-    return {name: np.concatenate(parts) for name, parts in right.items()}
+            of_all = right.setdefault(name, np.zeros(len(test.label), dtype=bool))
+            of_all[test.recording == recording] = guess == truth
+    return right
 
 
 def _ridge_result(config: DictConfig, folds: Iterable[Inputs]) -> TestResult:

@@ -19,7 +19,7 @@ def to_json(content: Any) -> Any:
 
     Example:
         >>> to_json({"template": TestedDecoder(0.5, 20, None, {"psnr": 12.0})})
-        {'template': {'value': 0.5, 'n_test': 20, 'ci95': None, 'psnr': 12.0}}
+        {'template': {'value': 0.5, 'n_test': 20, 'ci95': None, 'trials': [], 'psnr': 12.0}}
     """
     if dataclasses.is_dataclass(content):
         values = {name: to_json(value) for name, value in vars(content).items()}
@@ -54,7 +54,15 @@ class ComparedRun(TestedRun):
 
 @dataclass(frozen=True)
 class TestedDecoder:
-    """A simple decoder on the same ``n_test`` moments, with its 95 % interval over trials."""
+    """A simple decoder on the same trials.
+
+    Attributes:
+        value: What was measured.
+        n_test: Number of tested moments.
+        ci95: Its 95 % interval over trials.
+        further: Other numbers of the same test, by name.
+        trials: What it reached on each trial, fold by fold, in the order in which the arms are tested.
+    """
 
     __test__ = False
 
@@ -62,6 +70,7 @@ class TestedDecoder:
     n_test: int
     ci95: list[float] | None
     further: Mapping[str, float] = field(default_factory=dict)
+    trials: Sequence[Sequence[float]] = ()
 
 
 @dataclass(frozen=True)
@@ -103,12 +112,14 @@ class Compute:
 
 @dataclass(frozen=True)
 class VersusDecoder:
-    """How far an arm is above the best simple decoder, ``name`` with its ``value``.
+    """An arm against a simple decoder on the same trials.
 
-    The interval is that of two that were tested apart, and so wide enough.
+    Attributes:
+        value: What the decoder reached.
+        mean: How far the arm is above it.
+        ci95: Interval of that, over pairs of the same fold or trial; ``None`` of one run.
     """
 
-    name: str
     value: float
     mean: float
     ci95: list[float] | None
@@ -137,7 +148,7 @@ class ArmResult(ArmScores):
         title: What the arm is.
         n_trials: Number of test trials.
         p_above_chance: Two-sided p that its mean is chance, where there is chance.
-        versus_decoder: Against the best simple decoder, if there is one.
+        versus_decoders: Against each simple decoder, by its name.
         compute: What it cost.
         versus_scratch: Against training from scratch, if that took part.
     """
@@ -146,7 +157,7 @@ class ArmResult(ArmScores):
     title: str
     n_trials: int
     p_above_chance: float | None
-    versus_decoder: VersusDecoder | None
+    versus_decoders: Mapping[str, VersusDecoder]
     compute: Compute
     versus_scratch: VersusScratch | None = None
 

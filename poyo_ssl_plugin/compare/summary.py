@@ -14,7 +14,6 @@ from poyo_ssl_plugin.compare.decoded_neurons import diet_of
 from poyo_ssl_plugin.compare.estimates import (
     Estimate,
     Scores,
-    Spread,
     binomial_interval,
     compare_scores,
     estimate,
@@ -133,7 +132,7 @@ def _arm_result(
         title=arm.title,
         n_trials=len(trials),
         p_above_chance=_p_above(scores, decoding.chance),
-        versus_decoder=_versus_decoder(scores, baselines),
+        versus_decoders={name: _versus_decoder(scores, decoder) for name, decoder in baselines.items()},
         compute=Compute(
             pretraining=_spent(done for run, done in before if run.key in starts),
             finetuning=_spent(done for _, done in after),
@@ -196,17 +195,15 @@ def _p_above(scores: Scores, chance: float | None) -> float | None:
     return None if chance is None else p_value(Scores(scores.values - chance, scores.folds))
 
 
-def _versus_decoder(scores: Scores, baselines: Mapping[str, TestedDecoder]) -> VersusDecoder | None:
-    """The difference from the best simple decoder, as if they were tested apart; so its interval is wide enough."""
-    if not baselines:
-        return None
-    name, best = max(baselines.items(), key=lambda item: item[1].value)
-    difference, spread = scores.mean - best.value, scores.spread
-    if spread is None or best.ci95 is None:
-        return VersusDecoder(name, best.value, difference, None)
-    of_decoder = (best.ci95[1] - best.ci95[0]) / (2 * 1.96)
-    half = Spread(spread.variance + of_decoder**2, spread.df).half_width
-    return VersusDecoder(name, best.value, difference, [difference - half, difference + half])
+def _versus_decoder(scores: Scores, decoder: TestedDecoder) -> VersusDecoder:
+    """The difference from a simple decoder, paired by fold or by trial."""
+    folds = [np.mean(trials) for trials in decoder.trials]
+    of_decoder = np.array(folds) if scores.folds else np.array(decoder.trials)
+    if of_decoder.shape[-1:] != scores.values.shape[-1:]:
+        # A decoder that was tested over all folds at once has no part that belongs to a fold.
+        return VersusDecoder(decoder.value, scores.mean - decoder.value, None)
+    other = Scores(np.broadcast_to(of_decoder, scores.values.shape), scores.folds)
+    return VersusDecoder(decoder.value, (scores - other).mean, (scores - other).estimate().ci95)
 
 
 def _neurons(plan: Plan, finetune: DictConfig) -> NeuronCounts:

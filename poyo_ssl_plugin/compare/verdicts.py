@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH
 from poyo_ssl_plugin.compare.estimates import MIN_RUNS, MIN_TRIALS
-from poyo_ssl_plugin.compare.results import ArmResult, ComparisonSummary, Leaks, VersusScratch
+from poyo_ssl_plugin.compare.results import ArmResult, ComparisonSummary, Leaks, VersusDecoder, VersusScratch
 from poyo_ssl_plugin.training.leaks import TOLERANCE
 
 LEVEL = 0.05
@@ -23,13 +23,25 @@ def verdict(summary: ComparisonSummary) -> str:
         f"Pretrained {pretrained.mean:.3f}, from scratch {scratch.mean:.3f}{chance}: a difference of "
         f"{against.mean:+.3f}{in_brackets(against.ci95)}. {_supported(against, 'Pretraining')}"
     )
-    decoder = pretrained.versus_decoder
-    if decoder is None:
+    if not pretrained.versus_decoders:
         return text
-    name = f"the best simple decoder ({decoder.name}, {decoder.value:.3f})"
-    if decoder.ci95 is None or too_few(against) or decoder.ci95[0] <= 0 <= decoder.ci95[1]:
-        return f"{text} These runs do not tell the pretrained model from {name}."
-    return f"{text} The pretrained model is {'above' if decoder.mean > 0 else 'below'} {name}."
+    return f"{text} {_against_decoders(pretrained.versus_decoders, few=bool(too_few(against)))}"
+
+
+def _against_decoders(decoders: Mapping[str, VersusDecoder], *, few: bool) -> str:
+    """Whether the pretrained model is above the best simple decoder.
+
+    It is only if it is above every one of them: none is chosen by what it reached on the test.
+    """
+    named = {name: f"{name} ({decoder.value:.3f})" for name, decoder in decoders.items()}
+    told = {name: None if few else decoder.ci95 for name, decoder in decoders.items()}
+    below = [named[name] for name, ci95 in told.items() if ci95 is not None and ci95[1] < 0]
+    if below:
+        return f"The pretrained model is below {', '.join(below)}."
+    not_told = [named[name] for name, ci95 in told.items() if ci95 is None or ci95[0] <= 0]
+    if not_told:
+        return f"These runs do not tell the pretrained model from {', '.join(not_told)}."
+    return f"The pretrained model is above every simple decoder: {', '.join(named.values())}."
 
 
 def arm_verdicts(summary: ComparisonSummary) -> list[str]:
