@@ -16,12 +16,12 @@ PATIENCE = 10.0
 
 
 @contextmanager
-def only_run_in(folder: str | Path, *, patience: float = PATIENCE) -> Iterator[None]:
+def only_run_in(folder: str | Path, *, patience: float | None = None) -> Iterator[None]:
     """Hold the folder for this process. The system lets go of it however the process ends.
 
     Args:
         folder: The folder; created if need be.
-        patience: How long to wait for another run to end, in seconds.
+        patience: How long to wait for another run to end, in seconds; :data:`PATIENCE` by default.
 
     Raises:
         OutputError: If another run goes on there, or the folder cannot be written.
@@ -33,7 +33,7 @@ def only_run_in(folder: str | Path, *, patience: float = PATIENCE) -> Iterator[N
         path = folder / ".lock"
         lock = filelock.FileLock(path)
         try:
-            lock.acquire(timeout=patience)
+            lock.acquire(timeout=PATIENCE if patience is None else patience)
         except filelock.Timeout:
             raise OutputError(
                 f"{folder}: another run is going on there; wait for it to end, or choose another out_dir=..."

@@ -122,7 +122,6 @@ class TestDevices:
 class TestFolders:
     def test_two_runs_in_one_folder(self, recipe, tmp_path, monkeypatch):
         monkeypatch.setattr("poyo_ssl_plugin.locks.PATIENCE", 0.1)
-        monkeypatch.setattr(only_run_in.__wrapped__, "__kwdefaults__", {"patience": 0.1})
         with only_run_in(tmp_path / "run"), pytest.raises(OutputError, match="another run is going on"):
             pretrain(recipe("pretrain"))
         assert pretrain(recipe("pretrain")).checkpoint.exists()

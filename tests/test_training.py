@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from omegaconf import DictConfig
@@ -14,8 +15,10 @@ from quick import quick
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compare.figures import read_metric
 from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.errors import CheckpointError, DietError, RecipeError, RecordingError, TableError
 from poyo_ssl_plugin.training import (
+    Pretraining,
     evaluate,
     finetune,
     load_weights,
@@ -110,6 +113,20 @@ class TestPretrain:
         result = pretrain(compose_recipe("pretrain", overrides=[*QUICK, *overrides, "trainer.max_steps=2"]))
         assert "no recording has labels of drifting_gratings" in caplog.text
         assert "train/auxiliary" not in result.metrics and math.isfinite(result.metrics["train/masked"])
+
+    def test_the_auxiliary_loss_is_logged_for_steps_with_labels_only(self, recipe, monkeypatch):
+        labelled = []
+        train = Pretraining.training_step
+
+        def step(module, batch, index):
+            labelled.append(bool((batch["target"] != IGNORED).any()))
+            return train(module, batch, index)
+
+        monkeypatch.setattr(Pretraining, "training_step", step)
+        result = pretrain(recipe("pretrain", "data.batch_size=1", "trainer.max_steps=12"))
+        assert set(labelled) == {True, False}
+        rows = pd.read_csv(result.out_dir / "csv" / "metrics.csv").groupby("step").last()
+        assert rows["train/auxiliary"].notna().tolist() == labelled
 
     def test_progress_is_lines_where_nobody_draws_a_bar(self, recipe, caplog):
         with caplog.at_level(logging.INFO):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -54,10 +54,15 @@ def decorrelation(latents: torch.Tensor, n_steps: int) -> torch.Tensor:
 class Decorrelation(nn.Module):
     """:func:`decorrelation` of the encoder's latents as the whole objective.
 
+    Attributes:
+        untrained: Parts of the model that get no gradient from this loss.
+
     Example:
         >>> sum(p.numel() for p in Decorrelation().parameters())
         0
     """
+
+    untrained: ClassVar[tuple[str, ...]] = ("proc_layers",)
 
     def forward(
         self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None

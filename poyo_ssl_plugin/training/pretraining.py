@@ -29,8 +29,9 @@ class Pretraining(TrainingModule):
 
     Args:
         model: The model, its vocabularies initialised.
-        objective: The self-supervised objective, ``objective(model, inputs) -> ObjectiveOutput``; one with a
-            method ``attach`` is given the model first.
+        objective: The self-supervised objective, ``objective(model, inputs) -> ObjectiveOutput``. One with a
+            method ``attach`` is given the model first; one with names of parts in ``untrained`` gives these no
+            gradient.
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
         **options: As :class:`TrainingModule`.
@@ -57,7 +58,7 @@ class Pretraining(TrainingModule):
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
         if auxiliary is None:
-            freeze(model, (*DECODER, "readout"))
+            freeze(model, (*DECODER, "readout", *getattr(objective, "untrained", ())))
         attach = getattr(objective, "attach", None)
         if callable(attach):
             attach(model)
@@ -99,6 +100,9 @@ class Pretraining(TrainingModule):
             else:
                 # Keeps the decoder in the graph, so that every process has all gradients.
                 cross_entropy = 0.0 * logits.sum()
+                if part == "train":
+                    # Lightning would log the value of the last step that had labels once more.
+                    terms["auxiliary"] = torch.full_like(cross_entropy, torch.nan)
             if part == "train":
                 cross_entropy = mean_of_all(cross_entropy, n_labels)
             loss = loss + self.auxiliary_weight * cross_entropy
