@@ -125,7 +125,7 @@ class TestPretrain:
         monkeypatch.setattr(Pretraining, "training_step", step)
         result = pretrain(recipe("pretrain", "data.batch_size=1", "trainer.max_steps=12"))
         assert set(labelled) == {True, False}
-        rows = pd.read_csv(result.out_dir / "csv" / "metrics.csv").groupby("step").last()
+        rows = pd.read_csv(result.out_dir / "csv" / "metrics.csv").groupby("step").last().dropna(subset="train/loss")
         assert rows["train/auxiliary"].notna().tolist() == labelled
 
     def test_progress_is_lines_where_nobody_draws_a_bar(self, recipe, caplog):
@@ -172,6 +172,20 @@ class TestFinetune:
         assert len(shared) > 10 and all(torch.equal(before[name], after[name]) for name in shared)
         assert set(shared) <= set(result.loaded.loaded)
         assert not result.loaded.skipped and not result.loaded.fresh
+
+    def test_the_model_is_the_checkpoint_s(self, sim_dir, table_path, pretrained, tmp_path, caplog):
+        caplog.set_level(logging.INFO)
+        places = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / 'run'}"]
+        own = [option for option in QUICK if not option.startswith("model=")]
+        config = compose_recipe("finetune", overrides=[*own, *places, f"init_from={pretrained}", "model.lin_dropout=0.1"])
+        assert caplog.text.count("model: that of") == 1 and "dim=32" in caplog.text
+        assert (config.model.dim, config.model.depth, config.model.lin_dropout) == (32, 1, 0.1)
+        # A recipe that was given its checkpoint later, as those of comparisons are.
+        config = compose_recipe("finetune", overrides=[*own, *places, "init_from=null"])
+        config.init_from = str(pretrained)
+        result = finetune(config)
+        assert read_checkpoint(result.checkpoint)["hyper_parameters"]["recipe"]["model"]["dim"] == 32
+        assert evaluate(result.checkpoint).metrics["test/accuracy"] == result.metrics["test/accuracy"]
 
     def test_all_of_it_moves_by_default(self, recipe, pretrained):
         result = finetune(recipe("finetune", f"init_from={pretrained}"))
@@ -301,11 +315,18 @@ class TestBadInput:
             finetune(recipe("finetune"))
         assert not (tmp_path / "run").exists()
 
-    def test_a_checkpoint_of_another_architecture(self, recipe, pretrained, tmp_path):
-        with pytest.raises(CheckpointError, match="another architecture: .*model="):
-            finetune(recipe("finetune", f"init_from={pretrained}", "model.dim=64"))
-        with pytest.raises(CheckpointError, match="another architecture"):
-            finetune(recipe("finetune", f"init_from={pretrained}", "model.depth=2"))
+    @pytest.mark.parametrize("override", ["model=small", "model.dim=64", "model.depth=2", "model=poyo"])
+    def test_a_model_that_is_not_the_checkpoint_s(self, recipe, pretrained, tmp_path, override):
+        with pytest.raises(RecipeError, match=r"last.ckpt holds a model of .*leave model=\.\.\. and"):
+            recipe("finetune", f"init_from={pretrained}", override)
+        assert not (tmp_path / "run").exists()
+
+    def test_weights_that_are_not_of_the_model_that_the_checkpoint_names(self, recipe, pretrained, tmp_path):
+        content = torch.load(pretrained, weights_only=True)
+        content["hyper_parameters"]["recipe"]["model"]["dim"] = 64
+        torch.save(content, tmp_path / "other.ckpt")
+        with pytest.raises(CheckpointError, match="another architecture: "):
+            finetune(recipe("finetune", f"init_from={tmp_path / 'other.ckpt'}"))
         assert not (tmp_path / "run").exists()
 
     def test_evaluate_needs_a_fine_tuned_checkpoint(self, pretrained, tmp_path):

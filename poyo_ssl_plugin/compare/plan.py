@@ -97,6 +97,7 @@ def make_plan(comparison: Comparison) -> Plan:
         PoyoSSLError: If the recordings, the task, a fold, an arm or an override are not as they must be.
     """
     arms, task = get_arms(comparison.arms), decoded_task(comparison.task)
+    comparison = _with_one_model(comparison)
     dataset = Recordings(comparison.root, comparison.recordings or None)
     _check_settings(comparison, dataset)
     decoded = tuple(comparison.held_out or dataset.recording_ids)

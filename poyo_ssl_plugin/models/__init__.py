@@ -1,6 +1,7 @@
 """The calcium POYO, and what all POYO-family models share."""
 
 from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
+from poyo_ssl_plugin.models.architecture import held_model, model_to_train
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
 from poyo_ssl_plugin.models.export import read_safetensors, write_safetensors
@@ -32,8 +33,10 @@ __all__ = [
     "check_family",
     "dataset_unit_ids",
     "encoder_latents",
+    "held_model",
     "model_inputs",
     "model_state",
+    "model_to_train",
     "process_latents",
     "read_checkpoint",
     "read_safetensors",

@@ -31,6 +31,7 @@ from poyo_ssl_plugin.models import (
     read_checkpoint,
     replace_vocabulary,
 )
+from poyo_ssl_plugin.models.architecture import refuse_unknown_classes
 from poyo_ssl_plugin.models.checkpoint import first_line
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
@@ -39,15 +40,6 @@ from poyo_ssl_plugin.training.data import DietData
 from poyo_ssl_plugin.training.weights import LoadReport, load_weights
 
 logger = logging.getLogger(__name__)
-
-# The only classes that a checkpoint may ask for.
-_KNOWN_MODELS = (
-    "poyo_ssl_plugin.CalciumPOYO",
-    "torch_brain.models.POYO",
-    "torch_brain.models.POYOPlus",
-    "torch_brain.models.CalciumPOYOPlus",
-)
-
 
 _ABSENT = object()
 
@@ -105,9 +97,7 @@ def recorded_recipe(
         if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
             raise RecipeError(f"{source}: its recipe has no key {key!r}")
         OmegaConf.update(config, key, value)
-    target = config.model.get("_target_")
-    if target not in _KNOWN_MODELS:
-        raise CheckpointError(f"{source}: asks for the class {target!r}, which is refused")
+    refuse_unknown_classes(config.model, source=source)
     return config
 
 

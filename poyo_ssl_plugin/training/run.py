@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
+from poyo_ssl_plugin.configuration import take_model_of_checkpoint
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import model_state, read_checkpoint
@@ -56,6 +57,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
     config = resolved(config)
+    take_model_of_checkpoint(config)
     record = RunRecord.of(config)
     if (finished := record.finished(config)) is not None:
         logger.info("%s: finished already", config.out_dir)
@@ -119,6 +121,7 @@ class Prepared:
 def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
     """Everything of a fine-tuning run but the training; arguments as :func:`finetune`."""
     config = resolved(config)
+    take_model_of_checkpoint(config)
     require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
     inputs = inputs or Inputs.from_recipe(config)
     decoding = decoding_of(config, inputs)
@@ -167,6 +170,7 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
     config = resolved(config)
+    take_model_of_checkpoint(config)
     record = RunRecord.of(config, seed=seed)
     if (finished := record.finished(config)) is not None:
         logger.info("%s: finished already", config.out_dir)
