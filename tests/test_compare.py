@@ -22,7 +22,7 @@ from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.metrics import reference_lines
 from poyo_ssl_plugin.compare.neurons import split_neurons
-from poyo_ssl_plugin.compare.plan import label_task
+from poyo_ssl_plugin.compare.plan import label_task, make_plan
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.report import report_comparison
@@ -240,6 +240,15 @@ class TestProtocol:
         with pytest.raises(RecordingError, match="the last fold"):
             run_comparison(comparison(sim_dir, tmp_path, task="natural_movie", folds=2))
         assert list(tmp_path.iterdir()) == []
+
+    def test_folds_of_a_held_out_animal_share_the_pretraining_on_the_others(self, sim_dir, tmp_path):
+        settings = comparison(sim_dir, tmp_path, held_out=("sim_002",), task="natural_movie", folds=2, seeds=(0,))
+        made = make_plan(settings)
+        assert [(run.fold, run.recordings) for run in made.pretraining] == [(None, ("sim_000", "sim_001"))]
+        starts = {run.fold: run.start for run in made.finetuning if run.arm == "pretrained"}
+        assert starts == {0: made.pretraining[0].key, 1: made.pretraining[0].key}
+        made.write_tables()
+        assert all(Path(run.recipe["diet"]["table"]).exists() for run in (*made.pretraining, *made.finetuning))
 
     def test_held_out_animals(self, sim_dir, tmp_path):
         settings = comparison(sim_dir, tmp_path, held_out=("sim_002",))

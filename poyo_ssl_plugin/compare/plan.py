@@ -63,6 +63,8 @@ class Plan:
         comparison: What is compared.
         arms: Its arms.
         folds: Its folds; one without a number where there are none.
+        source: The division of time that pretraining on other recordings takes in every fold: their recorded split.
+            ``None`` where pretraining and decoding share recordings.
         pretrained_on: Ids of the recordings that are pretrained on.
         decoded: Ids of the recordings that are decoded.
         task: What is decoded, as the training time of the first fold has it.
@@ -74,6 +76,7 @@ class Plan:
     comparison: Comparison
     arms: list[Arm]
     folds: list[Fold]
+    source: Fold | None
     pretrained_on: tuple[str, ...]
     decoded: tuple[str, ...]
     task: Task
@@ -86,6 +89,9 @@ class Plan:
         for run in (*self.pretraining, *self.finetuning):
             path = Path(run.recipe["diet"]["table"])
             if not path.exists():
+                if run.stage == "pretrain" and self.source is not None:
+                    self.source.pretraining.save(path)
+                    continue
                 [fold] = [fold for fold in self.folds if fold.number == run.fold]
                 (fold.pretraining if run.stage == "pretrain" else fold.decoding).save(path)
 
@@ -106,20 +112,25 @@ def make_plan(comparison: Comparison) -> Plan:
     _check_stimulus(dataset, decoded, task)
     folds = [_load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
     fitted = [_check_fold(fold, dataset, decoded, task, finetune) for fold in folds]
-    diets = _check_arms(comparison, arms, dataset, folds, pretrained_on, finetune)
+    # Folds cut the recordings that are decoded. Where others are pretrained on, one pretraining serves all folds.
+    source = None
+    if comparison.held_out:
+        source = _load_fold(comparison, dataset, None, finetune) if comparison.folds else folds[0]
+    sources = folds if source is None else [source]
+    diets = _check_arms(comparison, arms, dataset, sources, pretrained_on, finetune)
     # Arms that differ in fine-tuning only share their pretraining.
     pretraining: dict[str, Run] = {}
     finetuning: list[Run] = []
     for fold in folds:
         for arm in arms:
-            starts = _pretrainings(comparison, arm, fold, pretrained_on)
+            starts = _pretrainings(comparison, arm, source or fold, pretrained_on)
             starts = [None if run is None else pretraining.setdefault(run.key, run) for run in starts]
             finetuning += [
                 _finetuning(comparison, arm, fold, seed, decoded, start)
                 for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
     shared = [*pretraining.values()]
-    return Plan(comparison, arms, folds, pretrained_on, decoded, fitted[0], shared, finetuning, diets)
+    return Plan(comparison, arms, folds, source, pretrained_on, decoded, fitted[0], shared, finetuning, diets)
 
 
 def label_task(comparison: Comparison) -> Task:
