@@ -323,7 +323,7 @@ class TestBadInput:
 
     def test_weights_that_are_not_of_the_model_that_the_checkpoint_names(self, recipe, pretrained, tmp_path):
         content = torch.load(pretrained, weights_only=True)
-        content["hyper_parameters"]["recipe"]["model"]["dim"] = 64
+        content["state_dict"] = {name: of for name, of in content["state_dict"].items() if "proc_layers" not in name}
         torch.save(content, tmp_path / "other.ckpt")
         with pytest.raises(CheckpointError, match="another architecture: "):
             finetune(recipe("finetune", f"init_from={tmp_path / 'other.ckpt'}"))
@@ -339,10 +339,12 @@ class TestBadInput:
     def test_a_checkpoint_cannot_name_a_class_to_run(self, recipe, tmp_path):
         result = finetune(recipe("finetune", recipe="scratch"))
         content = read_checkpoint(result.checkpoint)
-        content["hyper_parameters"]["recipe"]["model"]["_target_"] = "pathlib.Path.touch"
-        torch.save(content, tmp_path / "evil.ckpt")
-        with pytest.raises(CheckpointError, match=r"pathlib\.Path\.touch.*refused"):
-            evaluate(tmp_path / "evil.ckpt")
+        model = content["hyper_parameters"]["recipe"]["model"]
+        for evil in ({"_target_": "pathlib.Path.touch"}, {"dim": {"_target_": "pathlib.Path.touch"}}):
+            content["hyper_parameters"]["recipe"]["model"] = {**model, **evil}
+            torch.save(content, tmp_path / "evil.ckpt")
+            with pytest.raises(CheckpointError, match=r"pathlib\.Path\.touch.*refused"):
+                evaluate(tmp_path / "evil.ckpt")
 
     def test_a_pickle_is_never_run(self, recipe, tmp_path):
         class Bomb:

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
-from poyo_ssl_plugin.training.identification import Identification
+from poyo_ssl_plugin.training.identify_neurons import Identification
 from poyo_ssl_plugin.training.recipe import Inputs, build_model, initialise
 from poyo_ssl_plugin.training.run import unlabelled_data
 

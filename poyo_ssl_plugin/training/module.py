@@ -10,7 +10,7 @@ from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import PrototypeReadout, check_family
-from poyo_ssl_plugin.training.health import LatentMeter
+from poyo_ssl_plugin.training.meters import LatentMeter
 from poyo_ssl_plugin.training.optim import READOUT, checked, make_optimizer, make_schedule, schedule_config
 
 # Parts of a POYO that only decoding of queries uses.

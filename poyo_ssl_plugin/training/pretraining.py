@@ -13,7 +13,7 @@ from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.objectives import NoReconstruction, ObjectiveOutput
-from poyo_ssl_plugin.training.health import ProbeMeter, SkillMeter
+from poyo_ssl_plugin.training.meters import ProbeMeter, SkillMeter
 from poyo_ssl_plugin.training.module import DECODER, TrainingModule, freeze
 from poyo_ssl_plugin.training.tokens import answered
 

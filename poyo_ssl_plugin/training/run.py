@@ -17,7 +17,7 @@ from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import model_state, read_checkpoint
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
-from poyo_ssl_plugin.training.identification import Identification, identify
+from poyo_ssl_plugin.training.identify_neurons import Identification, identify
 from poyo_ssl_plugin.training.leaks import check_leaks, check_scoring, check_test_time
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.pretraining import Pretraining
