@@ -54,6 +54,7 @@ def compose_recipe(command: str, recipe: str | None = None, overrides: Sequence[
         (32, 10)
     """
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     name = _file_name(command, recipe, folder)
@@ -61,29 +62,11 @@ def compose_recipe(command: str, recipe: str | None = None, overrides: Sequence[
         config = _compose(name, overrides, folder)
     except (HydraException, OmegaConfBaseException) as error:
         raise RecipeError(f"recipe {name}: {_explain(error, name, folder)}") from None
-    take_model_of_checkpoint(config, overrides)
+    if not OmegaConf.is_missing(config, "init_from") and Path(config.get("init_from") or "").is_file():
+        from poyo_ssl_plugin.models import take_model_of_checkpoint
+
+        take_model_of_checkpoint(config, chosen_arguments(overrides, config.model))
     return config
-
-
-def take_model_of_checkpoint(config: Any, overrides: Sequence[str] = ()) -> None:
-    """Give a recipe, in place, the model of the checkpoint that it starts from, if it starts from one.
-
-    Args:
-        config: The recipe.
-        overrides: What the user gave.
-
-    Raises:
-        RecipeError: If an override names another model.
-        CheckpointError: If the checkpoint cannot be read.
-    """
-    from omegaconf import OmegaConf
-
-    if OmegaConf.is_missing(config, "init_from") or not Path(config.get("init_from") or "").is_file():
-        return
-    from poyo_ssl_plugin.models import held_model, model_to_train, read_checkpoint
-
-    held, chosen = held_model(read_checkpoint(config.init_from)), chosen_arguments(overrides, config.model)
-    config.model = model_to_train(config.model, held, chosen=chosen, source=config.init_from)
 
 
 def chosen_arguments(overrides: Sequence[str], model: Mapping[str, Any]) -> set[str]:

@@ -18,8 +18,7 @@ from quick import quick
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import StandardizeTraces
 from poyo_ssl_plugin.errors import DeviceError, NumericalError, OutputError, RecipeError
-from poyo_ssl_plugin.files import atomic_path, write_json
-from poyo_ssl_plugin.locks import only_run_in
+from poyo_ssl_plugin.files import atomic_path, only_run_in, write_json
 from poyo_ssl_plugin.training import finetune, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.guards import CollapseWarning
 from poyo_ssl_plugin.training.run_folder import hardware_errors
@@ -121,14 +120,14 @@ class TestDevices:
 
 class TestFolders:
     def test_two_runs_in_one_folder(self, recipe, tmp_path, monkeypatch):
-        monkeypatch.setattr("poyo_ssl_plugin.locks.PATIENCE", 0.1)
+        monkeypatch.setattr("poyo_ssl_plugin.files.PATIENCE", 0.1)
         with only_run_in(tmp_path / "run"), pytest.raises(OutputError, match="another run is going on"):
             pretrain(recipe("pretrain"))
         assert pretrain(recipe("pretrain")).checkpoint.exists()
 
     def test_the_lock_goes_with_its_process(self, tmp_path):
         code = (
-            "import sys, time\nfrom poyo_ssl_plugin.locks import only_run_in\n"
+            "import sys, time\nfrom poyo_ssl_plugin.files import only_run_in\n"
             "with only_run_in(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
         )
         holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -24,7 +24,7 @@ from poyo_ssl_plugin.objectives import decorrelation
 from poyo_ssl_plugin.predictability import score_dataset
 from poyo_ssl_plugin.training import Inputs, evaluate, finetune, prepare_finetuning, pretrain
 from poyo_ssl_plugin.training.prototypes import SelfTraining, guess, start_from_class_means, window_latents
-from poyo_ssl_plugin.training.recipe import resolved
+from poyo_ssl_plugin.training.run_folder import resolved
 
 SHARED = ("read_in.", "proc_layers.", "latent_emb.")
 

@@ -177,7 +177,9 @@ class TestFinetune:
         caplog.set_level(logging.INFO)
         places = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / 'run'}"]
         own = [option for option in QUICK if not option.startswith("model=")]
-        config = compose_recipe("finetune", overrides=[*own, *places, f"init_from={pretrained}", "model.lin_dropout=0.1"])
+        config = compose_recipe(
+            "finetune", overrides=[*own, *places, f"init_from={pretrained}", "model.lin_dropout=0.1"]
+        )
         assert caplog.text.count("model: that of") == 1 and "dim=32" in caplog.text
         assert (config.model.dim, config.model.depth, config.model.lin_dropout) == (32, 1, 0.1)
         # A recipe that was given its checkpoint later, as those of comparisons are.

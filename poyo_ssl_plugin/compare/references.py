@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from poyo_ssl_plugin.models import initialise
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
-from poyo_ssl_plugin.training.identify_neurons import Identification
-from poyo_ssl_plugin.training.recipe import Inputs, build_model, initialise
-from poyo_ssl_plugin.training.run import unlabelled_data
+from poyo_ssl_plugin.training.identify_neurons import Identification, unlabelled_data
+from poyo_ssl_plugin.training.recipe import Inputs
 
 N_UNLABELLED = 2048
 
@@ -142,11 +142,9 @@ def ridge(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray
 def _data_of_a_model(config: DictConfig, inputs: Inputs, decoding: Decoding) -> tuple[FinetuningData, Any]:
     """The windows of a recipe as its model gets them; the model only makes its inputs, and stays as it was made."""
     data = decoding.data(inputs)
-    tasks = {decoding.task.name: decoding.n_outputs}
-    from_scratch = config.copy()
-    from_scratch.init_from = None
-    model = build_model(from_scratch, data, tasks, classes=decoding.has_classes)
-    initialise(model, from_scratch, data)
+    model = decoding.model(config.model)
+    data.attach(model)
+    initialise(model, data.unit_ids, data.session_ids)
     return data, model
 
 

@@ -14,8 +14,7 @@ from poyo_ssl_plugin.compare.report import as_estimate, interval, lines_in_words
 from poyo_ssl_plugin.compare.scale import Scaling, run_scaling
 from poyo_ssl_plugin.compare.statistics import Estimate
 from poyo_ssl_plugin.compare.verdicts import in_brackets
-from poyo_ssl_plugin.files import write_json
-from poyo_ssl_plugin.locks import only_run_in
+from poyo_ssl_plugin.files import only_run_in, write_json
 
 _AXIS_LABELS = {
     "model": "parameters of the backbone",

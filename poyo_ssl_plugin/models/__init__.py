@@ -1,10 +1,9 @@
 """The calcium POYO, and what all POYO-family models share."""
 
 from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
-from poyo_ssl_plugin.models.architecture import held_model, model_to_train
+from poyo_ssl_plugin.models.architecture import held_model, model_to_train, take_model_of_checkpoint
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
-from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
-from poyo_ssl_plugin.models.export import read_safetensors, write_safetensors
+from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint, read_safetensors, write_safetensors
 from poyo_ssl_plugin.models.hub import PretrainedModel
 from poyo_ssl_plugin.models.latents import (
     LatentPass,
@@ -17,12 +16,15 @@ from poyo_ssl_plugin.models.latents import (
 )
 from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
 from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
+from poyo_ssl_plugin.models.start import build_model, initialise, instantiate
 from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids, replace_vocabulary
+from poyo_ssl_plugin.models.weights import LoadReport, load_weights
 
 __all__ = [
     "Adapter",
     "CalciumPOYO",
     "LatentPass",
+    "LoadReport",
     "MultitaskReadout",
     "PretrainedModel",
     "PrototypeReadout",
@@ -30,10 +32,14 @@ __all__ = [
     "UnitEmbedding",
     "adapt",
     "adapter_class",
+    "build_model",
     "check_family",
     "dataset_unit_ids",
     "encoder_latents",
     "held_model",
+    "initialise",
+    "instantiate",
+    "load_weights",
     "model_inputs",
     "model_state",
     "model_to_train",
@@ -43,5 +49,6 @@ __all__ = [
     "replace_vocabulary",
     "run_with_latents",
     "run_without_dropout",
+    "take_model_of_checkpoint",
     "write_safetensors",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
-from poyo_ssl_plugin.models.checkpoint import model_state
+from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
 from poyo_ssl_plugin.models.poyo_plus import is_calcium_poyo_plus
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,22 @@ def refuse_unknown_classes(model: Mapping[str, Any], *, source: str | Path) -> N
     nested = next((value for name, value in model.items() if name != "_target_" and "_target_" in str(value)), None)
     if target not in KNOWN_MODELS or nested is not None:
         raise CheckpointError(f"{source}: asks for the class {nested or target!r}, which is refused")
+
+
+def take_model_of_checkpoint(config: Any, chosen: Collection[str] = ()) -> None:
+    """Give a recipe, in place, the model of the checkpoint that it starts from, if it starts from one.
+
+    Args:
+        config: The recipe, with ``model`` and ``init_from``.
+        chosen: Arguments of its model that the user gave and did not leave at their defaults.
+
+    Raises:
+        RecipeError: If the user chose another model.
+        CheckpointError: If the checkpoint cannot be read.
+    """
+    if config.init_from is not None:
+        held = held_model(read_checkpoint(config.init_from))
+        config.model = model_to_train(config.model, held, chosen=chosen, source=config.init_from)
 
 
 def model_to_train(

@@ -6,9 +6,13 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import DictConfig
+
+from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.objectives import identify_units
-from poyo_ssl_plugin.training.data import PretrainingData
+from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
+from poyo_ssl_plugin.training.recipe import Inputs, data_options
 
 logger = logging.getLogger(__name__)
 
@@ -48,3 +52,13 @@ def identify(model: Any, data: PretrainingData, options: Identification) -> floa
     loss = identify_units(model, data.train_dataloader(), steps=options.steps, lr=options.lr)
     logger.info("identified %d neurons on unlabelled training time: decorrelation %.2f", len(data.unit_ids), loss)
     return loss
+
+
+def unlabelled_data(
+    config: DictConfig, inputs: Inputs, data: FinetuningData, options: Identification, *, seed: int
+) -> PretrainingData:
+    """Unlabelled windows of the training time of the neurons that are decoded, for their identification."""
+    windows = {**data_options(config), "batch_size": options.batch_size, "unit_dropout": None}
+    fed = {part: {name: times[name] for name in data.recordings} for part, times in inputs.split.items()}
+    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings)
+    return PretrainingData(chosen, inputs.table, data.diet, fed, task=None, seed=seed, **windows)

@@ -31,6 +31,7 @@ class TrainingModule(L.LightningModule):
         optimizer: Arguments of :func:`make_optimizer`.
         schedule: Arguments of :func:`make_schedule`, without ``total_steps``.
         hyper_parameters: Kept in checkpoints; plain values only.
+        frozen: Parts of the model that are not trained.
     """
 
     # Attributes of the trained modules that never start from pretrained weights.
@@ -43,9 +44,11 @@ class TrainingModule(L.LightningModule):
         optimizer: Mapping[str, Any],
         schedule: Mapping[str, Any],
         hyper_parameters: Mapping[str, Any],
+        frozen: Sequence[str] = (),
     ) -> None:
         super().__init__()
         check_family(model)
+        freeze(model, frozen)
         self.model = model
         self.optimizer_arguments = checked(optimizer)
         self.schedule_arguments = dict(schedule)

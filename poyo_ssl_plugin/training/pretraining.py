@@ -14,7 +14,7 @@ from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.objectives import NoReconstruction, ObjectiveOutput
 from poyo_ssl_plugin.training.meters import ProbeMeter, SkillMeter
-from poyo_ssl_plugin.training.module import DECODER, TrainingModule, freeze
+from poyo_ssl_plugin.training.module import DECODER, TrainingModule
 from poyo_ssl_plugin.training.tokens import answered
 
 _OBJECTIVE = "objective."
@@ -46,7 +46,8 @@ class Pretraining(TrainingModule):
         auxiliary_weight: float,
         **options: Any,
     ) -> None:
-        super().__init__(model, **options)
+        unused = (*DECODER, "readout", *getattr(objective, "untrained", ())) if auxiliary is None else ()
+        super().__init__(model, frozen=unused, **options)
         if auxiliary is None and isinstance(objective, NoReconstruction):
             raise RecipeError(
                 "pretraining has nothing to learn from: ssl=none leaves the auxiliary task alone, and there is none "
@@ -57,8 +58,6 @@ class Pretraining(TrainingModule):
         self.skill, self.probe = SkillMeter(), ProbeMeter()
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
-        if auxiliary is None:
-            freeze(model, (*DECODER, "readout", *getattr(objective, "untrained", ())))
         attach = getattr(objective, "attach", None)
         if callable(attach):
             attach(model)
