@@ -15,7 +15,6 @@ import pytest
 import torch
 from quick import quick
 
-from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import StandardizeTraces
 from poyo_ssl_plugin.errors import DeviceError, NumericalError, OutputError, RecipeError
 from poyo_ssl_plugin.files import atomic_path, only_run_in, write_json
@@ -24,15 +23,6 @@ from poyo_ssl_plugin.training.guards import CollapseWarning
 from poyo_ssl_plugin.training.run_folder import hardware_errors
 
 QUICK = quick(steps=4, val_every=2, batch_size=4)
-
-
-@pytest.fixture
-def recipe(sim_dir, table_path, tmp_path):
-    def make(command: str, *overrides: str, name: str = "run"):
-        common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / name}"]
-        return compose_recipe(command, "scratch" if command == "finetune" else None, [*QUICK, *common, *overrides])
-
-    return make
 
 
 @pytest.fixture

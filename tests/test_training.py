@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from omegaconf import DictConfig
 from quick import quick
 
 from poyo_ssl_plugin import CalciumPOYO
@@ -31,17 +30,6 @@ from poyo_ssl_plugin.training import (
 from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule
 
 QUICK = quick(steps=6, val_every=3)
-
-
-@pytest.fixture
-def recipe(sim_dir, table_path, tmp_path):
-    """Compose a quick recipe on the simulated recordings, writing to ``tmp_path / name``."""
-
-    def make(command: str, *overrides: str, name: str = "run", recipe: str | None = None) -> DictConfig:
-        common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / name}"]
-        return compose_recipe(command, recipe, [*QUICK, *common, *overrides])
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +196,7 @@ class TestFinetune:
     def test_the_test_is_every_held_out_trial(self, recipe, dataset):
         from poyo_ssl_plugin.data import find_trials, get_task
 
-        result = finetune(recipe("finetune", recipe="scratch"))
+        result = finetune(recipe("finetune"))
         trials = {
             n: find_trials(dataset.get_recording(n), get_task("drifting_gratings"), "test")
             for n in dataset.recording_ids
@@ -223,10 +211,7 @@ class TestFinetune:
         assert result.metrics["test/accuracy"] == pytest.approx(share)
 
     def test_fewer_labels_are_the_earliest_of_each_class_and_only_in_training(self, recipe):
-        whole, few = (
-            prepare_finetuning(recipe("finetune", f"label_fraction={share}", recipe="scratch")).data
-            for share in (1.0, 0.4)
-        )
+        whole, few = (prepare_finetuning(recipe("finetune", f"label_fraction={share}")).data for share in (1.0, 0.4))
         for part in ("valid", "test"):
             assert [len(data.trials(part)["sim_000"]) for data in (whole, few)] == [
                 len(whole.trials(part)["sim_000"])
@@ -245,22 +230,22 @@ class TestFinetune:
     @pytest.mark.parametrize("share", [0.0, 1.2])
     def test_a_wrong_share_of_labels(self, recipe, share):
         with pytest.raises(RecipeError, match="label_fraction must be in"):
-            finetune(recipe("finetune", f"label_fraction={share}", recipe="scratch"))
+            finetune(recipe("finetune", f"label_fraction={share}"))
 
     def test_it_learns(self, recipe):
         """Far above chance within seconds: thirty seconds of a movie, a tiny model."""
-        config = recipe("finetune", "diet=all", "task=natural_movie", "trainer.max_steps=50", recipe="scratch")
+        config = recipe("finetune", "diet=all", "task=natural_movie", "trainer.max_steps=50")
         assert finetune(config).metrics["test/accuracy"] > 8 / 30
 
     def test_evaluate_gives_the_same_numbers(self, recipe):
-        result = finetune(recipe("finetune", recipe="scratch"), seed=3)
+        result = finetune(recipe("finetune"), seed=3)
         again = evaluate(result.checkpoint)
         assert again.predictions == result.predictions and again.task == "drifting_gratings"
         assert again.metrics["test/accuracy"] == result.metrics["test/accuracy"]
 
     def test_an_opened_run_has_the_training_trials_that_it_had(self, recipe):
-        run = finetune(recipe("finetune", "label_fraction=0.3", "shuffle_labels=true", recipe="scratch"), seed=2)
-        prepared = prepare_finetuning(recipe("finetune", "label_fraction=0.3", recipe="scratch"), seed=2)
+        run = finetune(recipe("finetune", "label_fraction=0.3", "shuffle_labels=true"), seed=2)
+        prepared = prepare_finetuning(recipe("finetune", "label_fraction=0.3"), seed=2)
         opened = open_finetuned(run.checkpoint)
         assert opened.data.shuffle_labels and opened.data.seed == 2
         for name, trials in prepared.data.trials("train").items():
@@ -314,7 +299,7 @@ class TestBadInput:
 
     def test_finetune_without_a_checkpoint(self, recipe, tmp_path):
         with pytest.raises(RecipeError, match="init_from is not set.*scratch"):
-            finetune(recipe("finetune"))
+            finetune(recipe("finetune", recipe="finetune"))
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("override", ["model=small", "model.dim=64", "model.depth=2", "model=poyo"])
@@ -339,7 +324,7 @@ class TestBadInput:
             evaluate(tmp_path / "x.ckpt")
 
     def test_a_checkpoint_cannot_name_a_class_to_run(self, recipe, tmp_path):
-        result = finetune(recipe("finetune", recipe="scratch"))
+        result = finetune(recipe("finetune"))
         content = read_checkpoint(result.checkpoint)
         model = content["hyper_parameters"]["recipe"]["model"]
         for evil in ({"_target_": "pathlib.Path.touch"}, {"dim": {"_target_": "pathlib.Path.touch"}}):

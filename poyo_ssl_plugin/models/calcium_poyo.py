@@ -21,6 +21,7 @@ from poyo_ssl_plugin.compat import (
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
 from poyo_ssl_plugin.models.hub import PretrainedModel
+from poyo_ssl_plugin.models.latents import process_latents
 from poyo_ssl_plugin.models.layer_scale import LayerScale, scaled_attention
 from poyo_ssl_plugin.models.patches import pads_whole_neurons, patches_of
 from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
@@ -238,12 +239,7 @@ class CalciumPOYO(PretrainedModel, NeuronVocabularies):
 
     def process(self, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
         """Latents :math:`Z_L` after all self-attention layers, :math:`(B, L, D)`."""
-        layer: Any
-        for layer in self.proc_layers:
-            self_attention, feed_forward = layer
-            latents = latents + self.dropout(self_attention(latents, rotary))
-            latents = latents + self.dropout(feed_forward(latents))
-        return latents
+        return process_latents(self, latents, rotary)
 
     def decode(
         self,
