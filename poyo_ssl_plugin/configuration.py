@@ -80,19 +80,6 @@ def chosen_arguments(overrides: Sequence[str], model: Mapping[str, Any]) -> set[
     return {name for name in map(str, model) if "model" in keys or f"model.{name}" in keys}
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values of nested mappings.
-
-    Example:
-        >>> flat({"a": 1, "b": {"c": 2}})
-        {'a': 1, 'b.c': 2}
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
 def known_keys(config, prefix: str = "") -> list[str]:  # type: ignore[no-untyped-def]
     """All dotted keys of a configuration, depth first."""
     from omegaconf import DictConfig

@@ -302,7 +302,7 @@ class TestBadInput:
             finetune(recipe("finetune", recipe="finetune"))
         assert not (tmp_path / "run").exists()
 
-    @pytest.mark.parametrize("override", ["model=small", "model.dim=64", "model.depth=2", "model=poyo"])
+    @pytest.mark.parametrize("override", ["model=small", "model.dim=64", "model.depth=2"])
     def test_a_model_that_is_not_the_checkpoint_s(self, recipe, pretrained, tmp_path, override):
         with pytest.raises(RecipeError, match=r"last.ckpt holds a model of .*leave model=\.\.\. and"):
             recipe("finetune", f"init_from={pretrained}", override)

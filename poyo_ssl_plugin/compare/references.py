@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from poyo_ssl_plugin.models import initialise
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
-from poyo_ssl_plugin.training.identify_neurons import Identification, unlabelled_data
+from poyo_ssl_plugin.training.identify_neurons import unlabelled_data
 from poyo_ssl_plugin.training.recipe import Inputs
 
 N_UNLABELLED = 2048
@@ -79,9 +79,7 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
     """
     data, model = _data_of_a_model(config, inputs, decoding_of(config, inputs))
     train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
-    options = Identification(steps=0, batch_size=128)
-    random = unlabelled_data(config, inputs, data, options, seed=0)
-    random.attach(model)
+    random = unlabelled_data(config, inputs, data, model, batch_size=128)
     unlabelled = _windows(random.train_dataloader(), model, limit=N_UNLABELLED)
     total: dict[str, Decoded] = {}
     for recording in np.unique(test.recording):

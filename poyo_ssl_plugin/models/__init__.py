@@ -5,6 +5,7 @@ from poyo_ssl_plugin.models.architecture import held_model, model_to_train, take
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint, read_safetensors, write_safetensors
 from poyo_ssl_plugin.models.hub import PretrainedModel
+from poyo_ssl_plugin.models.identification import identify_units
 from poyo_ssl_plugin.models.latents import (
     LatentPass,
     check_family,
@@ -19,6 +20,7 @@ from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
 from poyo_ssl_plugin.models.start import build_model, initialise, instantiate
 from poyo_ssl_plugin.models.vocabulary import dataset_unit_ids, replace_vocabulary
 from poyo_ssl_plugin.models.weights import LoadReport, load_weights
+from poyo_ssl_plugin.models.whitening import decorrelation
 
 __all__ = [
     "Adapter",
@@ -35,8 +37,10 @@ __all__ = [
     "build_model",
     "check_family",
     "dataset_unit_ids",
+    "decorrelation",
     "encoder_latents",
     "held_model",
+    "identify_units",
     "initialise",
     "instantiate",
     "load_weights",

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
-from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint
-from poyo_ssl_plugin.models.poyo_plus import is_calcium_poyo_plus
+from poyo_ssl_plugin.models.checkpoint import read_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +41,6 @@ def held_model(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     model = record.get("recipe", {}).get("model") or record.get("model") or {}
     if model.get("_target_") not in KNOWN_MODELS:
         return {}
-    if "recipe" not in record and is_calcium_poyo_plus(model_state(checkpoint)):
-        # The recipe says which CalciumPOYO takes the weights of torch_brain's class.
-        return {}
     return {name: value for name, value in model.items() if isinstance(value, str | int | float | None)}
 
 
@@ -63,6 +59,9 @@ def refuse_unknown_classes(model: Mapping[str, Any], *, source: str | Path) -> N
 def take_model_of_checkpoint(config: Any, chosen: Collection[str] = ()) -> None:
     """Give a recipe, in place, the model of the checkpoint that it starts from, if it starts from one.
 
+    Weights of another class, such as those of torch_brain's POYO for a CalciumPOYO, are taken as far as they fit:
+    the recipe keeps its model where the user chose the class, or the checkpoint is not of this package.
+
     Args:
         config: The recipe, with ``model`` and ``init_from``.
         chosen: Arguments of its model that the user gave and did not leave at their defaults.
@@ -71,9 +70,14 @@ def take_model_of_checkpoint(config: Any, chosen: Collection[str] = ()) -> None:
         RecipeError: If the user chose another model.
         CheckpointError: If the checkpoint cannot be read.
     """
-    if config.init_from is not None:
-        held = held_model(read_checkpoint(config.init_from))
-        config.model = model_to_train(config.model, held, chosen=chosen, source=config.init_from)
+    if config.init_from is None:
+        return
+    checkpoint = read_checkpoint(config.init_from)
+    held = held_model(checkpoint)
+    of_another_class = held.get("_target_") != config.model.get("_target_")
+    if of_another_class and ("_target_" in chosen or "recipe" not in checkpoint["hyper_parameters"]):
+        return
+    config.model = model_to_train(config.model, held, chosen=chosen, source=config.init_from)
 
 
 def model_to_train(

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 from torch import nn
-
-from poyo_ssl_plugin.configuration import flat
 
 _HEADER = {
     "library_name": "poyo-ssl-plugin",
@@ -61,7 +59,15 @@ def _seen(record: Mapping[str, Any]) -> list[str]:
 
 
 def _values(mapping: Mapping[str, Any]) -> list[str]:
-    return [f"{key}: {value}" for key, value in flat(_without_places(mapping)).items()]
+    return [f"{key}: {value}" for key, value in _flat(mapping)]
+
+
+def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key not in _PLACES:
+            yield f"{prefix}{key}", value
 
 
 # Keys with places on the machine that trained, which say nothing elsewhere.

@@ -11,6 +11,7 @@ from torch import nn
 
 from poyo_ssl_plugin.compat import Data, InfiniteVocabEmbedding
 from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.models.identification import identify_units
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.recordings import recording_id
 
@@ -143,9 +144,6 @@ class NeuronVocabularies:
         for embedding in self._of_sessions():
             replace_vocabulary(embedding, dataset.recording_ids, source=vocabulary)
         if windows is not None:
-            # Objectives know models, so this one is asked for when it is needed.
-            from poyo_ssl_plugin.objectives import identify_units
-
             identify_units(self, windows, steps=steps)
         return known
 

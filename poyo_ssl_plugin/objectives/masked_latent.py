@@ -19,8 +19,8 @@ from poyo_ssl_plugin.models import (
     run_with_latents,
     run_without_dropout,
 )
+from poyo_ssl_plugin.models.whitening import decorrelation
 from poyo_ssl_plugin.objectives.activity_masks import mask_neurons
-from poyo_ssl_plugin.objectives.decorrelation import decorrelation
 from poyo_ssl_plugin.objectives.masking import LatentLayout, MaskFunction, get_mask
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 

@@ -38,27 +38,35 @@ class Identification:
             raise RecipeError(f"identify.method must be none or unlabelled, not {self.method!r}")
 
 
-def identify(model: Any, data: PretrainingData, options: Identification) -> float:
-    """:func:`~poyo_ssl_plugin.objectives.identify_units` as a recipe asks for it.
+def identify(model: Any, config: DictConfig, inputs: Inputs, data: FinetuningData, *, seed: int) -> bool:
+    """:func:`~poyo_ssl_plugin.objectives.identify_units` as a recipe asks for it; the model is changed in place.
 
     Args:
-        model: A POYO-family model, its vocabularies initialised; changed in place.
-        data: Windows of the training split of the neurons to identify, without labels.
-        options: Steps, batch size and learning rate.
+        model: A POYO-family model, its vocabularies initialised.
+        config: The recipe.
+        inputs: What it reads.
+        data: The windows that are decoded.
+        seed: Seed of the unlabelled windows.
 
     Returns:
-        The loss of the last step.
+        Whether neurons were identified.
     """
-    loss = identify_units(model, data.train_dataloader(), steps=options.steps, lr=options.lr)
-    logger.info("identified %d neurons on unlabelled training time: decorrelation %.2f", len(data.unit_ids), loss)
-    return loss
+    options = Identification(**config.identify)
+    if options.method == "none":
+        return False
+    windows = unlabelled_data(config, inputs, data, model, batch_size=options.batch_size, seed=seed)
+    loss = identify_units(model, windows.train_dataloader(), steps=options.steps, lr=options.lr)
+    logger.info("identified %d neurons on unlabelled training time: decorrelation %.2f", len(windows.unit_ids), loss)
+    return True
 
 
 def unlabelled_data(
-    config: DictConfig, inputs: Inputs, data: FinetuningData, options: Identification, *, seed: int
+    config: DictConfig, inputs: Inputs, data: FinetuningData, model: Any, *, batch_size: int, seed: int = 0
 ) -> PretrainingData:
-    """Unlabelled windows of the training time of the neurons that are decoded, for their identification."""
-    windows = {**data_options(config), "batch_size": options.batch_size, "unit_dropout": None}
+    """Unlabelled windows of the training time of the neurons that are decoded, as a model reads them."""
+    options = {**data_options(config), "batch_size": batch_size, "unit_dropout": None}
     fed = {part: {name: times[name] for name in data.recordings} for part, times in inputs.split.items()}
     chosen = Recordings(inputs.dataset.dataset_dir, data.recordings)
-    return PretrainingData(chosen, inputs.table, data.diet, fed, task=None, seed=seed, **windows)
+    windows = PretrainingData(chosen, inputs.table, data.diet, fed, task=None, seed=seed, **options)
+    windows.attach(model)
+    return windows

@@ -23,7 +23,7 @@ from poyo_ssl_plugin.models import (
 )
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
-from poyo_ssl_plugin.training.identify_neurons import Identification, identify, unlabelled_data
+from poyo_ssl_plugin.training.identify_neurons import identify
 from poyo_ssl_plugin.training.leaks import check_scoring, check_test_time, leaks_of, record_of
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.pretraining import Pretraining
@@ -138,13 +138,9 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     record |= {"seed": seed, "leaks": leaks_of(config, inputs.table, data)}
     if config.init_from is not None:
         record["pretrained_on"] = read_checkpoint(config.init_from)["hyper_parameters"].get("trained_on")
-    identification = Identification(**config.identify)
-    if identification.method == "unlabelled":
-        unlabelled = unlabelled_data(config, inputs, data, identification, seed=seed)
-        unlabelled.attach(model)
-        identify(model, unlabelled, identification)
+    identified = identify(model, config, inputs, data, seed=seed)
     guessed = start_from_class_means(model, data, decoding.task.name, SelfTraining(**config.self_training))
-    record["unlabelled"] = {"identified": identification.method == "unlabelled", "guessed_trials": guessed}
+    record["unlabelled"] = {"identified": identified, "guessed_trials": guessed}
     record["leaks"]["unlabelled"] = record["unlabelled"]
     module = decoding.module(model, record)
     return Prepared(config, decoding, module, data, loaded, record["leaks"])

@@ -17,7 +17,6 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from poyo_ssl_plugin.configuration import flat
 from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.files import only_run_in, write_json
@@ -74,7 +73,7 @@ class RunRecord:
     @classmethod
     def of(cls, config: DictConfig, *, seed: int | None = None) -> RunRecord:
         """The record of a run that is about to begin."""
-        keys = flat(_container(config))
+        keys = _flat(_container(config))
         kept = {f"trainer.{name}" for name in _TRAINER}
         recipe = {k: v for k, v in keys.items() if k in kept or not (k in _FREE or k.startswith("trainer."))}
         return cls({**recipe, **({} if seed is None else {"seed": seed})})
@@ -184,7 +183,7 @@ def _refuse_other_recipe(config: DictConfig, earlier: Mapping[str, Any], source:
     Raises:
         RecipeError: Naming the first such key.
     """
-    now, before = flat(_container(config)), flat(earlier)
+    now, before = _flat(_container(config)), _flat(earlier)
     # A model that starts from a checkpoint is that of the checkpoint.
     free = ("trainer.",) if config.init_from is None else ("trainer.", "model.")
     for key in sorted(now.keys() & before.keys()):
@@ -199,6 +198,14 @@ def _container(config: DictConfig) -> dict[str, Any]:
     recipe = OmegaConf.to_container(config)
     assert isinstance(recipe, dict)
     return recipe  # type: ignore[return-value]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of nested mappings."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _to_json(value: Any) -> Any:
