@@ -2,7 +2,7 @@
 
 from poyo_ssl_plugin.models import decorrelation, identify_units
 from poyo_ssl_plugin.objectives.activity_masks import ACTIVITY_MASKS
-from poyo_ssl_plugin.objectives.decorrelation import Decorrelation
+from poyo_ssl_plugin.objectives.decorrelated_latents import Decorrelation
 from poyo_ssl_plugin.objectives.ema_teacher import EMATeacher
 from poyo_ssl_plugin.objectives.health import centred_latents, effective_rank, input_dependent_std, latent_health
 from poyo_ssl_plugin.objectives.masked_activity import MaskedActivity

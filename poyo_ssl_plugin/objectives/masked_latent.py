@@ -56,7 +56,7 @@ class MaskedLatentReconstruction(nn.Module):
         \mathcal{L} = w_m\, |h(\tilde Z_L) - \mathrm{norm}(\mathrm{sg}\, Z_1)|_1
             + w_d\, \mathcal{L}_\mathrm{decorrelation} ,
 
-    with :func:`~poyo_ssl_plugin.objectives.decorrelation.decorrelation` of the encoder's latents :math:`Z_1`,
+    with :func:`~poyo_ssl_plugin.objectives.decorrelation` of the encoder's latents :math:`Z_1`,
     which whitens.
     :meth:`paper` gives the paper's text instead. Works on any POYO-family model; neurons are hidden only
     where a model takes traces by neuron, as :class:`~poyo_ssl_plugin.CalciumPOYO` does.
