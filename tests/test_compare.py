@@ -262,6 +262,14 @@ class TestProtocol:
         made.write_tables()
         assert all(Path(run.recipe["diet"]["table"]).exists() for run in (*made.pretraining, *made.finetuning))
 
+    def test_all_arms_train_the_model_that_pretraining_names(self, sim_dir, tmp_path):
+        own = [override for override in QUICK if override != "model=tiny"]
+        made = make_plan(comparison(sim_dir, tmp_path, finetune=tuple(own), seeds=(0,)))
+        assert {run.arm: run.recipe["model"]["dim"] for run in made.finetuning}.items() >= {"scratch": 32}.items()
+        assert {run.recipe["model"]["dim"] for run in (*made.pretraining, *made.finetuning)} == {32}
+        with pytest.raises(RecipeError, match="pretraining holds a model of dim=32, not 64"):
+            make_plan(comparison(sim_dir, tmp_path, finetune=(*own, "model=small")))
+
     def test_held_out_animals(self, sim_dir, tmp_path):
         settings = comparison(sim_dir, tmp_path, held_out=("sim_002",))
         summary = report_comparison(settings, title="Test & <report>")

@@ -18,7 +18,7 @@ from poyo_ssl_plugin.data.splits import repeat_fold
 from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.predictability import score_dataset
 from poyo_ssl_plugin.training import Inputs, prepare_finetuning
-from poyo_ssl_plugin.training.recipe import resolved
+from poyo_ssl_plugin.training.run_folder import resolved
 
 QUICK = quick(steps=3)
 

@@ -22,7 +22,7 @@ from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models.flops import measure_cost
 from poyo_ssl_plugin.training import Inputs
-from poyo_ssl_plugin.training.recipe import resolved
+from poyo_ssl_plugin.training.run_folder import resolved
 
 QUICK = quick(steps=2, batch_size=4)
 

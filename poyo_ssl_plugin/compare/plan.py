@@ -6,9 +6,10 @@ import copy
 import functools
 import hashlib
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_ta
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.frames import FRAMES_TASK
+from poyo_ssl_plugin.models import model_to_train
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 # From random weights: there is nothing to start from, and nothing learned that new units could be identified with.
 FROM_SCRATCH = ("init_from=null",)
 _ALLOW = "allow_leak=true"
+_MODEL = re.compile(r"\+?model[.=]")
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def make_plan(comparison: Comparison) -> Plan:
         PoyoSSLError: If the recordings, the task, a fold, an arm or an override are not as they must be.
     """
     arms, task = get_arms(comparison.arms), decoded_task(comparison.task)
+    comparison = _with_one_model(comparison)
     dataset = Recordings(comparison.root, comparison.recordings or None)
     _check_settings(comparison, dataset)
     decoded = tuple(comparison.held_out or dataset.recording_ids)
@@ -147,6 +151,13 @@ def decoded_task(name: str) -> Task:
     return FRAMES_TASK if name == FRAMES_TASK.name else get_task(name)
 
 
+def _with_one_model(comparison: Comparison) -> Comparison:
+    """What was said of the model for pretraining alone holds for fine-tuning too, with and without pretraining."""
+    own = [override for override in comparison.finetune if _MODEL.match(override)]
+    given = tuple(override for override in comparison.pretrain if _MODEL.match(override))
+    return comparison if own else replace(comparison, finetune=(*given, *comparison.finetune))
+
+
 def label_task(comparison: Comparison) -> Task:
     """The task whose labels arms may pretrain on."""
     return decoding_of(compose("finetune", comparison.task, comparison.finetune)).label_task
@@ -190,6 +201,7 @@ def _finetuning(
     config = compose("finetune", comparison.task, overrides, allow_leak=comparison.allow_leak)
     if start is not None:
         config.init_from = str(start.checkpoint)
+        model_to_train(config.model, start.recipe["model"], chosen=config.model, source="pretraining")
     place = comparison.out_dir if start else comparison.scratch_dir
     return _run(comparison, "finetune", arm, fold, seed, recordings, config, place, start)
 

@@ -17,11 +17,11 @@ from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.results import TestedDecoder
 from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.frames import FRAMES_TASK
+from poyo_ssl_plugin.models import initialise
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
-from poyo_ssl_plugin.training.identification import Identification
-from poyo_ssl_plugin.training.recipe import Inputs, build_model, initialise
-from poyo_ssl_plugin.training.run import unlabelled_data
+from poyo_ssl_plugin.training.identify_neurons import unlabelled_data
+from poyo_ssl_plugin.training.recipe import Inputs
 
 N_UNLABELLED = 2048
 
@@ -93,9 +93,7 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
     """
     data, model = _data_of_a_model(config, inputs, decoding_of(config, inputs))
     train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
-    options = Identification(steps=0, batch_size=128)
-    random = unlabelled_data(config, inputs, data, options, seed=0)
-    random.attach(model)
+    random = unlabelled_data(config, inputs, data, model, batch_size=128)
     unlabelled = _windows(random.train_dataloader(), model, limit=N_UNLABELLED)
     right: dict[str, np.ndarray] = {}
     for recording in np.unique(test.recording):
@@ -148,11 +146,9 @@ def ridge(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray
 def _data_of_a_model(config: DictConfig, inputs: Inputs, decoding: Decoding) -> tuple[FinetuningData, Any]:
     """The windows of a recipe as its model gets them; the model only makes its inputs, and stays as it was made."""
     data = decoding.data(inputs)
-    tasks = {decoding.task.name: decoding.n_outputs}
-    from_scratch = config.copy()
-    from_scratch.init_from = None
-    model = build_model(from_scratch, data, tasks, classes=decoding.has_classes)
-    initialise(model, from_scratch, data)
+    model = decoding.model(config.model)
+    data.attach(model)
+    initialise(model, data.unit_ids, data.session_ids)
     return data, model
 
 

@@ -24,8 +24,7 @@ from poyo_ssl_plugin.compare.results import (
 )
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.data import Recordings
-from poyo_ssl_plugin.files import atomic_path, write_json
-from poyo_ssl_plugin.locks import only_run_in
+from poyo_ssl_plugin.files import atomic_path, only_run_in, write_json
 
 _TEMPLATES = Path(__file__).with_name("templates")
 

@@ -13,8 +13,7 @@ from poyo_ssl_plugin.compare.report import interval, lines_in_words, made, write
 from poyo_ssl_plugin.compare.results import ArmScores, to_json
 from poyo_ssl_plugin.compare.scale import Point, Scaling, ScalingSummary, run_scaling
 from poyo_ssl_plugin.compare.verdicts import in_brackets
-from poyo_ssl_plugin.files import write_json
-from poyo_ssl_plugin.locks import only_run_in
+from poyo_ssl_plugin.files import only_run_in, write_json
 
 _AXIS_LABELS = {
     "model": "parameters of the backbone",

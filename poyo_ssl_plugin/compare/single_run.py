@@ -37,7 +37,8 @@ from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
 from poyo_ssl_plugin.training.decoding import Decoding
-from poyo_ssl_plugin.training.recipe import recorded_recipe, resolved
+from poyo_ssl_plugin.training.recipe import recorded_recipe
+from poyo_ssl_plugin.training.run_folder import resolved
 
 
 def run_pretraining(config: DictConfig) -> dict[str, Any]:
