@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from unittest import mock
@@ -11,28 +10,17 @@ from unittest import mock
 import pytest
 import tiny
 import torch
-from omegaconf import DictConfig
 from quick import quick
 
 from poyo_ssl_plugin.compare.figures import read_metric
-from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.models.compiled import compile_layers
 from poyo_ssl_plugin.training import finetune, model_state, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.resume import ResumePoint
 from poyo_ssl_plugin.training.run_folder import RunRecord
 from poyo_ssl_plugin.training.throughput import Throughput, peak_flops
 
-NO_DROPOUT = ["ffn_dropout", "lin_dropout", "latent_dropout"]
-
-
-@pytest.fixture
-def recipe(sim_dir, table_path, tmp_path) -> Callable[..., DictConfig]:
-    def make(command: str, name: str, *overrides: str, steps: int = 4, batch_size: int = 4) -> DictConfig:
-        common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / name}"]
-        common += [f"model.{key}=0" for key in NO_DROPOUT] if command == "finetune" else []
-        return compose_recipe(command, None, [*quick(steps=steps, batch_size=batch_size), *common, *overrides])
-
-    return make
+QUICK = quick(steps=4, batch_size=4)
+NO_DROPOUT = [f"model.{name}=0" for name in ("ffn_dropout", "lin_dropout", "latent_dropout")]
 
 
 def weights(checkpoint: Path) -> dict[str, torch.Tensor]:
@@ -66,7 +54,7 @@ class TestCompile:
     @pytest.mark.parametrize("backend", ["aot_eager", "true"])
     def test_a_compiled_model_trains_to_the_same_weights(self, recipe, backend):
         plain, compiled = (
-            pretrain(recipe("pretrain", name, "model.depth=1", f"trainer.compile={name}", steps=2)).checkpoint
+            pretrain(recipe("pretrain", "model.depth=1", f"trainer.compile={name}", name=name, steps=2)).checkpoint
             for name in ("false", backend)
         )
         assert_same_weights(plain, compiled, rtol=1e-3, atol=1e-5)
@@ -74,22 +62,22 @@ class TestCompile:
     def test_layers_are_compiled(self, recipe, monkeypatch):
         compiled = []
         monkeypatch.setattr(torch.nn.Module, "compile", lambda self, backend: compiled.append((self, backend)))
-        pretrain(recipe("pretrain", "run", "trainer.compile=true", steps=1))
+        pretrain(recipe("pretrain", "trainer.compile=true", steps=1))
         assert len(compiled) >= 4 and {backend for _, backend in compiled} == {"inductor"}
 
 
 class TestAccumulation:
     def test_two_half_batches_make_the_step_of_a_whole_one(self, recipe):
         """The loss is a mean over windows; epochs of both are one pass over all trials."""
-        options = ["init_from=null", "data.unit_dropout=null"]
-        whole = finetune(recipe("finetune", "whole", *options, batch_size=4)).checkpoint
-        options.append("trainer.accumulate_grad_batches=2")
-        parts = finetune(recipe("finetune", "parts", *options, batch_size=2)).checkpoint
+        options = [*NO_DROPOUT, "data.unit_dropout=null"]
+        whole = finetune(recipe("finetune", *options, name="whole")).checkpoint
+        options += ["trainer.accumulate_grad_batches=2", "data.batch_size=2"]
+        parts = finetune(recipe("finetune", *options, name="parts")).checkpoint
         assert_same_weights(whole, parts, rtol=1e-3, atol=2e-5)
 
     def test_steps_validations_and_checkpoints_count_steps(self, recipe):
         options = ["trainer.accumulate_grad_batches=2", "trainer.val_every_n_steps=2"]
-        result = pretrain(recipe("pretrain", "run", *options))
+        result = pretrain(recipe("pretrain", *options))
         content = read_checkpoint(result.checkpoint)
         batches = content["loops"]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]
         assert (content["global_step"], batches) == (4, 8)
@@ -99,7 +87,7 @@ class TestAccumulation:
 
     def test_a_stopped_run_goes_on_bit_for_bit(self, recipe):
         options = ["trainer.accumulate_grad_batches=2", "trainer.save_every_n_steps=1"]
-        whole = pretrain(recipe("pretrain", "whole", *options, steps=4)).checkpoint
+        whole = pretrain(recipe("pretrain", *options, name="whole")).checkpoint
         saved = ResumePoint._save_if_due
 
         def stop(self, trainer) -> None:
@@ -108,14 +96,14 @@ class TestAccumulation:
                 raise KeyboardInterrupt
 
         with mock.patch.object(ResumePoint, "_save_if_due", stop), pytest.raises((KeyboardInterrupt, SystemExit)):
-            pretrain(recipe("pretrain", "stopped", *options, steps=4))
-        resumed = pretrain(recipe("pretrain", "stopped", *options, "resume=true", steps=4)).checkpoint
+            pretrain(recipe("pretrain", *options, name="stopped"))
+        resumed = pretrain(recipe("pretrain", *options, "resume=true", name="stopped")).checkpoint
         assert_same_weights(whole, resumed, rtol=0.0, atol=0.0)
 
 
 class TestThroughput:
     def test_it_is_in_the_record_of_a_run(self, recipe, tmp_path):
-        pretrain(recipe("pretrain", "run"))
+        pretrain(recipe("pretrain"))
         speed = json.loads((tmp_path / "run/run.json").read_text())["speed"]
         assert speed.keys() == {"training_seconds", "windows_per_second", "gflop_per_window"}
         assert min(speed.values()) > 0
