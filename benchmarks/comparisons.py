@@ -37,13 +37,18 @@ def comparison(settings: Settings) -> Row:
     records = [json.loads(path.read_text()) for path in (out / "runs").rglob("run.json")]
     training = sum(record["speed"]["training_seconds"] for record in records)
     return Row(
-        "seconds of a run beyond its training, two arms (wall)",
-        "-",
-        (wall - training) / len(records),
-        1,
+        f"a comparison of {len(records)} runs of a tiny model beyond their training (wall)",
+        "its whole time",
+        (wall - training) / wall,
+        0.1,
         "<=",
-        "s",
-        details={"wall": wall, "processor seconds": cpu, "training": training, "runs": len(records)},
+        "",
+        details={
+            "seconds a run beyond its training": (wall - training) / len(records),
+            "wall": wall,
+            "processor seconds": cpu,
+            "training": training,
+        },
     )
 
 

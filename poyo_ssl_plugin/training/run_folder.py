@@ -28,8 +28,8 @@ _FREE = {"resume", "out_dir", "seeds", "data.num_workers", "data.timeout"}
 # Keys that may differ when a run that was stopped goes on: the same content in another place.
 _MOVED = {"data.root", "diet.table", "init_from"}
 # Keys of the trainer that change the result, so that a finished run is not taken for another.
-_TRAINER = ("max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite")
-_TRAINER += ("compile", "accumulate_grad_batches")
+_TRAINER = {"max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite"}
+_TRAINER |= {"compile", "accumulate_grad_batches"}
 # Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
 LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1}
 
