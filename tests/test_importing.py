@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
@@ -13,14 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from poyo_ssl_plugin import CalciumPOYO, PredictabilitySampler, score_dataset
-from poyo_ssl_plugin.cli.import_commands import import_recordings
-from poyo_ssl_plugin.cli.recording_commands import tasks
+from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.compat import Dataset, DatasetIndex
 from poyo_ssl_plugin.data import Recordings, TrialSampler, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.check import check_recording
 from poyo_ssl_plugin.data.importing import df_over_f, read_suite2p, recording_from_arrays, save_recording
 from poyo_ssl_plugin.data.splits import PARTS, recorded_split
-from poyo_ssl_plugin.errors import OutputError, PoyoSSLError, RecordingError
+from poyo_ssl_plugin.errors import OutputError, RecordingError
 from poyo_ssl_plugin.recordings import merge_intervals, split_intervals
 
 RATE, FRAMES, CELLS, TRIALS = 10.0, 600, 5, 20
@@ -45,8 +46,12 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+def main_run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(import_recordings, [str(argument) for argument in arguments])
+    return main_run("import", *arguments)
 
 
 def written(result: Result, out: Path, name: str = "m1"):
@@ -134,7 +139,7 @@ class TestReaders:
         data = written(result, out)
         assert data.subject.id == "s" and data.subject.cre_line == "Cux2"
         np.testing.assert_array_equal(data.running.speed[:8], [0, 1, 2, 3, 4, 5, 6, 0])
-        refused(run("arrays", tmp_path / "dff.npy", *common), None, "is there already")
+        refused(run("arrays", tmp_path / "dff.npy", *common), out, "is there already", before=contents(out))
         assert run("arrays", tmp_path / "dff.npy", *common, "--force").exit_code == 0
 
     def test_trials_that_were_cut_out(self, tmp_path, out, traces):
@@ -246,7 +251,7 @@ class TestResult:
         assert window.units.id.tolist() == [f"a/{i}" for i in range(CELLS)]
 
     def test_the_command_tasks_says_what_to_write(self, folder):
-        said = CliRunner().invoke(tasks, [str(folder)]).output
+        said = main_run("tasks", folder).output
         assert "task={name: side, source: trials, label: side}" in said.replace("'", "")
         assert "task={name: speed, source: running, label: speed, kind: regression}" in said.replace("'", "")
 
@@ -272,13 +277,104 @@ class TestSplits:
         assert split_intervals(data, "test").round(6).tolist() == [[24.0, 30.0], [54.0, 60.0]]
 
 
-def refused(result: Result, out: Path | None, message: str = "") -> None:
-    """One sentence, and nothing written. (``poyo-ssl`` prints it and exits with 2.)"""
-    error = result.exception
-    assert isinstance(error, PoyoSSLError), result.output + repr(error)
-    assert message in str(error) and "\n" not in str(error) and 10 < len(str(error)) < 700
-    assert out is None or not out.exists() or not list(out.iterdir())
+def refused(result: Result, out: Path, message: str = "", *, before: dict[str, bytes] | None = None) -> str:
+    """One sentence, exit code 2, and the output folder as it was. Returns the sentence."""
+    assert result.exit_code == 2, f"{result.output}{result.exception!r}"
+    said = result.stderr.removesuffix("\n")
+    assert said.startswith("error: ") and "\n" not in said and len(said) < 700 and not result.stdout, result.output
+    assert message in said, said
+    assert contents(out) == (before or {})
+    return said
 
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+@dataclass
+class Import:
+    """An import that would go well, until one of ``MISTAKES`` is made in it."""
+
+    folder: Path
+    command: str = "arrays"
+    values: np.ndarray = field(default_factory=lambda: np.ones((60, 4)))
+    trials: np.ndarray = field(default_factory=lambda: np.arange(6)[:, None] + np.array([0.0, 0.5]))
+    header: str = "start,end"
+    options: dict[str, object] = field(
+        default_factory=lambda: {"--sampling-rate": RATE, "--recording": "m1", "--split": "0.7,0.1,0.2"}
+    )
+
+    @property
+    def source(self) -> Path:
+        return self.folder / "source"
+
+    def run(self, out: Path) -> Result:
+        if not self.source.exists():
+            with self.source.open("wb") as file:
+                np.save(file, self.values)
+        rows = "\n".join(",".join(f"{value:.4f}" for value in row) for row in self.trials)
+        trials = self.folder / "trials.csv"
+        trials.write_text(f"{self.header}\n{rows}\n")
+        options = [text for option in self.options.items() for text in option]
+        return run(self.command, self.source, "--out", out, "--trials", trials, *options)
+
+
+def swapped_axes(case, draw):
+    case.values = case.values.T
+
+
+def rate_of_another_unit(case, draw):
+    """A period in seconds, milliseconds for a rate in Hz, and what is no rate."""
+    case.options["--sampling-rate"] = draw(st.sampled_from(["0.1", "100", "0", "-3", "nan", "inf", "1e5"]))
+
+
+def trials_beyond_the_recording(case, draw):
+    case.trials *= draw(st.floats(1.2, 1000))
+
+
+def overlapping_trials(case, draw):
+    case.trials[draw(st.integers(0, 4)), 1] += draw(st.floats(0.51, 0.9))
+
+
+def impossible_split(case, draw):
+    splits = ["0.5,0.5", "1,0,0", "0.9,0.9,0.1", "nan,0,1", "blocks:0", "x,y,z", "-1,1,1", "turn"]
+    case.options["--split"] = draw(st.sampled_from(splits))
+
+
+def odd_id(case, draw):
+    case.options["--recording"] = draw(st.sampled_from(["../x", "a/b", "a b", ".hidden", "ü", "-"]))
+
+
+def no_array(case, draw):
+    case.source.write_bytes(draw(st.binary(max_size=64)))
+
+
+def wrong_columns(case, draw):
+    case.header = draw(st.sampled_from(["start,stop", "start,start", "start", "on,off", "start,end,side", ""]))
+
+
+def bad_series(case, draw):
+    rows = draw(st.sampled_from(["1,1", "0,0\n0,1", "0,x\n1,y", "900,0\n901,1", "0,inf\n1,0", "", "0"]))
+    (case.folder / "series.csv").write_text(f"time,speed\n{rows}\n")
+    case.options["--series"] = draw(st.sampled_from(["running=", "domain=", "=", "a b="])) + f"{case.folder}/series.csv"
+
+
+def repeated_ids(case, draw):
+    case.command = "caiman"
+    n = case.values.shape[1]
+    with h5py.File(case.source, "w") as file:
+        file["estimates/F_dff"] = file["estimates/C"] = case.values.T
+        file["estimates/idx_components"] = [*range(n), draw(st.integers(0, n - 1))]
+
+
+def recording_that_is_there(case, draw):
+    case.options["--recording"] = "kept"
+
+
+MISTAKES = (
+    swapped_axes, rate_of_another_unit, trials_beyond_the_recording, overlapping_trials, impossible_split, odd_id,
+    no_array, wrong_columns, bad_series, repeated_ids, recording_that_is_there,
+)  # fmt: skip
 
 # Each takes a valid row of TRIALS.csv (start, end, side, part) and makes it wrong in a way drawn at random.
 BAD_VALUES = {
@@ -290,7 +386,11 @@ BAD_VALUES = {
 
 
 class TestBadInput:
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    """Three hundred generated cases through the command itself, as a shell runs it."""
+
+    CASES = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+
+    @CASES
     @given(data=st.data())
     def test_a_wrong_value_is_named_by_file_column_and_row(self, tmp_path, out, traces, trials_csv, data):
         np.save(tmp_path / "dff.npy", traces)
@@ -301,55 +401,33 @@ class TestBadInput:
         bad = tmp_path / "bad.csv"
         bad.write_text("\n".join(",".join(line) for line in lines))
         common = ["--sampling-rate", RATE, "--out", out, "--split", "part"]
-        result = run("arrays", tmp_path / "dff.npy", *common, "--trials", bad)
-        refused(result, out, f"{bad}: column '")
+        said = refused(run("arrays", tmp_path / "dff.npy", *common, "--trials", bad), out, f"{bad}: column '")
         # A start that is after its end is seen at the end; one that moves can make its neighbour overlap.
-        assert re.search(f"'({column}|end)', row {row + 1}: ", str(result.exception)) or "overlap" in str(
-            result.exception
-        )
+        assert re.search(f"'({column}|end)', row {row + 1}: ", said) or "overlap" in said
 
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @CASES
     @given(data=st.data())
-    def test_what_does_not_fit_together_is_refused(self, tmp_path, out, traces, data):
-        kind = data.draw(
-            st.sampled_from(["axes", "rate", "scale", "overlap", "split", "id", "file", "series", "column"])
-        )
-        n, t = data.draw(st.integers(2, 9)), data.draw(st.integers(40, 80))
-        values = np.ones((t, n))
-        rate, split, name = "10", "0.7,0.1,0.2", "m1"
-        start = np.linspace(0, t / 10 - 1, 6)
-        trials = np.stack([start, start + 0.3], axis=1)
-        header, extra = "start,end", []
-        if kind == "axes":
-            values = values.T
-        elif kind == "rate":
-            rate = data.draw(st.sampled_from(["0.1", "0", "-3", "nan", "inf", "1e5", "100"]))
-        elif kind == "scale":
-            trials *= data.draw(st.sampled_from([1000.0, 60.0, 2.0]))
-        elif kind == "overlap":
-            trials[data.draw(st.integers(0, 4)), 1] += 50 / len(trials) * data.draw(st.floats(0.2, 0.5))
-        elif kind == "split":
-            split = data.draw(
-                st.sampled_from(["0.5,0.5", "1,0,0", "0.9,0.9,0.1", "nan,0,1", "blocks:0", "x,y,z", "-1,1,1", "turn"])
-            )
-        elif kind == "id":
-            name = data.draw(st.sampled_from(["../x", "a/b", "a b", ".hidden", "ü", "-"]))
-        elif kind == "column":
-            header = data.draw(st.sampled_from(["start,stop", "start,start", "start", "on,off", "start,end,side", ""]))
-        elif kind == "series":
-            good = data.draw(st.sampled_from(["1,1", "0,0\n0,1", "0,x\n1,y", "900,0\n901,1", "0,inf\n1,0", "", "0"]))
-            (tmp_path / "s.csv").write_text(f"time,speed\n{good}\n")
-            extra = [
-                "--series",
-                data.draw(st.sampled_from(["running=", "domain=", "=", "a b="])) + str(tmp_path / "s.csv"),
-            ]
-        np.save(tmp_path / "x.npy", values)
-        if kind == "file":
-            (tmp_path / "x.npy").write_bytes(data.draw(st.binary(max_size=64)))
-        rows = "\n".join(",".join(f"{value:.4f}" for value in row) for row in trials)
-        (tmp_path / "t.csv").write_text(f"{header}\n{rows}\n")
-        common = ["--sampling-rate", rate, "--out", out, "--recording", name, "--split", split, *extra]
-        refused(run("arrays", tmp_path / "x.npy", *common, "--trials", tmp_path / "t.csv"), out)
+    def test_what_does_not_fit_together_is_refused(self, tmp_path, data):
+        with tempfile.TemporaryDirectory(dir=tmp_path) as folder:
+            case, out = Import(Path(folder)), Path(folder) / "out"
+            out.mkdir()
+            (out / "kept.h5").write_bytes(b"a recording")
+            data.draw(st.sampled_from(MISTAKES))(case, data.draw)
+            refused(case.run(out), out, before={"kept.h5": b"a recording"})
+
+    def test_without_a_mistake_it_goes_well(self, tmp_path):
+        assert Import(tmp_path).run(tmp_path / "out").exit_code == 0
+
+    def test_a_label_that_training_lacks(self, traces, tmp_path):
+        trials = {"start": np.arange(20) * 3.0, "end": np.arange(20) * 3.0 + 2, "side": [*"lr" * 8, *"lrxx"]}
+        data = recording_from_arrays(traces, recording="a", sampling_rate=RATE, trials=trials)
+        save_recording(data, tmp_path / "recordings")
+        task = "task={name: side, source: trials, label: side}"
+        overrides = [task, f"data.root={tmp_path / 'recordings'}", f"out_dir={tmp_path / 'run'}", "diet=all"]
+        result = main_run("finetune", "--recipe", "scratch", "model=tiny", "trainer.accelerator=cpu", *overrides)
+        said = result.stderr.splitlines()[-1]
+        assert result.exit_code == 2 and "Traceback" not in result.stderr and not (tmp_path / "run").exists()
+        assert said.startswith("error: recording a: row 18 of trials has the side 'x', which is not among the classes")
 
     def test_ids_that_repeat(self, traces):
         with pytest.raises(RecordingError, match="unit id 'a' occurs twice"):
