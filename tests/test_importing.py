@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from poyo_ssl_plugin import CalciumPOYO, PredictabilitySampler, score_dataset
 from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.compat import Dataset, DatasetIndex
-from poyo_ssl_plugin.data import Recordings, TrialSampler, find_trials, fit_task, get_task
+from poyo_ssl_plugin.data import CountSpikes, Recordings, TrialSampler, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.check import check_recording
 from poyo_ssl_plugin.data.importing import df_over_f, read_suite2p, recording_from_arrays, save_recording
 from poyo_ssl_plugin.data.splits import PARTS, recorded_split
@@ -116,7 +116,36 @@ class TestReaders:
 
     def test_an_nwb_without_traces(self, tmp_path, out):
         path = write_nwb(tmp_path / "mouse.nwb", None)
-        refused(run("nwb", path, "--out", out), out, "mouse.nwb: has no traces; it has no RoiResponseSeries")
+        refused(
+            run("nwb", path, "--out", out),
+            out,
+            "mouse.nwb: has no traces; it has neither a RoiResponseSeries nor units",
+        )
+
+    def test_units_of_an_nwb(self, tmp_path, out):
+        """Spikes become a recording that is scored, and counted for the models, with field=spikes."""
+        rng = np.random.default_rng(0)
+        spikes = [np.sort(rng.uniform(0.4, 60, n)) for n in (400, 0, 300)]
+        path = write_nwb(tmp_path / "mouse.nwb", None, spikes=spikes)
+        data = written(run("nwb", path, "--out", out, "--recording", "m1"), out)
+        assert data.units.id.astype(str).tolist() == ["m1/0", "m1/1", "m1/2"]
+        for unit, times in enumerate(spikes):
+            np.testing.assert_array_equal(data.spikes.timestamps[data.spikes.unit_index == unit], times)
+        assert data.trials.side.tolist() == ["l", "r"] * 10
+        table = score_dataset(Recordings(out), field="spikes")
+        assert table["status"].tolist() == ["ok", "constant", "ok"]
+        window = Recordings(out, fields=["spikes"])[DatasetIndex("m1", 3.0, 5.0)]
+        counts = CountSpikes(0.1)(window).calcium_traces.df_over_f
+        expected = [((times >= 3) & (times < 5)).sum() for times in spikes]
+        assert counts.shape == (20, 3) and counts.sum(axis=0).tolist() == expected
+        late = tmp_path / "late.csv"
+        late.write_text("start,end\n1,2\n70,71\n")
+        refused(
+            run("nwb", path, "--out", out, "--recording", "m2", "--trials", late),
+            out,
+            "'end', row 3",
+            before=contents(out),
+        )
 
     @pytest.mark.parametrize("accepted", [[0, 2], None])
     def test_caiman(self, tmp_path, out, traces, accepted):
@@ -178,7 +207,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f") -> Path:
+def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f", spikes: list[np.ndarray] = ()) -> Path:
     """A file written by pynwb."""
     pynwb = pytest.importorskip("pynwb")
     from datetime import datetime, timezone
@@ -209,6 +238,9 @@ def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f") ->
             times = 0.5 + np.arange(len(traces)) / RATE
             container.create_roi_response_series("traces", 100 + traces, timestamps=times, **clock)
             container.create_roi_response_series("Neuropil", np.full_like(traces, 40), timestamps=times, **clock)
+    for times in spikes:
+        file.add_unit(spike_times=times)
+    if traces is not None or len(spikes):
         file.add_trial_column("side", "where to")
         for i in range(TRIALS):
             file.add_trial(start_time=3.0 * i + 0.5, stop_time=3.0 * i + 2.5, side="lr"[i % 2])
