@@ -19,7 +19,7 @@ from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.compat import Dataset, DatasetIndex
 from poyo_ssl_plugin.data import CountSpikes, Recordings, TrialSampler, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.check import check_recording
-from poyo_ssl_plugin.data.importing import df_over_f, read_suite2p, recording_from_arrays, save_recording
+from poyo_ssl_plugin.data.importing import df_over_f, read_caiman, read_suite2p, recording_from_arrays, save_recording
 from poyo_ssl_plugin.data.splits import PARTS, recorded_split
 from poyo_ssl_plugin.errors import OutputError, RecordingError
 from poyo_ssl_plugin.recordings import merge_intervals, split_intervals
@@ -62,7 +62,7 @@ def written(result: Result, out: Path, name: str = "m1"):
 
 
 def write_suite2p(folder: Path, traces: np.ndarray, fs: object = RATE, cells: slice = slice(None)) -> Path:
-    """Files as suite2p's documentation lays them out; suite2p itself is too heavy for a test."""
+    """Files as suite2p lays them out (roiextractors reads them so); suite2p itself is too heavy for a test."""
     folder.mkdir(parents=True)
     n = traces.shape[1]
     np.save(folder / "F.npy", 100 + 20 * traces.T)
@@ -70,8 +70,25 @@ def write_suite2p(folder: Path, traces: np.ndarray, fs: object = RATE, cells: sl
     iscell = np.zeros((n, 2), np.float32)
     iscell[cells] = 1, 0.9
     np.save(folder / "iscell.npy", iscell)
-    np.save(folder / "ops.npy", {"nplanes": 1, "fs": fs, "tau": 1.0})
+    np.save(folder / "ops.npy", {"nplanes": 1, "fs": fs, "tau": 1.0, "nframes": len(traces), "Ly": 8, "Lx": 8})
+    roi = {"ypix": np.array([1]), "xpix": np.array([2]), "lam": np.ones(1), "med": (1, 2)}
+    np.save(folder / "stat.npy", np.array([roi] * n, dtype=object), allow_pickle=True)
     return folder
+
+
+def write_caiman(path: Path, traces: np.ndarray, accepted: list[int] | None) -> Path:
+    """Groups as CaImAn's save_dict_to_hdf5 writes them (roiextractors reads them so)."""
+    n = traces.shape[1]
+    with h5py.File(path, "w") as file:
+        file["estimates/F_dff"], file["estimates/C"] = traces.T, traces.T
+        file["estimates/idx_components"] = "NoneType" if accepted is None else np.array(accepted)
+        file["params/data/fr"] = RATE
+        # Footprints, a sparse matrix (pixels, components), which only roiextractors asks for.
+        pixels = {"data": np.ones(n), "indices": np.arange(n), "indptr": np.arange(n + 1), "shape": (64, n)}
+        for name, values in pixels.items():
+            file[f"estimates/A/{name}"] = values
+        file["estimates/dims"] = file["params/data/dims"] = (8, 8)
+    return path
 
 
 class TestReaders:
@@ -149,15 +166,29 @@ class TestReaders:
 
     @pytest.mark.parametrize("accepted", [[0, 2], None])
     def test_caiman(self, tmp_path, out, traces, accepted):
-        """Groups as CaImAn's save_dict_to_hdf5 writes them; CaImAn itself is too heavy for a test."""
-        with h5py.File(tmp_path / "cnm.hdf5", "w") as file:
-            file["estimates/F_dff"], file["estimates/C"] = traces.T, traces.T
-            file["estimates/idx_components"] = "NoneType" if accepted is None else np.array(accepted)
-            file["params/data/fr"] = RATE
-        data = written(run("caiman", tmp_path / "cnm.hdf5", "--out", out, "--recording", "m1"), out)
+        path = write_caiman(tmp_path / "cnm.hdf5", traces, accepted)
+        data = written(run("caiman", path, "--out", out, "--recording", "m1"), out)
         rows = accepted or list(range(CELLS))
         np.testing.assert_array_equal(data.calcium_traces.df_over_f, traces[:, rows])
         assert data.rois.id.astype(str).tolist() == [f"m1/{row}" for row in rows]
+
+    def test_roiextractors_reads_the_same(self, tmp_path, traces):
+        """A reader that others keep finds in these files the cells, traces and rates that ours find."""
+        roiextractors = pytest.importorskip("roiextractors")
+        folder = write_suite2p(tmp_path / "suite2p" / "plane0", traces, RATE, slice(1, 4)).parent
+        theirs, ours = roiextractors.Suite2pSegmentationExtractor(folder_path=folder), read_suite2p(folder)
+        cells = np.flatnonzero(theirs.get_property("iscell", theirs.get_roi_ids()))
+        assert ours.unit_ids.tolist() == [f"plane0_{cell}" for cell in cells] and ours.rate == RATE
+        assert theirs.get_sampling_frequency() == RATE
+        raw, neuropil = (theirs.get_traces(name=name)[:, cells] for name in ("raw", "neuropil"))
+        np.testing.assert_array_equal(ours.values, df_over_f(raw, neuropil, RATE))
+
+        path = write_caiman(tmp_path / "cnm.hdf5", traces, [0, 2])
+        theirs, ours = roiextractors.CaimanSegmentationExtractor(path), read_caiman(path)
+        accepted = np.flatnonzero(theirs.get_property("is_accepted", theirs.get_roi_ids()))
+        assert ours.unit_ids.astype(int).tolist() == accepted.tolist()
+        np.testing.assert_array_equal(ours.values, theirs.get_traces(name="dff")[:, accepted])
+        assert ours.rate == theirs.get_sampling_frequency()
 
     def test_arrays_with_everything_beside(self, tmp_path, out, traces, trials_csv):
         np.save(tmp_path / "dff.npy", traces)
@@ -394,9 +425,7 @@ def bad_series(case, draw):
 def repeated_ids(case, draw):
     case.command = "caiman"
     n = case.values.shape[1]
-    with h5py.File(case.source, "w") as file:
-        file["estimates/F_dff"] = file["estimates/C"] = case.values.T
-        file["estimates/idx_components"] = [*range(n), draw(st.integers(0, n - 1))]
+    write_caiman(case.source, case.values, [*range(n), draw(st.integers(0, n - 1))])
 
 
 def recording_that_is_there(case, draw):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.data.importing.csv_table import Table
 from poyo_ssl_plugin.data.importing.df_over_f import df_over_f
-from poyo_ssl_plugin.data.importing.table import Table
 from poyo_ssl_plugin.data.importing.traces import Spikes, Traces, reading, sampling_rate_of
 from poyo_ssl_plugin.errors import RecordingError
 

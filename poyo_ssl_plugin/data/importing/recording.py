@@ -13,8 +13,8 @@ import numpy as np
 
 from poyo_ssl_plugin import compat
 from poyo_ssl_plugin.compat import ArrayDict, Data, Interval, IrregularTimeSeries
+from poyo_ssl_plugin.data.importing.csv_table import Table
 from poyo_ssl_plugin.data.importing.parts import FRACTIONS, split_recording
-from poyo_ssl_plugin.data.importing.table import Table
 from poyo_ssl_plugin.errors import OutputError, RecordingError
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.recordings import refuse_duplicates

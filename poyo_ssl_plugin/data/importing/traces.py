@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.data.importing.table import Table
+from poyo_ssl_plugin.data.importing.csv_table import Table
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
 
 
