@@ -111,5 +111,5 @@ def step(model: CalciumPOYO, batches: list[tuple[dict[str, Any], torch.Tensor]])
 
 def as_padded(run: Callable[[], None]) -> None:
     """Run with the padding left in, as on a model that knows no other way."""
-    with mock.patch.object(calcium_poyo, "_pads_whole_neurons", lambda mask: False):
+    with mock.patch.object(calcium_poyo, "pads_whole_neurons", lambda mask: False):
         run()

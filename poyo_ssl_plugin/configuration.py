@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from poyo_ssl_plugin.errors import RecipeError
 
@@ -32,6 +33,8 @@ def recipe_names(command: str) -> list[str]:
 def compose_recipe(command: str, recipe: str | None = None, overrides: Sequence[str] = (), folder: Path | None = None):  # type: ignore[no-untyped-def]  # omegaconf is imported only when needed
     """Compose a recipe.
 
+    One that starts from a checkpoint has the checkpoint's model, unless an override names another.
+
     Args:
         command: ``"pretrain"``, ``"finetune"`` or ``"demo"``.
         recipe: A recipe of that command, by its short name (``"natural_movie"``) or its file's name.
@@ -42,7 +45,8 @@ def compose_recipe(command: str, recipe: str | None = None, overrides: Sequence[
         The composed configuration (``omegaconf.DictConfig``).
 
     Raises:
-        RecipeError: If the recipe or a key does not exist, or an override cannot be read.
+        RecipeError: If the recipe or a key does not exist, an override cannot be read, or it names a model that is
+            not the checkpoint's.
 
     Example:
         >>> config = compose_recipe("pretrain", overrides=["model=tiny", "trainer.max_steps=10"])
@@ -50,13 +54,30 @@ def compose_recipe(command: str, recipe: str | None = None, overrides: Sequence[
         (32, 10)
     """
     from hydra.errors import HydraException
+    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
     name = _file_name(command, recipe, folder)
     try:
-        return _compose(name, overrides, folder)
+        config = _compose(name, overrides, folder)
     except (HydraException, OmegaConfBaseException) as error:
         raise RecipeError(f"recipe {name}: {_explain(error, name, folder)}") from None
+    if not OmegaConf.is_missing(config, "init_from") and Path(config.get("init_from") or "").is_file():
+        from poyo_ssl_plugin.models import take_model_of_checkpoint
+
+        take_model_of_checkpoint(config, chosen_arguments(overrides, config.model))
+    return config
+
+
+def chosen_arguments(overrides: Sequence[str], model: Mapping[str, Any]) -> set[str]:
+    """Arguments of a recipe's model that overrides give: all of them with ``model=NAME``.
+
+    Example:
+        >>> chosen_arguments(["seed=1", "model.dim=32"], {"dim": 32, "depth": 1})
+        {'dim'}
+    """
+    keys = {override.partition("=")[0].lstrip("+") for override in overrides}
+    return {name for name in map(str, model) if "model" in keys or f"model.{name}" in keys}
 
 
 def known_keys(config, prefix: str = "") -> list[str]:  # type: ignore[no-untyped-def]

@@ -18,10 +18,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from poyo_ssl_plugin.data import Recordings, Task, trial_windows
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.models import CalciumPOYO, replace_vocabulary, run_without_dropout
+from poyo_ssl_plugin.models import CalciumPOYO, load_weights, replace_vocabulary, run_without_dropout
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.objectives import identify_units
-from poyo_ssl_plugin.training.weights import load_weights
 
 _TASK = "decoded"
 # Windows a model is asked about at a time.

@@ -6,15 +6,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
+from quick import quick
 
 from poyo_ssl_plugin.compat import ArrayDict, Data, IrregularTimeSeries, write_recording
+from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, simulate
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 
@@ -50,6 +53,26 @@ def table_path(table: PredictabilityTable, tmp_path_factory: pytest.TempPathFact
     path = tmp_path_factory.mktemp("table") / "table.csv"
     table.to_csv(path)
     return path
+
+
+@pytest.fixture
+def recipe(request, sim_dir: Path, table_path: Path, tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose a quick recipe on the simulated recordings, written to ``tmp_path / name``.
+
+    Its settings are the module's ``QUICK``, or those of ``steps``. Fine-tuning is from scratch unless it is told
+    where it starts.
+    """
+
+    def make(
+        command: str, *overrides: str, name: str = "run", recipe: str | None = None, steps: int | None = None
+    ) -> DictConfig:
+        settings = request.module.QUICK if steps is None else quick(steps=steps)
+        places = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / name}"]
+        if command == "finetune" and recipe is None and not any(o.startswith("init_from=") for o in overrides):
+            recipe = "scratch"
+        return compose_recipe(command, recipe, [*settings, *places, *overrides])
+
+    return make
 
 
 @pytest.fixture(scope="session")

@@ -15,25 +15,14 @@ import pytest
 import torch
 from quick import quick
 
-from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import StandardizeTraces
 from poyo_ssl_plugin.errors import DeviceError, NumericalError, OutputError, RecipeError
-from poyo_ssl_plugin.files import atomic_path, write_json
-from poyo_ssl_plugin.locks import only_run_in
+from poyo_ssl_plugin.files import atomic_path, only_run_in, write_json
 from poyo_ssl_plugin.training import finetune, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.guards import CollapseWarning
 from poyo_ssl_plugin.training.run_folder import hardware_errors
 
 QUICK = quick(steps=4, val_every=2, batch_size=4)
-
-
-@pytest.fixture
-def recipe(sim_dir, table_path, tmp_path):
-    def make(command: str, *overrides: str, name: str = "run"):
-        common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / name}"]
-        return compose_recipe(command, "scratch" if command == "finetune" else None, [*QUICK, *common, *overrides])
-
-    return make
 
 
 @pytest.fixture
@@ -121,15 +110,14 @@ class TestDevices:
 
 class TestFolders:
     def test_two_runs_in_one_folder(self, recipe, tmp_path, monkeypatch):
-        monkeypatch.setattr("poyo_ssl_plugin.locks.PATIENCE", 0.1)
-        monkeypatch.setattr(only_run_in.__wrapped__, "__kwdefaults__", {"patience": 0.1})
+        monkeypatch.setattr("poyo_ssl_plugin.files.PATIENCE", 0.1)
         with only_run_in(tmp_path / "run"), pytest.raises(OutputError, match="another run is going on"):
             pretrain(recipe("pretrain"))
         assert pretrain(recipe("pretrain")).checkpoint.exists()
 
     def test_the_lock_goes_with_its_process(self, tmp_path):
         code = (
-            "import sys, time\nfrom poyo_ssl_plugin.locks import only_run_in\n"
+            "import sys, time\nfrom poyo_ssl_plugin.files import only_run_in\n"
             "with only_run_in(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)"
         )
         holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)

@@ -46,18 +46,12 @@ class TestAttention:
         # The context repeats its times: they need not be given for every neuron.
         torch.testing.assert_close(ours(query, context, self.rotary(times), self.rotary(shared), mask), expected)
 
-    def test_self_attention_equals_torch_brain_s(self):
+    def test_self_attention_and_its_gradients_equal_torch_brain_s(self):
         options = {"dim": 32, "heads": 2, "dim_head": 16, "rotate_value": True}
         stock, ours = RotarySelfAttention(**options), SelfAttention(**options)
         ours.load_state_dict(stock.state_dict())
         x, times = torch.randn(3, 7, 32), self.rotary(torch.rand(3, 7))
         torch.testing.assert_close(ours(x, times), stock(x, times))
-
-    def test_gradients_equal_torch_brain_s(self):
-        options = {"dim": 32, "heads": 2, "dim_head": 16, "rotate_value": True}
-        stock, ours = RotarySelfAttention(**options), SelfAttention(**options)
-        ours.load_state_dict(stock.state_dict())
-        x, times = torch.randn(3, 7, 32), self.rotary(torch.rand(3, 7))
         for module in (stock, ours):
             module(x, times).square().sum().backward()
         for a, b in zip(stock.parameters(), ours.parameters()):

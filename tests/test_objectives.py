@@ -193,36 +193,12 @@ class TestMaskedLatentReconstruction:
         live = MaskedLatentReconstruction.paper(32)(made, plain)
         assert torch.autograd.grad(live.loss, live.latent_pass.processor_latents)[0].abs().sum() > 0
 
-    def test_dropout_is_off_for_the_target_and_on_again_after(self):
-        made = model(lin_dropout=0.5).train()
-        objective = MaskedLatentReconstruction(32)
-        one, two = (objective(made, inputs()).latent_pass.processor_latents for _ in range(2))
-        assert torch.equal(one, two) and made.training and made.dropout.training
-
     @pytest.mark.parametrize(("hide_neurons", "runs"), [(0.0, 1), (0.5, 2)])
     def test_the_encoder_runs_once_more_only_to_hide_neurons(self, hide_neurons, runs):
         made, calls = model(), []
         made.read_in.register_forward_hook(lambda *_: calls.append(1))
         MaskedLatentReconstruction(32, hide_neurons=hide_neurons)(made, inputs())
         assert len(calls) == runs
-
-    def test_all_parameters_get_a_gradient(self):
-        made = model().train()
-        objective = MaskedLatentReconstruction(32)
-        result = objective(made, inputs(n_windows=8))
-        (
-            result.loss + F.cross_entropy(result.latent_pass.output.flatten(0, 1), torch.zeros(16, dtype=torch.long))
-        ).backward()
-        for name, parameter in [*made.named_parameters(), *objective.named_parameters()]:
-            assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-
-    @pytest.mark.parametrize(
-        "wrong",
-        [{"ratio": 0.0}, {"ratio": 1.0}, {"distance": "l3"}, {"target": "other"}, {"mask": "x"}, {"hide_neurons": 1.0}],
-    )
-    def test_bad_arguments(self, wrong):
-        with pytest.raises(RecipeError):
-            MaskedLatentReconstruction(32, **wrong)
 
     @pytest.mark.skipif(GENERATION == "0.1", reason="POYO of torch_brain 0.1 is constructed in another way")
     def test_a_stock_poyo_of_spikes(self):
@@ -255,15 +231,50 @@ class TestMaskedLatentReconstruction:
         assert stock.enc_atn.to_kv.weight.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("kind", ["masked_latent", "ema_teacher", "decorrelation", "masked_activity"])
+OBJECTIVES = {
+    "masked_latent": lambda **options: MaskedLatentReconstruction(32, **options),
+    "ema_teacher": lambda **options: EMATeacher(32, **{"ramp_steps": 100, **options}),
+    "masked_activity": lambda **options: MaskedActivity(32, patch_size=10, dim_head=16, **options),
+}
+
+
+@pytest.mark.parametrize("kind", OBJECTIVES)
+def test_all_parameters_get_a_gradient(kind):
+    made, objective = model().train(), OBJECTIVES[kind]().train()
+    result = objective(made, inputs(n_windows=8))
+    logits = result.latent_pass.output.flatten(0, 1)
+    (result.loss + F.cross_entropy(logits, torch.zeros(16, dtype=torch.long))).backward()
+    own = [(name, p) for name, p in objective.named_parameters() if not name.startswith("teacher")]
+    for name, parameter in [*made.named_parameters(), *own]:
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+
+
+@pytest.mark.parametrize("kind", ["masked_latent", "ema_teacher"])
+def test_dropout_is_off_for_the_target_and_on_again_after(kind):
+    made, objective = model(lin_dropout=0.5).train(), OBJECTIVES[kind]().train()
+    one, two = (objective(made, inputs()).latent_pass.processor_latents for _ in range(2))
+    assert torch.equal(one, two) and made.training and made.dropout.training
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong"),
+    [
+        *((kind, wrong) for kind in OBJECTIVES for wrong in ({"ratio": 1.0}, {"distance": "l3"}, {"mask": "x"})),
+        ("masked_latent", {"ratio": 0.0}),
+        ("masked_latent", {"target": "other"}),
+        ("masked_latent", {"hide_neurons": 1.0}),
+        ("ema_teacher", {"decay": 0.9999}),
+        ("ema_teacher", {"layers": 0}),
+    ],
+)
+def test_bad_arguments(kind, wrong):
+    with pytest.raises(RecipeError):
+        OBJECTIVES[kind](**wrong)
+
+
+@pytest.mark.parametrize("kind", [*OBJECTIVES, "decorrelation"])
 def test_an_objective_keeps_the_representation(kind):
-    objective = {
-        "masked_latent": lambda: MaskedLatentReconstruction(32),
-        "ema_teacher": lambda: EMATeacher(32, ramp_steps=100),
-        "decorrelation": Decorrelation,
-        "masked_activity": lambda: MaskedActivity(32, patch_size=10, dim_head=16),
-    }[kind]()
-    before, after = health_before_and_after(objective, model())
+    before, after = health_before_and_after(OBJECTIVES.get(kind, Decorrelation)(), model())
     assert after["effective_rank"] >= before["effective_rank"] / 2
     assert after["latent_std"] >= min(before["latent_std"], 1.0) / 2
 

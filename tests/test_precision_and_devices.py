@@ -4,34 +4,28 @@ from __future__ import annotations
 
 import pytest
 import torch
+from quick import quick
 
 from benchmarks import batching, steps
-from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.training import pretrain
 
+QUICK = quick(steps=2, batch_size=4)
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU here")
-
-
-def recipe(sim_dir, table_path, out, *overrides):
-    common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={out}", "model=tiny", "data.batch_size=4"]
-    short = ["trainer.max_steps=2", "trainer.val_every_n_steps=2", "trainer.progress=false"]
-    return compose_recipe("pretrain", overrides=[*common, *short, *overrides])
 
 
 def on_gpu(inputs):
     return {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in inputs.items()}
 
 
-def test_bf16_autocast_trains_on_the_cpu(sim_dir, table_path, tmp_path):
-    overrides = ["trainer.accelerator=cpu", "trainer.precision=bf16-mixed"]
-    result = pretrain(recipe(sim_dir, table_path, tmp_path, *overrides))
+def test_bf16_autocast_trains_on_the_cpu(recipe):
+    result = pretrain(recipe("pretrain", "trainer.precision=bf16-mixed"))
     assert result.metrics["train/loss"] == result.metrics["train/loss"]
 
 
 @needs_gpu
-def test_bf16_autocast_trains_on_a_gpu_with_pinned_batches(sim_dir, table_path, tmp_path):
+def test_bf16_autocast_trains_on_a_gpu_with_pinned_batches(recipe):
     overrides = ["trainer.accelerator=gpu", "trainer.precision=bf16-mixed", "data.num_workers=2"]
-    result = pretrain(recipe(sim_dir, table_path, tmp_path, *overrides))
+    result = pretrain(recipe("pretrain", *overrides))
     assert result.metrics["train/loss"] == result.metrics["train/loss"]
 
 

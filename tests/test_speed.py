@@ -235,7 +235,7 @@ class TestPackedTokens:
         outcomes = []
         for padded in (False, True):
             model.zero_grad()
-            with mock.patch.object(calcium_poyo, "_pads_whole_neurons", (lambda _: False) if padded else PACKS):
+            with mock.patch.object(calcium_poyo, "pads_whole_neurons", (lambda _: False) if padded else PACKS):
                 output = model(**inputs)
             output.square().sum().backward()
             outcomes.append((output, {name: p.grad.clone() for name, p in model.named_parameters()}))
@@ -259,7 +259,7 @@ class TestPackedTokens:
         assert best["padded"] / best["packed"] > 1.15
 
 
-PACKS = calcium_poyo._pads_whole_neurons
+PACKS = calcium_poyo.pads_whole_neurons
 
 
 @pytest.mark.slow

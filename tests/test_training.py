@@ -6,16 +6,18 @@ import math
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
-from omegaconf import DictConfig
 from quick import quick
 
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compare.figures import read_metric
 from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.errors import CheckpointError, DietError, RecipeError, RecordingError, TableError
 from poyo_ssl_plugin.training import (
+    Pretraining,
     evaluate,
     finetune,
     load_weights,
@@ -28,17 +30,6 @@ from poyo_ssl_plugin.training import (
 from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule
 
 QUICK = quick(steps=6, val_every=3)
-
-
-@pytest.fixture
-def recipe(sim_dir, table_path, tmp_path):
-    """Compose a quick recipe on the simulated recordings, writing to ``tmp_path / name``."""
-
-    def make(command: str, *overrides: str, name: str = "run", recipe: str | None = None) -> DictConfig:
-        common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / name}"]
-        return compose_recipe(command, recipe, [*QUICK, *common, *overrides])
-
-    return make
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +102,20 @@ class TestPretrain:
         assert "no recording has labels of drifting_gratings" in caplog.text
         assert "train/auxiliary" not in result.metrics and math.isfinite(result.metrics["train/masked"])
 
+    def test_the_auxiliary_loss_is_logged_for_steps_with_labels_only(self, recipe, monkeypatch):
+        labelled = []
+        train = Pretraining.training_step
+
+        def step(module, batch, index):
+            labelled.append(bool((batch["target"] != IGNORED).any()))
+            return train(module, batch, index)
+
+        monkeypatch.setattr(Pretraining, "training_step", step)
+        result = pretrain(recipe("pretrain", "data.batch_size=1", "trainer.max_steps=12"))
+        assert set(labelled) == {True, False}
+        rows = pd.read_csv(result.out_dir / "csv" / "metrics.csv").groupby("step").last().dropna(subset="train/loss")
+        assert rows["train/auxiliary"].notna().tolist() == labelled
+
     def test_progress_is_lines_where_nobody_draws_a_bar(self, recipe, caplog):
         with caplog.at_level(logging.INFO):
             pretrain(recipe("pretrain", "trainer.progress=true"))
@@ -156,6 +161,22 @@ class TestFinetune:
         assert set(shared) <= set(result.loaded.loaded)
         assert not result.loaded.skipped and not result.loaded.fresh
 
+    def test_the_model_is_the_checkpoint_s(self, sim_dir, table_path, pretrained, tmp_path, caplog):
+        caplog.set_level(logging.INFO)
+        places = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / 'run'}"]
+        own = [option for option in QUICK if not option.startswith("model=")]
+        config = compose_recipe(
+            "finetune", overrides=[*own, *places, f"init_from={pretrained}", "model.lin_dropout=0.1"]
+        )
+        assert caplog.text.count("model: that of") == 1 and "dim=32" in caplog.text
+        assert (config.model.dim, config.model.depth, config.model.lin_dropout) == (32, 1, 0.1)
+        # A recipe that was given its checkpoint later, as those of comparisons are.
+        config = compose_recipe("finetune", overrides=[*own, *places, "init_from=null"])
+        config.init_from = str(pretrained)
+        result = finetune(config)
+        assert read_checkpoint(result.checkpoint)["hyper_parameters"]["recipe"]["model"]["dim"] == 32
+        assert evaluate(result.checkpoint).metrics["test/accuracy"] == result.metrics["test/accuracy"]
+
     def test_all_of_it_moves_by_default(self, recipe, pretrained):
         result = finetune(recipe("finetune", f"init_from={pretrained}"))
         before, after = model_state(read_checkpoint(pretrained)), model_state(read_checkpoint(result.checkpoint))
@@ -175,7 +196,7 @@ class TestFinetune:
     def test_the_test_is_every_held_out_trial(self, recipe, dataset):
         from poyo_ssl_plugin.data import find_trials, get_task
 
-        result = finetune(recipe("finetune", recipe="scratch"))
+        result = finetune(recipe("finetune"))
         trials = {
             n: find_trials(dataset.get_recording(n), get_task("drifting_gratings"), "test")
             for n in dataset.recording_ids
@@ -190,10 +211,7 @@ class TestFinetune:
         assert result.metrics["test/accuracy"] == pytest.approx(share)
 
     def test_fewer_labels_are_the_earliest_of_each_class_and_only_in_training(self, recipe):
-        whole, few = (
-            prepare_finetuning(recipe("finetune", f"label_fraction={share}", recipe="scratch")).data
-            for share in (1.0, 0.4)
-        )
+        whole, few = (prepare_finetuning(recipe("finetune", f"label_fraction={share}")).data for share in (1.0, 0.4))
         for part in ("valid", "test"):
             assert [len(data.trials(part)["sim_000"]) for data in (whole, few)] == [
                 len(whole.trials(part)["sim_000"])
@@ -212,22 +230,22 @@ class TestFinetune:
     @pytest.mark.parametrize("share", [0.0, 1.2])
     def test_a_wrong_share_of_labels(self, recipe, share):
         with pytest.raises(RecipeError, match="label_fraction must be in"):
-            finetune(recipe("finetune", f"label_fraction={share}", recipe="scratch"))
+            finetune(recipe("finetune", f"label_fraction={share}"))
 
     def test_it_learns(self, recipe):
         """Far above chance within seconds: thirty seconds of a movie, a tiny model."""
-        config = recipe("finetune", "diet=all", "task=natural_movie", "trainer.max_steps=50", recipe="scratch")
+        config = recipe("finetune", "diet=all", "task=natural_movie", "trainer.max_steps=50")
         assert finetune(config).metrics["test/accuracy"] > 8 / 30
 
     def test_evaluate_gives_the_same_numbers(self, recipe):
-        result = finetune(recipe("finetune", recipe="scratch"), seed=3)
+        result = finetune(recipe("finetune"), seed=3)
         again = evaluate(result.checkpoint)
         assert again.predictions == result.predictions and again.task == "drifting_gratings"
         assert again.metrics["test/accuracy"] == result.metrics["test/accuracy"]
 
     def test_an_opened_run_has_the_training_trials_that_it_had(self, recipe):
-        run = finetune(recipe("finetune", "label_fraction=0.3", "shuffle_labels=true", recipe="scratch"), seed=2)
-        prepared = prepare_finetuning(recipe("finetune", "label_fraction=0.3", recipe="scratch"), seed=2)
+        run = finetune(recipe("finetune", "label_fraction=0.3", "shuffle_labels=true"), seed=2)
+        prepared = prepare_finetuning(recipe("finetune", "label_fraction=0.3"), seed=2)
         opened = open_finetuned(run.checkpoint)
         assert opened.data.shuffle_labels and opened.data.seed == 2
         for name, trials in prepared.data.trials("train").items():
@@ -281,14 +299,21 @@ class TestBadInput:
 
     def test_finetune_without_a_checkpoint(self, recipe, tmp_path):
         with pytest.raises(RecipeError, match="init_from is not set.*scratch"):
-            finetune(recipe("finetune"))
+            finetune(recipe("finetune", recipe="finetune"))
         assert not (tmp_path / "run").exists()
 
-    def test_a_checkpoint_of_another_architecture(self, recipe, pretrained, tmp_path):
-        with pytest.raises(CheckpointError, match="another architecture: .*model="):
-            finetune(recipe("finetune", f"init_from={pretrained}", "model.dim=64"))
-        with pytest.raises(CheckpointError, match="another architecture"):
-            finetune(recipe("finetune", f"init_from={pretrained}", "model.depth=2"))
+    @pytest.mark.parametrize("override", ["model=small", "model.dim=64", "model.depth=2"])
+    def test_a_model_that_is_not_the_checkpoint_s(self, recipe, pretrained, tmp_path, override):
+        with pytest.raises(RecipeError, match=r"last.ckpt holds a model of .*leave model=\.\.\. and"):
+            recipe("finetune", f"init_from={pretrained}", override)
+        assert not (tmp_path / "run").exists()
+
+    def test_weights_that_are_not_of_the_model_that_the_checkpoint_names(self, recipe, pretrained, tmp_path):
+        content = torch.load(pretrained, weights_only=True)
+        content["state_dict"] = {name: of for name, of in content["state_dict"].items() if "proc_layers" not in name}
+        torch.save(content, tmp_path / "other.ckpt")
+        with pytest.raises(CheckpointError, match="another architecture: "):
+            finetune(recipe("finetune", f"init_from={tmp_path / 'other.ckpt'}"))
         assert not (tmp_path / "run").exists()
 
     def test_evaluate_needs_a_fine_tuned_checkpoint(self, pretrained, tmp_path):
@@ -299,12 +324,14 @@ class TestBadInput:
             evaluate(tmp_path / "x.ckpt")
 
     def test_a_checkpoint_cannot_name_a_class_to_run(self, recipe, tmp_path):
-        result = finetune(recipe("finetune", recipe="scratch"))
+        result = finetune(recipe("finetune"))
         content = read_checkpoint(result.checkpoint)
-        content["hyper_parameters"]["recipe"]["model"]["_target_"] = "pathlib.Path.touch"
-        torch.save(content, tmp_path / "evil.ckpt")
-        with pytest.raises(CheckpointError, match=r"pathlib\.Path\.touch.*refused"):
-            evaluate(tmp_path / "evil.ckpt")
+        model = content["hyper_parameters"]["recipe"]["model"]
+        for evil in ({"_target_": "pathlib.Path.touch"}, {"dim": {"_target_": "pathlib.Path.touch"}}):
+            content["hyper_parameters"]["recipe"]["model"] = {**model, **evil}
+            torch.save(content, tmp_path / "evil.ckpt")
+            with pytest.raises(CheckpointError, match=r"pathlib\.Path\.touch.*refused"):
+                evaluate(tmp_path / "evil.ckpt")
 
     def test_a_pickle_is_never_run(self, recipe, tmp_path):
         class Bomb:

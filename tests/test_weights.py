@@ -16,8 +16,8 @@ from poyo_ssl_plugin.compat import FeedForward, RotaryCrossAttention, RotarySelf
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models.poyo_plus import arguments_of, as_calcium_poyo
+from poyo_ssl_plugin.models.weights import load_weights
 from poyo_ssl_plugin.training import pretrain
-from poyo_ssl_plugin.training.weights import load_weights
 
 SMALL = {"sequence_length": 1.0, "latent_step": 0.25, "dim": 16, "depth": 1, "dim_head": 8, "patch_size": 5}
 

@@ -188,8 +188,8 @@ class TestCheckpointsOfTorchBrain:
 
     def test_another_architecture(self, recipe, tmp_path):
         path = self.save(tmp_path / "stock.ckpt", self.spiking())
-        with pytest.raises(CheckpointError, match=r"stock\.ckpt: another architecture"):
-            pretrain(recipe("pretrain", "poyo", f"init_from={path}", "model.depth=2"))
+        with pytest.raises(RecipeError, match=r"stock\.ckpt holds a model of depth=1, not 2"):
+            recipe("pretrain", "poyo", f"init_from={path}", "model.depth=2")
 
     @pytest.mark.parametrize(
         ("change", "skipped"),

@@ -26,7 +26,7 @@ from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.data.splits import recorded_split
 from poyo_ssl_plugin.distributed import n_processes, process_index
 from poyo_ssl_plugin.errors import Terminated
-from poyo_ssl_plugin.objectives import EMATeacher, MaskedActivity
+from poyo_ssl_plugin.objectives import Decorrelation, EMATeacher, MaskedActivity
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
 from poyo_ssl_plugin.training import Finetuning, FinetuningData, Pretraining, PretrainingData, finetune, pretrain
 from poyo_ssl_plugin.training.resume import ResumePoint
@@ -62,6 +62,7 @@ OBJECTIVES: dict[str, Callable[[], torch.nn.Module]] = {
     "masked_latent": lambda: MaskedLatentReconstruction(16, mask="causal_time", hide_neurons=0.0),
     "ema_teacher": lambda: EMATeacher(16, mask="causal_time", hide_neurons=0.0),
     "masked_activity": lambda: MaskedActivity(16, patch_size=10, dim_head=8, mask=first_half),
+    "decorrelation": Decorrelation,
 }
 
 
@@ -98,8 +99,10 @@ def module_and_data(what: str, root: Path, table_path: Path) -> tuple[L.Lightnin
     data.attach(model)
     if what == "finetune":
         return Finetuning(model, task, **OPTIM), data
-    # A weight that makes an auxiliary loss over the wrong number of labels show.
-    return Pretraining(model, OBJECTIVES[what](), auxiliary=task.name, auxiliary_weight=1.0, **OPTIM), data
+    # Decorrelation goes without: nothing else reaches the processor then. The weight is one at which an auxiliary loss
+    # over the wrong number of labels shows.
+    auxiliary = None if what == "decorrelation" else task.name
+    return Pretraining(model, OBJECTIVES[what](), auxiliary=auxiliary, auxiliary_weight=1.0, **OPTIM), data
 
 
 class KeepGradients(L.Callback):

@@ -1,4 +1,4 @@
-"""Commands that compare many runs: demo, compare, scale."""
+"""Commands that compare many runs: demo, compare, scale, reproduce."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int, ray: bool) 
     """Everything on simulated recordings, from scores to a report.
 
     Pretrains on the predictable neurons of some animals, then decodes the direction of gratings from the
-    unpredictable neurons of other animals, pretrained and from scratch. Takes a few minutes on two cores.
+    unpredictable neurons of other animals: pretrained, adapted to their unlabelled time, and from scratch.
+    Takes a few minutes on two cores.
 
     \b
     Example:
@@ -112,10 +113,39 @@ def scale(overrides: tuple[str, ...], preset: str | None, ray: bool) -> None:
     with Stages(errors) as stage:
         prepare_recordings(scaling.root, recordings, stage("simulating", 0))
         summary = report_scaling(scaling, stage=stage)
-    print_table(scaling_header(summary), scaling_rows(summary), title=f"{summary['task']} over {summary['axis']}")
+    print_table(scaling_header(summary), scaling_rows(summary), title=f"{summary.task} over {summary.axis}")
     for text in scaling_verdicts(summary):
         say(text)
     say(f"report: {scaling.out_dir}/report.html")
+
+
+@click.command()
+@click.argument("question", required=False)
+@click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
+@click.option("--out", "out_dir", type=click.Path(path_type=Path), help="Folder to write to; runs/QUESTION by default.")
+@click.option("--small", is_flag=True, help="Three steps a run: shows that all of it runs, and decides nothing.")
+def reproduce(question: str | None, overrides: tuple[str, ...], out_dir: Path | None, small: bool) -> None:
+    """Rerun a page of results.
+
+    Does every comparison behind the page and writes answer.md, with their values side by side and the planned
+    differences. Without QUESTION it lists them. Finished runs are kept. Keys are those of 'poyo-ssl compare'.
+
+    \b
+    Example:
+      poyo-ssl reproduce few_labels root=recordings
+    """
+    from poyo_ssl_plugin.compare.progress import Stages
+    from poyo_ssl_plugin.compare.reproduce import get_question, question_names
+    from poyo_ssl_plugin.compare.reproduce import reproduce as rerun
+    from poyo_ssl_plugin.compare.settings import parse_overrides
+
+    if question is None:
+        rows = [(name, get_question(name).question) for name in question_names()]
+        return print_table(("question", "it asks"), rows)
+    asked, place = get_question(question), out_dir or Path("runs", question)
+    with Stages(errors) as stage:
+        rerun(asked, place, parse_overrides(overrides), small=small, stage=stage)
+    say((place / "answer.md").read_text(encoding="utf-8"))
 
 
 def _print_arms() -> None:
@@ -128,4 +158,4 @@ def _print_arms() -> None:
     print_table(("arm", "what it is", "pretraining", "fine-tuning"), rows)
 
 
-COMMANDS = (demo, compare, scale)
+COMMANDS = (demo, compare, scale, reproduce)

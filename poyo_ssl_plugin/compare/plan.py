@@ -6,24 +6,26 @@ import copy
 import functools
 import hashlib
 import logging
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
-from poyo_ssl_plugin.compare.metrics import decoded_task
-from poyo_ssl_plugin.compare.neurons import diet_of, split_neurons
+from poyo_ssl_plugin.compare.decoded_neurons import diet_of, split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
 from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
+from poyo_ssl_plugin.frames import FRAMES_TASK
+from poyo_ssl_plugin.models import model_to_train
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
@@ -34,6 +36,7 @@ logger = logging.getLogger(__name__)
 # From random weights: there is nothing to start from, and nothing learned that new units could be identified with.
 FROM_SCRATCH = ("init_from=null",)
 _ALLOW = "allow_leak=true"
+_MODEL = re.compile(r"\+?model[.=]")
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Plan:
         comparison: What is compared.
         arms: Its arms.
         folds: Its folds; one without a number where there are none.
+        tables: Neurons that runs choose from, by their digest.
         pretrained_on: Ids of the recordings that are pretrained on.
         decoded: Ids of the recordings that are decoded.
         task: What is decoded, as the training time of the first fold has it.
@@ -74,6 +78,7 @@ class Plan:
     comparison: Comparison
     arms: list[Arm]
     folds: list[Fold]
+    tables: Mapping[str, PredictabilityTable] = field(repr=False)
     pretrained_on: tuple[str, ...]
     decoded: tuple[str, ...]
     task: Task
@@ -86,8 +91,7 @@ class Plan:
         for run in (*self.pretraining, *self.finetuning):
             path = Path(run.recipe["diet"]["table"])
             if not path.exists():
-                [fold] = [fold for fold in self.folds if fold.number == run.fold]
-                (fold.pretraining if run.stage == "pretrain" else fold.decoding).save(path)
+                self.tables[run.neurons].save(path)
 
 
 def make_plan(comparison: Comparison) -> Plan:
@@ -97,6 +101,7 @@ def make_plan(comparison: Comparison) -> Plan:
         PoyoSSLError: If the recordings, the task, a fold, an arm or an override are not as they must be.
     """
     arms, task = get_arms(comparison.arms), decoded_task(comparison.task)
+    comparison = _with_one_model(comparison)
     dataset = Recordings(comparison.root, comparison.recordings or None)
     _check_settings(comparison, dataset)
     decoded = tuple(comparison.held_out or dataset.recording_ids)
@@ -105,20 +110,52 @@ def make_plan(comparison: Comparison) -> Plan:
     _check_stimulus(dataset, decoded, task)
     folds = [_load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
     fitted = [_check_fold(fold, dataset, decoded, task, finetune) for fold in folds]
-    diets = _check_arms(comparison, arms, dataset, folds, pretrained_on, finetune)
+    # Folds cut the recordings that are decoded. Where others are pretrained on, one pretraining serves all folds.
+    source = None
+    if comparison.held_out:
+        source = _load_fold(comparison, dataset, None, finetune) if comparison.folds else folds[0]
+    sources = folds if source is None else [source]
+    diets = _check_arms(comparison, arms, dataset, sources, pretrained_on, finetune)
     # Arms that differ in fine-tuning only share their pretraining.
     pretraining: dict[str, Run] = {}
     finetuning: list[Run] = []
     for fold in folds:
         for arm in arms:
-            starts = _pretrainings(comparison, arm, fold, pretrained_on)
+            starts = _pretrainings(comparison, arm, source or fold, pretrained_on)
             starts = [None if run is None else pretraining.setdefault(run.key, run) for run in starts]
             finetuning += [
                 _finetuning(comparison, arm, fold, seed, decoded, start)
                 for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
-    shared = [*pretraining.values()]
-    return Plan(comparison, arms, folds, pretrained_on, decoded, fitted[0], shared, finetuning, diets)
+    tables = [table for fold in (*folds, *sources) for table in (fold.pretraining, fold.decoding)]
+    return Plan(
+        comparison=comparison,
+        arms=arms,
+        folds=folds,
+        tables={_digest(table): table for table in tables},
+        pretrained_on=pretrained_on,
+        decoded=decoded,
+        task=fitted[0],
+        pretraining=[*pretraining.values()],
+        finetuning=finetuning,
+        diets=diets,
+    )
+
+
+def decoded_task(name: str) -> Task:
+    """A task that can be compared, by name.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    return FRAMES_TASK if name == FRAMES_TASK.name else get_task(name)
+
+
+def _with_one_model(comparison: Comparison) -> Comparison:
+    """What was said of the model for pretraining alone holds for fine-tuning too, with and without pretraining."""
+    own = [override for override in comparison.finetune if _MODEL.match(override)]
+    given = tuple(override for override in comparison.pretrain if _MODEL.match(override))
+    return comparison if own else replace(comparison, finetune=(*given, *comparison.finetune))
 
 
 def label_task(comparison: Comparison) -> Task:
@@ -147,14 +184,12 @@ def _pretrainings(comparison: Comparison, arm: Arm, fold: Fold, recordings: tupl
         return [None] * len(comparison.seeds)
     overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
     config = compose("pretrain", None, overrides, allow_leak=comparison.allow_leak)
-    if not comparison.pretrain_each_seed:
-        run = _run(comparison, "pretrain", arm, fold, None, recordings, config, comparison.pretrain_dir)
-        return [run] * len(comparison.seeds)
     runs: list[Run | None] = []
-    for seed in comparison.seeds:
-        config.seed = seed
+    for seed in comparison.seeds if comparison.pretrain_each_seed else [None]:
+        if seed is not None:
+            config.seed = seed
         runs.append(_run(comparison, "pretrain", arm, fold, seed, recordings, config, comparison.pretrain_dir))
-    return runs
+    return runs if comparison.pretrain_each_seed else runs * len(comparison.seeds)
 
 
 def _finetuning(
@@ -166,6 +201,7 @@ def _finetuning(
     config = compose("finetune", comparison.task, overrides, allow_leak=comparison.allow_leak)
     if start is not None:
         config.init_from = str(start.checkpoint)
+        model_to_train(config.model, start.recipe["model"], chosen=config.model, source="pretraining")
     place = comparison.out_dir if start else comparison.scratch_dir
     return _run(comparison, "finetune", arm, fold, seed, recordings, config, place, start)
 
@@ -197,8 +233,6 @@ def _run(
     }
     for key, value in settings.items():
         OmegaConf.update(config, key, value)
-    recipe = OmegaConf.to_container(config)
-    assert isinstance(recipe, dict)
     return Run(
         stage=stage,
         arm=arm.name,
@@ -209,7 +243,7 @@ def _run(
         recordings=recordings,
         neurons=digest,
         start=None if start is None else start.key,
-        recipe=recipe,  # type: ignore[arg-type]
+        recipe=cast("dict[str, Any]", OmegaConf.to_container(config)),
         place=runs,
     )
 

@@ -55,8 +55,30 @@ def read_settings(
     Raises:
         RecipeError: If a key or the preset is unknown, a value cannot be read, or ``root`` is missing.
     """
-    values = {"out_dir": f"runs/{command}", **_preset(command, preset)}
-    known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    values = {"out_dir": f"runs/{command}", **_preset(command, preset), **parse_overrides(overrides, cls)}
+    recordings = values.pop("simulate", None) or {}
+    if values.get("root") is not None:
+        recordings = {}
+    elif recordings:
+        values["root"] = str(Path(values["out_dir"]) / "recordings")
+    else:
+        raise RecipeError("root is not set: give root=..., the folder of the recordings, or a preset that simulates")
+    fixed = {key: _fix(cls, command, key, value) for key, value in values.items()}
+    return cls(**fixed), recordings
+
+
+def parse_overrides(overrides: Sequence[str], cls: type[Any] = Comparison) -> dict[str, Any]:
+    """The values of ``key=value`` texts whose keys are fields of a dataclass.
+
+    Raises:
+        RecipeError: If a key is unknown or a value is not YAML.
+
+    Example:
+        >>> parse_overrides(["root=recordings", "seeds=[0,1]"])
+        {'root': 'recordings', 'seeds': [0, 1]}
+    """
+    known = [field.name for field in dataclasses.fields(cls)]
+    values = {}
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or key not in known:
@@ -67,15 +89,7 @@ def read_settings(
             values[key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise RecipeError(f"{key}: cannot read {text!r} ({' '.join(str(error).split())})") from None
-    recordings = values.pop("simulate", None) or {}
-    if values.get("root") is not None:
-        recordings = {}
-    elif recordings:
-        values["root"] = str(Path(values["out_dir"]) / "recordings")
-    else:
-        raise RecipeError("root is not set: give root=..., the folder of the recordings, or a preset that simulates")
-    fixed = {key: _fix(cls, command, key, value) for key, value in values.items()}
-    return cls(**fixed), recordings
+    return values
 
 
 def prepare_recordings(

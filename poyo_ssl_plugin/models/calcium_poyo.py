@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -19,17 +18,19 @@ from poyo_ssl_plugin.compat import (
     pad,
     pad2d,
 )
-from poyo_ssl_plugin.errors import RecipeError, RecordingError
+from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
 from poyo_ssl_plugin.models.hub import PretrainedModel
+from poyo_ssl_plugin.models.latents import process_latents
 from poyo_ssl_plugin.models.layer_scale import LayerScale, scaled_attention
+from poyo_ssl_plugin.models.patches import pads_whole_neurons, patches_of
 from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
 from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
-from poyo_ssl_plugin.models.vocabulary import Source, dataset_unit_ids, replace_vocabulary
-from poyo_ssl_plugin.recordings import TRACES, recording_id, unit_ids
+from poyo_ssl_plugin.models.vocabulary import NeuronVocabularies, look_up
+from poyo_ssl_plugin.recordings import TRACES, unit_ids
 
 
-class CalciumPOYO(PretrainedModel):
+class CalciumPOYO(PretrainedModel, NeuronVocabularies):
     r"""POYO (Azabou et al. 2023) for windows of calcium traces, as POYO-SSL uses it.
 
     Unit embeddings, latents with rotary times, a processor of self-attention layers and a readout by task
@@ -106,25 +107,7 @@ class CalciumPOYO(PretrainedModel):
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         super().__init__()
         self.arguments = {**given, "dim_out": dim_out if isinstance(dim_out, int) else dict(dim_out)}
-        for key, chosen, known in (
-            ("encoder", encoder, ("read_in", "attention")),
-            ("readout", readout, ("prototypes", "linear")),
-        ):
-            if chosen not in known:
-                raise RecipeError(f"model.{key} must be {' or '.join(map(repr, known))}, not {chosen!r}")
-        for name, value in {
-            "sequence_length": sequence_length,
-            "latent_step": latent_step,
-            "num_latents_per_step": num_latents_per_step,
-            "dim": dim,
-            "depth": depth,
-            "patch_size": patch_size,
-        }.items():
-            if not value > 0:
-                raise RecipeError(f"{name} must be greater than 0, not {value}")
-        if sequence_length >= 100:
-            hint = f"if it is in milliseconds, give {sequence_length / 1000:g}"
-            raise RecipeError(f"sequence_length is in seconds, and {sequence_length:g} s is too long; {hint}")
+        _check_arguments(given)
         self.sequence_length = float(sequence_length)
         self.latent_step = float(latent_step)
         self.num_latents_per_step = num_latents_per_step
@@ -243,7 +226,7 @@ class CalciumPOYO(PretrainedModel):
             return slots + self.read_in(input_values, units, input_mask, n_patches), rotary
         units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
-        if input_mask is not None and _pads_whole_neurons(input_mask):
+        if input_mask is not None and pads_whole_neurons(input_mask):
             real = input_mask[:, :, 0]
             tokens = self.value_map(input_values[real]) + units[real].unsqueeze(-2)
             attended = self.enc_atn(slots, tokens, rotary, token_rotary, packed=real.sum(dim=1))
@@ -256,12 +239,7 @@ class CalciumPOYO(PretrainedModel):
 
     def process(self, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
         """Latents :math:`Z_L` after all self-attention layers, :math:`(B, L, D)`."""
-        layer: Any
-        for layer in self.proc_layers:
-            self_attention, feed_forward = layer
-            latents = latents + self.dropout(self_attention(latents, rotary))
-            latents = latents + self.dropout(feed_forward(latents))
-        return latents
+        return process_latents(self, latents, rotary)
 
     def decode(
         self,
@@ -294,78 +272,15 @@ class CalciumPOYO(PretrainedModel):
             RecordingError: If the window has no sample, or a neuron or session that is not in the
                 vocabulary.
         """
-        traces = data.calcium_traces
-        values = np.asarray(traces.df_over_f, dtype=np.float32)
-        n_rows, n_units = values.shape
-        if n_rows == 0 or n_units == 0:
-            raise RecordingError(
-                f"recording {recording_id(data)}: a window at {data.absolute_start} s has {n_rows} samples of "
-                f"{n_units} neurons"
-            )
-        # A window may hold a sample more or less than the next; that must not cost a patch.
-        n_patches = max(1, round(n_rows / self.patch_size))
-        n_rows = min(n_rows, n_patches * self.patch_size)
-        patches = np.zeros((n_units, n_patches * self.patch_size), dtype=np.float32)
-        patches[:, :n_rows] = values[:n_rows].T
-        centre = _half_steps(n_patches) * (self.patch_size / traces.sampling_rate) + float(traces.domain.start[0])
-        units = self._index(self.unit_emb, unit_ids(data, TRACES).tolist(), data)
+        patches = patches_of(data, self.patch_size)
         return {
             # Tensors: collate would make them of arrays at five times the cost.
-            "input_values": pad2d(torch.from_numpy(patches.reshape(n_units, n_patches, self.patch_size))),
-            "input_unit_index": pad(torch.from_numpy(units)),
-            "input_timestamps": pad(torch.from_numpy(centre.astype(np.float32))),
-            "input_mask": pad2d(torch.from_numpy(np.ones((n_units, n_patches), dtype=bool))),
-            "session_index": self._index(self.session_emb, [str(data.session.id)], data)[0],
+            "input_values": pad2d(torch.from_numpy(patches.values)),
+            "input_unit_index": pad(torch.from_numpy(look_up(self.unit_emb, unit_ids(data, TRACES).tolist(), data))),
+            "input_timestamps": pad(torch.from_numpy(patches.centre)),
+            "input_mask": pad2d(torch.from_numpy(np.ones(patches.values.shape[:2], dtype=bool))),
+            "session_index": look_up(self.session_emb, [str(data.session.id)], data)[0],
         }
-
-    def init_vocabs(self, dataset: Any) -> None:
-        """Set the vocabularies of units and sessions from a dataset, as ``POYO.init_vocabs``.
-
-        Args:
-            dataset: A torch_brain ``Dataset`` with ``get_unit_ids`` or ``get_roi_ids``.
-        """
-        self.set_vocabs(unit_ids=dataset_unit_ids(dataset), session_ids=dataset.recording_ids)
-
-    def set_vocabs(self, *, unit_ids: Iterable[str], session_ids: Iterable[str]) -> None:
-        """Set the vocabularies of units and sessions; their embeddings are drawn anew."""
-        self.unit_emb.initialize_vocab(list(unit_ids))
-        sessions = list(session_ids)
-        self.session_emb.initialize_vocab(sessions)
-        if isinstance(self.readout, PrototypeReadout):
-            self.readout.initialize_vocab(sessions)
-
-    def adapt_to(
-        self,
-        dataset: Any,
-        windows: Iterable[Mapping[str, Any]] | None = None,
-        *,
-        steps: int = 300,
-        vocabulary: Source = "pretrained",
-    ) -> int:
-        """Take the neurons and recordings of another dataset in the place of those the model has; known ones stay.
-
-        Args:
-            dataset: A torch_brain ``Dataset``, as :meth:`init_vocabs` takes it.
-            windows: Batches of unlabelled windows, tokenised by this model when they are drawn. With them the
-                embeddings of all neurons are fitted to their own activity
-                (:func:`~poyo_ssl_plugin.objectives.identify_units`), which needs no label.
-            steps: Steps of that fit.
-            vocabulary: Where new embeddings are drawn from, see
-                :func:`~poyo_ssl_plugin.models.replace_vocabulary`.
-
-        Returns:
-            How many of the neurons the model knew.
-        """
-        known = replace_vocabulary(self.unit_emb, dataset_unit_ids(dataset), source=vocabulary)
-        prototypes = self.readout.prototypes.values() if isinstance(self.readout, PrototypeReadout) else ()
-        for embedding in (self.session_emb, *prototypes):
-            replace_vocabulary(embedding, dataset.recording_ids, source=vocabulary)
-        if windows is not None:
-            # Objectives know models, so this one is asked for when it is needed.
-            from poyo_ssl_plugin.objectives import identify_units
-
-            identify_units(self, windows, steps=steps)
-        return known
 
     def _latent_grid(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         index, timestamps = create_linspace_latent_tokens(
@@ -373,31 +288,17 @@ class CalciumPOYO(PretrainedModel):
         )
         return torch.from_numpy(index).to(device), torch.from_numpy(timestamps).float().to(device)
 
-    @staticmethod
-    def _index(embedding: InfiniteVocabEmbedding, words: Iterable[str], data: Data) -> np.ndarray:
-        vocabulary = embedding.vocab
-        if vocabulary is None:
-            raise RecordingError("the model has no vocabulary yet: call model.init_vocabs(dataset) first")
-        try:
-            return np.fromiter(map(vocabulary.__getitem__, words), dtype=np.int64)
-        except KeyError as error:
-            raise RecordingError(
-                f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
-                "initialise it with a dataset that holds this recording"
-            ) from None
 
-
-def _pads_whole_neurons(mask: torch.Tensor) -> bool:
-    """Whether the padding of (B, N, P) tokens is whole neurons, so that it can be left out.
-
-    Always false away from the CPU: a GPU would have to wait for the answer.
-    """
-    if mask.device.type != "cpu" or bool(mask.all()):
-        return False
-    return bool((mask == mask[:, :, :1]).all())
-
-
-@lru_cache
-def _half_steps(n: int) -> np.ndarray:
-    """0.5, 1.5, ..., of shape (n,)."""
-    return np.arange(n) + 0.5
+def _check_arguments(given: Mapping[str, Any]) -> None:
+    for name, known in {"encoder": ("read_in", "attention"), "readout": ("prototypes", "linear")}.items():
+        if given[name] not in known:
+            raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {given[name]!r}")
+    for name in ("sequence_length", "latent_step", "num_latents_per_step", "dim", "depth", "patch_size"):
+        if not given[name] > 0:
+            raise RecipeError(f"{name} must be greater than 0, not {given[name]}")
+    length = given["sequence_length"]
+    if length >= 100:
+        raise RecipeError(
+            f"sequence_length is in seconds, and {length:g} s is too long; if it is in milliseconds, give "
+            f"{length / 1000:g}"
+        )

@@ -13,8 +13,13 @@ from torch import nn
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.models.card import model_card
-from poyo_ssl_plugin.models.checkpoint import first_line, model_arguments, model_state, read_checkpoint
-from poyo_ssl_plugin.models.export import write_safetensors
+from poyo_ssl_plugin.models.checkpoint import (
+    first_line,
+    model_arguments,
+    model_state,
+    read_checkpoint,
+    write_safetensors,
+)
 from poyo_ssl_plugin.models.poyo_plus import arguments_of, as_calcium_poyo, is_calcium_poyo_plus
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"

@@ -111,10 +111,17 @@ def _run_in_parts(model: Any, inputs: Mapping[str, Any]) -> LatentPass:
 
 def process_latents(model: nn.Module, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     """Apply the self-attention layers of a POYO-family model, residuals and dropout included."""
-    for self_attention, feed_forward in model.proc_layers:  # type: ignore[union-attr, misc]
-        latents = latents + model.dropout(self_attention(latents, rotary))  # type: ignore[operator]
-        latents = latents + model.dropout(feed_forward(latents))  # type: ignore[operator]
-    return latents
+    return layer_outputs(model, latents, rotary)[-1]
+
+
+def layer_outputs(model: Any, latents: torch.Tensor, rotary: torch.Tensor) -> list[torch.Tensor]:
+    """What every self-attention layer of a POYO-family model gives, in order; the last is :math:`Z_L`."""
+    outputs = []
+    for self_attention, feed_forward in model.proc_layers:
+        latents = latents + model.dropout(self_attention(latents, rotary))
+        latents = latents + model.dropout(feed_forward(latents))
+        outputs.append(latents)
+    return outputs
 
 
 def check_family(model: nn.Module) -> None:

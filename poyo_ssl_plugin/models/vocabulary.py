@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
-from poyo_ssl_plugin.compat import InfiniteVocabEmbedding
+from poyo_ssl_plugin.compat import Data, InfiniteVocabEmbedding
 from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.models.identification import identify_units
+from poyo_ssl_plugin.models.readout import PrototypeReadout
+from poyo_ssl_plugin.recordings import recording_id
 
 Source = Literal["pretrained", "normal"]
 
@@ -72,6 +76,81 @@ def replace_vocabulary(
     with torch.no_grad():
         embedding.weight[1:] = vectors.to(embedding.weight)
     return len(known)
+
+
+def look_up(embedding: InfiniteVocabEmbedding, words: Iterable[str], data: Data) -> np.ndarray:
+    """Rows of words in an embedding, int64 (N,).
+
+    Raises:
+        RecordingError: If the embedding has no vocabulary, or a word is not in it; ``data`` is named.
+    """
+    vocabulary = embedding.vocab
+    if vocabulary is None:
+        raise RecordingError("the model has no vocabulary yet: call model.init_vocabs(dataset) first")
+    try:
+        return np.fromiter(map(vocabulary.__getitem__, words), dtype=np.int64)
+    except KeyError as error:
+        raise RecordingError(
+            f"recording {recording_id(data)}: {str(error.args[0])!r} is not in the model's vocabulary; "
+            "initialise it with a dataset that holds this recording"
+        ) from None
+
+
+class NeuronVocabularies:
+    """A model whose embeddings are of named neurons and recordings, which can be exchanged for others."""
+
+    unit_emb: InfiniteVocabEmbedding
+    session_emb: InfiniteVocabEmbedding
+    readout: nn.Module
+
+    def init_vocabs(self, dataset: Any) -> None:
+        """Set the vocabularies of units and sessions from a dataset, as ``POYO.init_vocabs``.
+
+        Args:
+            dataset: A torch_brain ``Dataset`` with ``get_unit_ids`` or ``get_roi_ids``.
+        """
+        self.set_vocabs(unit_ids=dataset_unit_ids(dataset), session_ids=dataset.recording_ids)
+
+    def set_vocabs(self, *, unit_ids: Iterable[str], session_ids: Iterable[str]) -> None:
+        """Set the vocabularies of units and sessions; their embeddings are drawn anew."""
+        self.unit_emb.initialize_vocab(list(unit_ids))
+        sessions = list(session_ids)
+        for embedding in self._of_sessions():
+            embedding.initialize_vocab(sessions)
+
+    def adapt_to(
+        self,
+        dataset: Any,
+        windows: Iterable[Mapping[str, Any]] | None = None,
+        *,
+        steps: int = 300,
+        vocabulary: Source = "pretrained",
+    ) -> int:
+        """Take the neurons and recordings of another dataset in the place of those the model has; known ones stay.
+
+        Args:
+            dataset: A torch_brain ``Dataset``, as :meth:`init_vocabs` takes it.
+            windows: Batches of unlabelled windows, tokenised by this model when they are drawn. With them the
+                embeddings of all neurons are fitted to their own activity
+                (:func:`~poyo_ssl_plugin.objectives.identify_units`), which needs no label.
+            steps: Steps of that fit.
+            vocabulary: Where new embeddings are drawn from, see
+                :func:`~poyo_ssl_plugin.models.replace_vocabulary`.
+
+        Returns:
+            How many of the neurons the model knew.
+        """
+        known = replace_vocabulary(self.unit_emb, dataset_unit_ids(dataset), source=vocabulary)
+        for embedding in self._of_sessions():
+            replace_vocabulary(embedding, dataset.recording_ids, source=vocabulary)
+        if windows is not None:
+            identify_units(self, windows, steps=steps)
+        return known
+
+    def _of_sessions(self) -> list[InfiniteVocabEmbedding]:
+        """Every embedding with a row for each recording."""
+        prototypes = self.readout.prototypes.values() if isinstance(self.readout, PrototypeReadout) else ()
+        return [self.session_emb, *prototypes]  # type: ignore[list-item]
 
 
 def _draw(embedding: Any, words: list[str], generator: torch.Generator | None) -> torch.Tensor:

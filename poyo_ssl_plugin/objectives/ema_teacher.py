@@ -12,6 +12,7 @@ from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import LatentPass, run_with_latents
+from poyo_ssl_plugin.models.latents import layer_outputs
 from poyo_ssl_plugin.objectives.masked_latent import MaskedLatentReconstruction
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
@@ -122,16 +123,8 @@ class EMATeacher(MaskedLatentReconstruction):
     def _target(self, inputs: Mapping[str, Any], latent_pass: LatentPass) -> torch.Tensor:
         assert self.teacher is not None
         teacher_pass = run_with_latents(self.teacher, inputs)
-        outputs = [teacher_pass.processor_latents] if self.layers == 1 else _layer_outputs(self.teacher, teacher_pass)
+        outputs = [teacher_pass.processor_latents]
+        if self.layers != 1:
+            outputs = layer_outputs(self.teacher, teacher_pass.encoder_latents, teacher_pass.rotary)
         kept = outputs[-(self.layers or len(outputs)) :]
         return torch.stack([F.layer_norm(output, output.shape[-1:]) for output in kept]).mean(dim=0)
-
-
-def _layer_outputs(model: nn.Module, latent_pass: LatentPass) -> list[torch.Tensor]:
-    """What every processing layer gives, in order; the last is :math:`Z_L`."""
-    latents, outputs = latent_pass.encoder_latents, []
-    for self_attention, feed_forward in model.proc_layers:  # type: ignore[union-attr, misc]
-        latents = latents + model.dropout(self_attention(latents, latent_pass.rotary))  # type: ignore[operator]
-        latents = latents + model.dropout(feed_forward(latents))  # type: ignore[operator]
-        outputs.append(latents)
-    return outputs

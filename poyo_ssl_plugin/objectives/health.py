@@ -51,3 +51,12 @@ def effective_rank(latents: torch.Tensor) -> torch.Tensor:
         return torch.zeros((), dtype=torch.float64, device=latents.device)
     p = values / total
     return torch.exp(-(p * torch.log(p.clamp_min(1e-300))).sum())
+
+
+@torch.no_grad()
+def latent_health(latents: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Input-dependent standard deviation and effective rank of latents (B, L, D), to be logged."""
+    return {
+        "latent_std": input_dependent_std(latents),
+        "effective_rank": effective_rank(latents),
+    }

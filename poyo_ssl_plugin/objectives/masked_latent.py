@@ -19,9 +19,8 @@ from poyo_ssl_plugin.models import (
     run_with_latents,
     run_without_dropout,
 )
+from poyo_ssl_plugin.models.whitening import decorrelation
 from poyo_ssl_plugin.objectives.activity_masks import mask_neurons
-from poyo_ssl_plugin.objectives.decorrelation import decorrelation
-from poyo_ssl_plugin.objectives.health import effective_rank, input_dependent_std
 from poyo_ssl_plugin.objectives.masking import LatentLayout, MaskFunction, get_mask
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
@@ -57,7 +56,7 @@ class MaskedLatentReconstruction(nn.Module):
         \mathcal{L} = w_m\, |h(\tilde Z_L) - \mathrm{norm}(\mathrm{sg}\, Z_1)|_1
             + w_d\, \mathcal{L}_\mathrm{decorrelation} ,
 
-    with :func:`~poyo_ssl_plugin.objectives.decorrelation.decorrelation` of the encoder's latents :math:`Z_1`,
+    with :func:`~poyo_ssl_plugin.objectives.decorrelation` of the encoder's latents :math:`Z_1`,
     which whitens.
     :meth:`paper` gives the paper's text instead. Works on any POYO-family model; neurons are hidden only
     where a model takes traces by neuron, as :class:`~poyo_ssl_plugin.CalciumPOYO` does.
@@ -219,15 +218,6 @@ class Predictor(nn.Module):
 def _takes_traces(inputs: Mapping[str, Any]) -> bool:
     values = inputs.get("input_values")
     return values is not None and values.ndim == 4
-
-
-@torch.no_grad()
-def latent_health(latents: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Input-dependent standard deviation and effective rank of latents (B, L, D), to be logged."""
-    return {
-        "latent_std": input_dependent_std(latents),
-        "effective_rank": effective_rank(latents),
-    }
 
 
 def latent_layout(model: Any, latents: torch.Tensor) -> LatentLayout:

@@ -1,6 +1,6 @@
 """Training with Lightning: modules, data modules, checkpoints and runs."""
 
-from poyo_ssl_plugin.models import model_state, read_checkpoint
+from poyo_ssl_plugin.models import LoadReport, load_weights, model_state, read_checkpoint
 from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult, decoding_kind, decoding_of, task_kind
 from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
@@ -16,7 +16,6 @@ from poyo_ssl_plugin.training.run import (
     pretrain,
 )
 from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult
-from poyo_ssl_plugin.training.weights import LoadReport, load_weights
 
 __all__ = [
     "Decoding",

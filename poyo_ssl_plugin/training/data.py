@@ -109,6 +109,11 @@ class DietData(L.LightningDataModule):
         """Ids of all neurons of the diet as the dataset knows them, unique by recording, sorted."""
         return sorted(u for name in self.recordings for u in unique_ids(np.array(self.diet.units(name)), name).tolist())
 
+    @property
+    def session_ids(self) -> list[str]:
+        """Ids of the sessions of the recordings, in their order."""
+        return [str(self.dataset.get_recording(name).session.id) for name in self.recordings]
+
     def attach(self, model: nn.Module) -> None:
         """Say whose tokens the windows become; call it before loading."""
         self.adapter = adapt(model)

@@ -21,6 +21,7 @@ from torch import nn
 from poyo_ssl_plugin.data import Task, fit_task, get_task
 from poyo_ssl_plugin.data.tasks import FRAMES
 from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.models import build_model
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
 from poyo_ssl_plugin.training.module import TransferModule
@@ -131,6 +132,10 @@ class Decoding(ABC):
     @abstractmethod
     def data(self, inputs: Inputs, *, seed: int = 0) -> FinetuningData:
         """The windows, what they are asked for and the answers."""
+
+    def model(self, recipe: Mapping[str, Any]) -> nn.Module:
+        """The model that a recipe names, with a readout for the task."""
+        return build_model(recipe, {self.task.name: self.n_outputs}, classes=self.has_classes)
 
     @abstractmethod
     def module(self, model: nn.Module, record: Mapping[str, Any]) -> TransferModule:

@@ -1,4 +1,4 @@
-"""Has the test been seen? Neurons and times that pretraining was trained on, against those tested."""
+"""What a model has seen: recorded in its checkpoint, and held against the neurons and times of a test."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.models import read_checkpoint
+from poyo_ssl_plugin.models import adapt, read_checkpoint
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import intersect_intervals
 from poyo_ssl_plugin.training.data import DietData
@@ -19,6 +21,47 @@ logger = logging.getLogger(__name__)
 
 # Splits end on imaging frames and stimuli on frames of the screen: this much is no leak.
 TOLERANCE = 1.0
+
+
+def record_of(
+    config: DictConfig, model: nn.Module, data: DietData, times: Mapping[str, Any], skipped: Mapping[str, str]
+) -> dict[str, Any]:
+    """What a checkpoint says of itself, in plain values: model arguments, recipe, neurons and times seen.
+
+    Args:
+        config: The recipe.
+        model: The model.
+        data: Its windows.
+        times: The times of training by recording.
+        skipped: Recordings that were left out, with the reason.
+    """
+    recipe: Any = OmegaConf.to_container(config)
+    arguments = {key: value for key, value in recipe["model"].items() if key != "_target_"}
+    return {
+        "model": {**arguments, **adapt(model).recorded()},
+        "recipe": recipe,
+        "skipped": dict(skipped),
+        "trained_on": {
+            "units": {name: data.diet.units(name) for name in data.recordings},
+            "intervals": {name: [list(map(float, pair)) for pair in times[name]] for name in data.recordings},
+            "subjects": {name: _subject(data, name) for name in data.recordings},
+        },
+    }
+
+
+def _subject(data: DietData, name: str) -> str:
+    return str(getattr(getattr(data.dataset.get_recording(name), "subject", None), "id", ""))
+
+
+def leaks_of(config: DictConfig, table: PredictabilityTable, data: DietData) -> dict[str, Any]:
+    """What of the test pretraining and scoring saw, and whether the recipe allows it.
+
+    Raises:
+        RecipeError: If it does not.
+    """
+    before = {} if config.init_from is None else check_leaks(config.init_from, data, allow=config.allow_leak)
+    scoring = check_scoring(table, data, allow=config.allow_leak)
+    return {**before, "scoring": scoring, "allowed": bool(config.allow_leak)}
 
 
 def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[str, Any]:

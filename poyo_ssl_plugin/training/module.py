@@ -10,8 +10,8 @@ from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import PrototypeReadout, check_family
-from poyo_ssl_plugin.training.health import LatentMeter
-from poyo_ssl_plugin.training.optim import READOUT, checked, make_optimizer, make_schedule, schedule_config
+from poyo_ssl_plugin.training.meters import LatentMeter
+from poyo_ssl_plugin.training.optim import OPTIMIZERS, READOUT, make_optimizer, make_schedule
 
 # Parts of a POYO that only decoding of queries uses.
 DECODER = ("dec_atn", "dec_ffn", "session_emb", "task_emb")
@@ -31,6 +31,7 @@ class TrainingModule(L.LightningModule):
         optimizer: Arguments of :func:`make_optimizer`.
         schedule: Arguments of :func:`make_schedule`, without ``total_steps``.
         hyper_parameters: Kept in checkpoints; plain values only.
+        frozen: Parts of the model that are not trained.
     """
 
     # Attributes of the trained modules that never start from pretrained weights.
@@ -43,11 +44,15 @@ class TrainingModule(L.LightningModule):
         optimizer: Mapping[str, Any],
         schedule: Mapping[str, Any],
         hyper_parameters: Mapping[str, Any],
+        frozen: Sequence[str] = (),
     ) -> None:
         super().__init__()
         check_family(model)
+        freeze(model, frozen)
         self.model = model
-        self.optimizer_arguments = checked(optimizer)
+        if optimizer.get("name", "adamw") not in OPTIMIZERS:
+            raise RecipeError(f"unknown optimizer {optimizer['name']!r}; there are {' and '.join(OPTIMIZERS)}")
+        self.optimizer_arguments = dict(optimizer)
         self.schedule_arguments = dict(schedule)
         self.record = dict(hyper_parameters)
         self.health = LatentMeter()
@@ -67,7 +72,7 @@ class TrainingModule(L.LightningModule):
         schedule = make_schedule(
             optimizer, total_steps=total, backbone_start=self.backbone_start(total), **self.schedule_arguments
         )
-        return schedule_config(optimizer, schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def backbone_start(self, total_steps: int) -> int:
         """The step from which the shared weights are trained."""

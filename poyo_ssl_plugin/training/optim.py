@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Literal
 
 import torch
 from torch import nn
-
-from poyo_ssl_plugin.errors import RecipeError
 
 # Parameters that belong to single neurons or sessions. A batch says little about each of them, so they
 # learn at a rate of their own.
@@ -65,17 +63,6 @@ def make_optimizer(
     return Lamb(settings, lr=lr, weight_decay=weight_decay)
 
 
-def checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of :func:`make_optimizer`, their optimiser known to exist.
-
-    Raises:
-        RecipeError: If it does not.
-    """
-    if arguments.get("name", "adamw") not in OPTIMIZERS:
-        raise RecipeError(f"unknown optimizer {arguments['name']!r}; there are {' and '.join(OPTIMIZERS)}")
-    return dict(arguments)
-
-
 def make_schedule(
     optimizer: torch.optim.Optimizer,
     *,
@@ -113,8 +100,3 @@ def make_schedule(
 
     starts = [backbone_start if group.get("name", "").startswith("backbone") else 0 for group in optimizer.param_groups]
     return torch.optim.lr_scheduler.LambdaLR(optimizer, [factor_from(start) for start in starts])
-
-
-def schedule_config(optimizer: torch.optim.Optimizer, schedule: torch.optim.lr_scheduler.LRScheduler) -> dict[str, Any]:
-    """What Lightning's ``configure_optimizers`` returns for a schedule that steps with every batch."""
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -11,9 +11,8 @@ import hydra.utils
 from torch import nn
 
 from poyo_ssl_plugin.errors import CheckpointError
-from poyo_ssl_plugin.models import dataset_unit_ids, model_state, read_checkpoint, replace_vocabulary
+from poyo_ssl_plugin.models import dataset_unit_ids, load_weights, model_state, read_checkpoint, replace_vocabulary
 from poyo_ssl_plugin.models.vocabulary import Source
-from poyo_ssl_plugin.training.weights import load_weights
 
 logger = logging.getLogger(__name__)
 

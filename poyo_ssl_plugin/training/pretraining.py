@@ -13,8 +13,8 @@ from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.objectives import NoReconstruction, ObjectiveOutput
-from poyo_ssl_plugin.training.health import ProbeMeter, SkillMeter
-from poyo_ssl_plugin.training.module import DECODER, TrainingModule, freeze
+from poyo_ssl_plugin.training.meters import ProbeMeter, SkillMeter
+from poyo_ssl_plugin.training.module import DECODER, TrainingModule
 from poyo_ssl_plugin.training.tokens import answered
 
 _OBJECTIVE = "objective."
@@ -29,8 +29,9 @@ class Pretraining(TrainingModule):
 
     Args:
         model: The model, its vocabularies initialised.
-        objective: The self-supervised objective, ``objective(model, inputs) -> ObjectiveOutput``; one with a
-            method ``attach`` is given the model first.
+        objective: The self-supervised objective, ``objective(model, inputs) -> ObjectiveOutput``. One with a
+            method ``attach`` is given the model first; one with names of parts in ``untrained`` gives these no
+            gradient.
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
         **options: As :class:`TrainingModule`.
@@ -45,7 +46,8 @@ class Pretraining(TrainingModule):
         auxiliary_weight: float,
         **options: Any,
     ) -> None:
-        super().__init__(model, **options)
+        unused = (*DECODER, "readout", *getattr(objective, "untrained", ())) if auxiliary is None else ()
+        super().__init__(model, frozen=unused, **options)
         if auxiliary is None and isinstance(objective, NoReconstruction):
             raise RecipeError(
                 "pretraining has nothing to learn from: ssl=none leaves the auxiliary task alone, and there is none "
@@ -56,8 +58,6 @@ class Pretraining(TrainingModule):
         self.skill, self.probe = SkillMeter(), ProbeMeter()
         self.auxiliary = auxiliary
         self.auxiliary_weight = auxiliary_weight
-        if auxiliary is None:
-            freeze(model, (*DECODER, "readout"))
         attach = getattr(objective, "attach", None)
         if callable(attach):
             attach(model)
@@ -99,6 +99,9 @@ class Pretraining(TrainingModule):
             else:
                 # Keeps the decoder in the graph, so that every process has all gradients.
                 cross_entropy = 0.0 * logits.sum()
+                if part == "train":
+                    # Lightning would log the value of the last step that had labels once more.
+                    terms["auxiliary"] = torch.full_like(cross_entropy, torch.nan)
             if part == "train":
                 cross_entropy = mean_of_all(cross_entropy, n_labels)
             loss = loss + self.auxiliary_weight * cross_entropy

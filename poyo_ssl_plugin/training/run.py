@@ -11,34 +11,42 @@ from typing import Any
 import lightning as L
 from omegaconf import DictConfig
 
-from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import CheckpointError
-from poyo_ssl_plugin.models import model_state, read_checkpoint
+from poyo_ssl_plugin.models import (
+    LoadReport,
+    build_model,
+    initialise,
+    instantiate,
+    model_state,
+    read_checkpoint,
+    take_model_of_checkpoint,
+)
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
-from poyo_ssl_plugin.training.identification import Identification, identify
-from poyo_ssl_plugin.training.leaks import check_leaks, check_scoring, check_test_time
+from poyo_ssl_plugin.training.identify_neurons import identify
+from poyo_ssl_plugin.training.leaks import check_scoring, check_test_time, leaks_of, record_of
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.prototypes import SelfTraining, start_from_class_means
 from poyo_ssl_plugin.training.recipe import (
     Inputs,
     auxiliary_task,
-    build_model,
     data_options,
-    describe,
-    initialise,
-    instantiate,
     make_recipe_diet,
     must_fit,
     plain,
     recorded_recipe,
     require,
+)
+from poyo_ssl_plugin.training.run_folder import (
+    RunRecord,
+    RunResult,
+    hardware_errors,
+    last_checkpoint,
+    own_folder,
     resolved,
 )
-from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult, hardware_errors, last_checkpoint, own_folder
 from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, quiet_lightning, validate
-from poyo_ssl_plugin.training.weights import LoadReport
 
 logger = logging.getLogger(__name__)
 
@@ -61,35 +69,29 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         logger.info("%s: finished already", config.out_dir)
         return finished
     inputs = inputs or Inputs.from_recipe(config)
-    diet = make_recipe_diet(config, inputs.table)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    task = auxiliary_task(config, inputs)
-    data = PretrainingData(
-        inputs.dataset,
-        inputs.table,
-        diet,
-        inputs.split,
-        task=task,
-        seed=config.seed,
-        **{name: config.data[name] for name in _PRETRAINING_DATA},
-        **data_options(config),
-    )
-    model = build_model(config, data, {task.name: task.n_classes} if task else {})
+    task, diet = auxiliary_task(config, inputs), make_recipe_diet(config, inputs.table)
+    options = {**{name: config.data[name] for name in _PRETRAINING_DATA}, **data_options(config)}
+    data = PretrainingData(inputs.dataset, inputs.table, diet, inputs.split, task=task, seed=config.seed, **options)
+    take_model_of_checkpoint(config)
+    model = build_model(config.model, {task.name: task.n_classes} if task else {})
     objective = instantiate(config.ssl, "ssl")
-    loaded = initialise(model, config, data)
+    loaded = initialise(model, data.unit_ids, data.session_ids, init_from=config.init_from)
+    data.attach(model)
     leaks = {"scoring": check_scoring(inputs.table, data, allow=config.get("allow_leak", False))}
+    seen = record_of(config, model, data, data.train_times, inputs.skipped)
     module = Pretraining(
         model,
         objective,
         auxiliary=task.name if task else None,
         auxiliary_weight=config.aux.weight,
-        hyper_parameters={**describe(config, model, data, data.train_times, inputs.skipped), "leaks": leaks},
+        hyper_parameters={**seen, "leaks": leaks},
         **plain(config.optim, "optimizer", "schedule"),
     )
     with own_folder(config), quiet_lightning():
         trainer = make_trainer(config, record, monitor="valid/loss", mode="min")
         initial = validate(trainer, module, data)
-        metrics = fit(config, trainer, module, data)
+        metrics = fit(trainer, module, data)
         metrics |= validate(trainer, module, data)
         last = last_checkpoint(config.out_dir)
         return record.finish(RunResult(last.parents[1], last, metrics, initial=initial, loaded=loaded, leaks=leaks))
@@ -127,32 +129,21 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     data = decoding.data(inputs, seed=seed)
     if seed == next(iter(config.seeds), seed):
         logger.info("diet %s (%s)", data.diet.summary(inputs.dataset.recording_ids), data.diet.name)
-    model = build_model(config, data, {decoding.task.name: decoding.n_outputs}, classes=decoding.has_classes)
-    loaded = initialise(model, config, data)
-    record = describe(config, model, data, data.split["train"], inputs.skipped)
-    record |= {"seed": seed, "leaks": leaks_of(config, inputs, data)}
+    take_model_of_checkpoint(config)
+    model = decoding.model(config.model)
+    data.attach(model)
+    vocabulary = config.get("vocabulary", "pretrained")
+    loaded = initialise(model, data.unit_ids, data.session_ids, init_from=config.init_from, vocabulary=vocabulary)
+    record = record_of(config, model, data, data.split["train"], inputs.skipped)
+    record |= {"seed": seed, "leaks": leaks_of(config, inputs.table, data)}
     if config.init_from is not None:
         record["pretrained_on"] = read_checkpoint(config.init_from)["hyper_parameters"].get("trained_on")
-    identification = Identification(**config.identify)
-    if identification.method == "unlabelled":
-        unlabelled = unlabelled_data(config, inputs, data, identification, seed=seed)
-        unlabelled.attach(model)
-        identify(model, unlabelled, identification)
+    identified = identify(model, config, inputs, data, seed=seed)
     guessed = start_from_class_means(model, data, decoding.task.name, SelfTraining(**config.self_training))
-    record["unlabelled"] = {"identified": identification.method == "unlabelled", "guessed_trials": guessed}
+    record["unlabelled"] = {"identified": identified, "guessed_trials": guessed}
     record["leaks"]["unlabelled"] = record["unlabelled"]
     module = decoding.module(model, record)
     return Prepared(config, decoding, module, data, loaded, record["leaks"])
-
-
-def unlabelled_data(
-    config: DictConfig, inputs: Inputs, data: FinetuningData, options: Identification, *, seed: int
-) -> PretrainingData:
-    """Unlabelled windows of the training time of the neurons that are decoded, for their identification."""
-    windows = {**data_options(config), "batch_size": options.batch_size, "unit_dropout": None}
-    fed = {part: {name: times[name] for name in data.recordings} for part, times in inputs.split.items()}
-    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings)
-    return PretrainingData(chosen, inputs.table, data.diet, fed, task=None, seed=seed, **windows)
 
 
 def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
@@ -172,9 +163,9 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         logger.info("%s: finished already", config.out_dir)
         return finished
     run = prepare_finetuning(config, inputs, seed=seed)
-    with own_folder(config), quiet_lightning():
-        trainer = make_trainer(config, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
-        metrics = fit(config, trainer, run.module, run.data)
+    with own_folder(run.config), quiet_lightning():
+        trainer = make_trainer(run.config, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
+        metrics = fit(trainer, run.module, run.data)
         trainer.test(run.module, run.data, verbose=False)
         last = last_checkpoint(config.out_dir)
         result = RunResult(
@@ -187,17 +178,6 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
             leaks=run.leaks,
         )
         return record.finish(result)
-
-
-def leaks_of(config: DictConfig, inputs: Inputs, data: FinetuningData) -> dict[str, Any]:
-    """What of the test pretraining and scoring saw, and whether the recipe allows it.
-
-    Raises:
-        RecipeError: If it does not.
-    """
-    before = {} if config.init_from is None else check_leaks(config.init_from, data, allow=config.allow_leak)
-    scoring = check_scoring(inputs.table, data, allow=config.allow_leak)
-    return {**before, "scoring": scoring, "allowed": bool(config.allow_leak)}
 
 
 def open_finetuned(
@@ -222,7 +202,8 @@ def open_finetuned(
     decoding = decoding_of(config)
     data = decoding.data(inputs, seed=int(record.get("seed", 0)))
     leaks = check_test_time(record, data, allow=bool(config.get("allow_leak", False)))
-    model = build_model(config, data, {decoding.task.name: decoding.n_outputs}, classes=decoding.has_classes)
+    model = decoding.model(config.model)
+    data.attach(model)
     module = decoding.module(model, record)
     with must_fit(checkpoint):
         _load(module, content)

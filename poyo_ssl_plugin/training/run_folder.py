@@ -15,12 +15,12 @@ from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
-from poyo_ssl_plugin.files import write_json
-from poyo_ssl_plugin.locks import only_run_in
-from poyo_ssl_plugin.training.weights import LoadReport
+from poyo_ssl_plugin.files import only_run_in, write_json
+from poyo_ssl_plugin.models import LoadReport, read_checkpoint
 
 RECORD = "run.json"
 # Keys of a recipe that change neither a run nor its result.
@@ -107,11 +107,27 @@ class RunRecord:
         return result
 
     def finished(self, config: DictConfig) -> RunResult | None:
-        """The result of an earlier run of this recipe in its folder, if it is to be resumed and was finished."""
-        earlier = RunRecord.read(config.out_dir) if config.resume else None
-        if earlier is None or earlier.state != "finished" or earlier.recipe != json.loads(json.dumps(self.recipe)):
+        """The result of an earlier run of this recipe in its folder, if it is to be resumed and was finished.
+
+        Raises:
+            RecipeError: If the run that is to be resumed is of another recipe.
+        """
+        last = last_checkpoint(config.out_dir)
+        if not config.resume or not last.exists():
             return None
-        return earlier.result if last_checkpoint(config.out_dir).exists() else None
+        earlier, recipe = RunRecord.read(config.out_dir), json.loads(json.dumps(self.recipe))
+        if earlier is not None and earlier.state == "finished" and earlier.recipe == recipe:
+            return earlier.result
+        _refuse_other_recipe(config, read_checkpoint(last)["hyper_parameters"].get("recipe", {}), last)
+        return None
+
+
+def resolved(config: DictConfig) -> DictConfig:
+    """The recipe with every reference replaced by its value; what is missing stays missing."""
+    try:
+        return OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise RecipeError(" ".join(str(error).split())) from None
 
 
 def last_checkpoint(out_dir: str | Path) -> Path:
@@ -161,15 +177,17 @@ def hardware_errors() -> Iterator[None]:
         raise DeviceError(f"{said} Set trainer.accelerator=cpu, or auto, to use what is there") from error
 
 
-def refuse_other_recipe(config: DictConfig, earlier: Mapping[str, Any], source: str | Path) -> None:
+def _refuse_other_recipe(config: DictConfig, earlier: Mapping[str, Any], source: str | Path) -> None:
     """Refuse to continue a run with a recipe that changes what it was.
 
     Raises:
         RecipeError: Naming the first such key.
     """
     now, before = _flat(_container(config)), _flat(earlier)
+    # A model that starts from a checkpoint is that of the checkpoint.
+    free = ("trainer.",) if config.init_from is None else ("trainer.", "model.")
     for key in sorted(now.keys() & before.keys()):
-        if key not in _FREE | _MOVED and not key.startswith("trainer.") and now[key] != before[key]:
+        if key not in _FREE | _MOVED and not key.startswith(free) and now[key] != before[key]:
             raise RecipeError(
                 f"{source} was written with {key}={before[key]}, not {now[key]}: a run cannot change it halfway; "
                 "give the earlier value, or another out_dir=..."
@@ -182,11 +200,12 @@ def _container(config: DictConfig) -> dict[str, Any]:
     return recipe  # type: ignore[return-value]
 
 
-def _flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in recipe.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of nested mappings."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _to_json(value: Any) -> Any:

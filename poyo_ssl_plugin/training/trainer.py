@@ -16,12 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.distributed import is_main_process, process_index
 from poyo_ssl_plugin.files import atomic_path
-from poyo_ssl_plugin.models import read_checkpoint
 from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
 from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
 from poyo_ssl_plugin.training.logs import MetricsLog
 from poyo_ssl_plugin.training.resume import ResumePoint
-from poyo_ssl_plugin.training.run_folder import RunRecord, last_checkpoint, refuse_other_recipe
+from poyo_ssl_plugin.training.run_folder import RunRecord, last_checkpoint
 from poyo_ssl_plugin.training.step_progress import StepProgress
 
 # What Lightning warns of and runs here need not know: a step on a CPU does not need worker processes, windows load many
@@ -144,23 +143,16 @@ def _loggers(out_dir: Path, *, resumed: bool, tensorboard: bool, wandb: bool) ->
     return loggers
 
 
-def fit(
-    config: DictConfig, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule
-) -> dict[str, float]:
-    """Train to the end, from where the run in ``out_dir`` was if it is resumed, and keep the last state.
+def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> dict[str, float]:
+    """Train to the end, from the last state of the run if there is one, and keep the last state.
 
     Returns:
         The last value of every metric, over all starts of the run.
     """
-    last = last_checkpoint(config.out_dir)
-    resumed = str(last) if config.resume and last.exists() else None
-    if resumed is not None:
-        earlier = read_checkpoint(last)["hyper_parameters"]
-        refuse_other_recipe(config, earlier.get("recipe", {}), last)
-    trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))  # type: ignore[attr-defined]
+    trainer.fit(module, data, ckpt_path=str(point.path) if point.path.exists() else None, weights_only=True)
     if point.trained:
-        trainer.save_checkpoint(last)
+        trainer.save_checkpoint(point.path)
     point.restore(module)
     return {**point.carried, **numbers(trainer)}
 

@@ -1,16 +1,8 @@
-"""Decorrelation: latents of unit variance that repeat nothing, over width and over time."""
+"""How white latents are: of unit variance, repeating nothing over width and over time."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from torch import nn
-
-from poyo_ssl_plugin.distributed import whole_batch
-from poyo_ssl_plugin.models import model_inputs, run_without_dropout
-from poyo_ssl_plugin.objectives.output import ObjectiveOutput
 
 
 def decorrelation(latents: torch.Tensor, n_steps: int) -> torch.Tensor:
@@ -49,23 +41,3 @@ def decorrelation(latents: torch.Tensor, n_steps: int) -> torch.Tensor:
         + (over_time / scale).square().sum() / n_steps
         + (variance - 1).square()
     )
-
-
-class Decorrelation(nn.Module):
-    """:func:`decorrelation` of the encoder's latents as the whole objective.
-
-    Example:
-        >>> sum(p.numel() for p in Decorrelation().parameters())
-        0
-    """
-
-    def forward(
-        self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
-    ) -> ObjectiveOutput:
-        """Loss of one batch; arguments as of :class:`MaskedLatentReconstruction`."""
-        latent_pass = run_without_dropout(model, model_inputs(inputs))
-        latents = latent_pass.encoder_latents
-        windows = whole_batch(latents) if self.training else latents
-        per_step: Any = model.latent_emb.num_embeddings  # type: ignore[union-attr]
-        loss = decorrelation(windows, latents.shape[1] // per_step)
-        return ObjectiveOutput(loss, {"decorrelation": loss.detach()}, latent_pass)

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from poyo_ssl_plugin.models import encoder_latents, model_inputs
-from poyo_ssl_plugin.objectives.decorrelation import decorrelation
+from poyo_ssl_plugin.models.latents import encoder_latents, model_inputs
+from poyo_ssl_plugin.models.whitening import decorrelation
 
 
 def identify_units(model: Any, windows: Iterable[Mapping[str, Any]], *, steps: int = 300, lr: float = 0.02) -> float:

@@ -15,6 +15,7 @@ from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models.poyo_plus import as_calcium_poyo, is_calcium_poyo_plus
 from poyo_ssl_plugin.models.read_in import filter_for
 
+_FILTER = "read_in.temporal"
 # What must fit for a checkpoint to be of the same architecture.
 _BACKBONE = ("enc_atn.", "enc_ffn.", "read_in.", "proc_layers.", "latent_emb.")
 
@@ -62,20 +63,19 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Pa
     """
     if is_calcium_poyo_plus(state) and hasattr(model, "value_map"):
         state = as_calcium_poyo(state)
+    read_in, temporal = getattr(model, "read_in", None), state.get(_FILTER)
+    if read_in is not None and isinstance(temporal, torch.Tensor) and temporal.ndim == 2:
+        state = {**state, _FILTER: filter_for(temporal, len(read_in.temporal))}
     report = LoadReport()
-    vocabularies = {
-        name: module for name, module in model.named_modules() if isinstance(module, InfiniteVocabEmbedding)
-    }
     taken = set()
-    for name, embedding in vocabularies.items():
-        taken |= {f"{name}.weight", f"{name}.vocab"}
-        _load_vocabulary(embedding, name, state, report)
+    for name, embedding in model.named_modules():
+        if isinstance(embedding, InfiniteVocabEmbedding):
+            taken |= {f"{name}.weight", f"{name}.vocab"}
+            _load_vocabulary(embedding, name, state, report)
     own = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     for name, value in state.items():
         if name in taken:
             continue
-        if name == "read_in.temporal" and name in own and isinstance(value, torch.Tensor) and value.ndim == 2:
-            value = filter_for(value, len(own[name]))
         if name not in own:
             report.skipped[name] = "not in the model"
         elif not isinstance(value, torch.Tensor):

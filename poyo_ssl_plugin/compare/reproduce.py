@@ -1,0 +1,184 @@
+"""Rerun the comparisons behind a page of results, and put what they say side by side."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
+from poyo_ssl_plugin.compare.answer_figure import draw_answer
+from poyo_ssl_plugin.compare.comparison import Stage
+from poyo_ssl_plugin.compare.estimates import Scores, compare_scores, holm
+from poyo_ssl_plugin.compare.report import report_comparison
+from poyo_ssl_plugin.compare.results import ComparisonSummary, independent_values, to_json
+from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_recordings
+from poyo_ssl_plugin.configuration import recipes_dir
+from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.files import atomic_path, write_json
+
+_SMALL = ["trainer.max_steps=3", "trainer.val_every_n_steps=3", "data.batch_size=8"]
+_SMALL_SIMULATION = {"n_recordings": 4, "n_units": 24, "minutes": 4}
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question that a page of results answers, as ``recipes/reproduce/NAME.yaml`` states it.
+
+    Attributes:
+        question: The question.
+        shared: Settings of :class:`~poyo_ssl_plugin.compare.protocol.Comparison` that all comparisons share.
+        columns: The comparisons by name, each with its own settings; lists of overrides are put after the shared ones.
+        planned: Pairs of arms that were to be compared, as ``{column, arm, reference}``. Holm's adjustment is over
+            these.
+        data_sets: Independent data sets by name, each with its own settings. Every comparison is done on each,
+            and each counts once. Without any, the folds of one recording count.
+        simulate: How to simulate a data set; empty if ``root`` must be given.
+    """
+
+    question: str
+    columns: Mapping[str, Settings]
+    planned: Sequence[Mapping[str, str]]
+    shared: Settings = field(default_factory=dict)
+    data_sets: Mapping[str, Settings] = field(default_factory=dict)
+    simulate: Settings = field(default_factory=dict)
+
+
+def question_names() -> list[str]:
+    """Names of the questions that can be rerun."""
+    return sorted(path.stem for path in (recipes_dir() / "reproduce").glob("*.yaml"))
+
+
+def get_question(name: str) -> Question:
+    """A question by its name.
+
+    Raises:
+        RecipeError: If there is none of that name.
+
+    Example:
+        >>> get_question("few_labels").question
+        'Does pretraining pay on one real session, and from how few labels?'
+    """
+    if name not in question_names():
+        close = difflib.get_close_matches(name, question_names(), n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(question_names())}"
+        raise RecipeError(f"unknown question {name!r}; {hint}")
+    content = yaml.safe_load((recipes_dir() / "reproduce" / f"{name}.yaml").read_text(encoding="utf-8"))
+    return Question(**content)
+
+
+def reproduce(
+    question: Question,
+    out_dir: str | Path,
+    changes: Settings | None = None,
+    *,
+    small: bool = False,
+    stage: Stage | None = None,
+) -> Answer:
+    """Do all comparisons of a question; finished runs are kept.
+
+    Args:
+        question: The question.
+        out_dir: Folder of everything that is written: the comparisons, ``answer.json``, ``answer.md`` and
+            ``answer.png``.
+        changes: Settings that come after those of the question, such as ``root``.
+        small: Three steps a run, one seed, two folds, two data sets: shows that all of it runs, and decides nothing.
+        stage: As :func:`~poyo_ssl_plugin.compare.comparison.run_comparison`.
+
+    Returns:
+        What all comparisons say, the content of ``answer.json``.
+
+    Raises:
+        PoyoSSLError: If a comparison cannot be made as it is asked for.
+    """
+    changes = dict(changes or {})
+    if not question.simulate and "root" not in changes:
+        raise RecipeError("root is not set: give root=..., the folder of the recordings that this question is about")
+    data_sets = list(question.data_sets.items()) or [("", {})]
+    summaries: dict[str, list[ComparisonSummary]] = {column: [] for column in question.columns}
+    for name, own in data_sets[:2] if small else data_sets:
+        place, own = Path(out_dir, name), dict(own)
+        recordings = {**question.simulate, **own.pop("simulate", {}), **(_SMALL_SIMULATION if small else {})}
+        if recordings and "root" not in changes:
+            own["root"] = str(place / "recordings")
+            prepare_recordings(own["root"], recordings, stage and stage(f"{name} simulating", 0))
+        for column, settings in question.columns.items():
+            values = _joined(question.shared, own, settings, changes)
+            values |= {"out_dir": str(place / column.replace(" ", "_")), "pretrain_dir": str(place / "pretrained")}
+            comparison, _ = comparison_from_overrides(_texts(_smaller(values) if small else values))
+            prefix = " ".join(filter(None, (name, column)))
+            part = None if stage is None else (lambda text, n, prefix=prefix: stage(f"{prefix} {text}", n))
+            summaries[column].append(report_comparison(comparison, title=f"{question.question} {prefix}", stage=part))
+    answer = _answer(question, summaries, small=small)
+    write_json(Path(out_dir, "answer.json"), to_json(answer))
+    with atomic_path(Path(out_dir, "answer.md")) as path:
+        path.write_text("\n".join(answer.lines()) + "\n", encoding="utf-8")
+    draw_answer(answer, Path(out_dir, "answer.png"))
+    return answer
+
+
+def _joined(*settings: Settings) -> dict[str, Any]:
+    """Settings, the later before the earlier; overrides of recipes are added up."""
+    values: dict[str, Any] = {}
+    for part in settings:
+        for key, value in part.items():
+            values[key] = [*values.get(key, []), *value] if key in ("pretrain", "finetune") else value
+    return values
+
+
+def _smaller(values: dict[str, Any]) -> dict[str, Any]:
+    few = {"seeds": [0], **({"folds": 2} if values.get("folds") else {})}
+    return {**values, **few} | {key: [*values.get(key, []), *_SMALL] for key in ("pretrain", "finetune")}
+
+
+def _texts(values: Settings) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
+
+
+def _answer(question: Question, summaries: Mapping[str, Sequence[ComparisonSummary]], *, small: bool) -> Answer:
+    pairs = [
+        compare_scores(*(_scores(summaries[plan["column"]], plan[role]) for role in ("arm", "reference")))
+        for plan in question.planned
+    ]
+    adjusted = holm([pair.p for pair in pairs])
+    return Answer(
+        question=question.question,
+        small=small,
+        unit="data set" if len(next(iter(summaries.values()))) > 1 else "fold",
+        columns={name: _column(found) for name, found in summaries.items()},
+        planned=[
+            PlannedDifference(
+                **vars(pair), column=plan["column"], arm=plan["arm"], reference=plan["reference"], p_holm=p_holm
+            )
+            for plan, pair, p_holm in zip(question.planned, pairs, adjusted, strict=True)
+        ],
+    )
+
+
+def _column(summaries: Sequence[ComparisonSummary]) -> Column:
+    first = summaries[0]
+    return Column(
+        arms={name: _scores(summaries, name).estimate((0, 1)) for name in first.arms},
+        simple_decoders={
+            name: float(np.mean([summary.baselines[name].value for summary in summaries])) for name in first.baselines
+        },
+        chance=first.chance,
+        metric=first.metric,
+        seconds=sum(summary.seconds for summary in summaries),
+        git=first.git,
+    )
+
+
+def _scores(summaries: Sequence[ComparisonSummary], arm: str) -> Scores:
+    """One value per data set, or, of a single one, per fold."""
+    if len(summaries) > 1:
+        return Scores(np.array([[summary.arms[arm].mean] for summary in summaries]))
+    return Scores(np.array(independent_values(summaries[0].arms[arm].runs)), folds=True)

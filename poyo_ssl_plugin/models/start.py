@@ -1,0 +1,108 @@
+"""A model before its first step: made as a recipe names it, with random weights or a checkpoint's."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra.utils
+from torch import nn
+
+from poyo_ssl_plugin.compat import GENERATION
+from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.models.adapters import adapter_class
+from poyo_ssl_plugin.models.checkpoint import first_line, model_state, read_checkpoint
+from poyo_ssl_plugin.models.latents import check_family
+from poyo_ssl_plugin.models.readout import PrototypeReadout
+from poyo_ssl_plugin.models.vocabulary import Source, replace_vocabulary
+from poyo_ssl_plugin.models.weights import LoadReport, load_weights
+
+logger = logging.getLogger(__name__)
+
+
+def build_model(recipe: Mapping[str, Any], tasks: Mapping[str, int], *, classes: bool = True) -> nn.Module:
+    """A model of the POYO family with a readout for each task.
+
+    Args:
+        recipe: Its class as ``_target_``, and its arguments but the outputs.
+        tasks: Task name to number of outputs.
+        classes: Whether outputs are scores of classes. Prototypes are of classes; other outputs are linear in a
+            decoded query.
+
+    Raises:
+        RecipeError: If there is no such class, or it is not of the family or refuses its arguments.
+    """
+    arguments = dict(recipe)
+    if not classes and arguments.get("readout") == "prototypes":
+        arguments["readout"] = "linear"
+    target = str(arguments.get("_target_"))
+    try:
+        readout = adapter_class(hydra.utils.get_class(target)).readout(tasks)
+    except (ImportError, ValueError, KeyError, hydra.errors.HydraException) as error:
+        if isinstance(error, RecipeError):
+            raise
+        hint = ""
+        if target.startswith("torch_brain.") and GENERATION == "0.2":
+            hint = "; POYOPlus and CalciumPOYOPlus are only in torch_brain 0.1"
+        raise RecipeError(f"model: {first_line(error)}{hint}") from error
+    model: nn.Module = instantiate(arguments, "model", **readout)
+    check_family(model)
+    return model
+
+
+def instantiate(recipe: Mapping[str, Any], group: str, **further: Any) -> Any:
+    """What a group of a recipe names.
+
+    Raises:
+        RecipeError: If it cannot be made.
+    """
+    try:
+        # Hydra would turn dataclasses among the arguments into dictionaries, so these are given afterwards.
+        return hydra.utils.instantiate(recipe, _partial_=True, _convert_="all")(**further)
+    except (hydra.errors.InstantiationException, TypeError, ValueError) as error:
+        raise RecipeError(f"{group}: {first_line(error.__cause__ or error)}") from error
+
+
+def initialise(
+    model: nn.Module,
+    unit_ids: Sequence[str],
+    session_ids: Sequence[str],
+    *,
+    init_from: str | Path | None = None,
+    vocabulary: Source = "pretrained",
+) -> LoadReport | None:
+    """Give a model its neurons and recordings, and the weights of a checkpoint if there is one.
+
+    Args:
+        model: The model, changed in place.
+        unit_ids: Its neurons. Those that the checkpoint knows keep their vectors.
+        session_ids: Its recordings, likewise.
+        init_from: The checkpoint.
+        vocabulary: Where new vectors come from, see :func:`~poyo_ssl_plugin.models.replace_vocabulary`.
+
+    Returns:
+        Which weights were taken; ``None`` without a checkpoint.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read, or is of another architecture.
+    """
+    of: Any = model
+    vocabularies: dict[str, tuple[Any, Sequence[str]]] = {
+        "unit_emb": (of.unit_emb, unit_ids),
+        "session_emb": (of.session_emb, session_ids),
+    }
+    if isinstance(of.readout, PrototypeReadout):
+        vocabularies |= {f"prototypes of {name}": (each, session_ids) for name, each in of.readout.prototypes.items()}
+    if init_from is None:
+        for embedding, words in vocabularies.values():
+            embedding.initialize_vocab(list(words))
+        return None
+    report = load_weights(model, model_state(read_checkpoint(init_from)), source=init_from)
+    logger.info("init_from %s: %s", init_from, report.summary())
+    for name, (embedding, words) in vocabularies.items():
+        known = replace_vocabulary(embedding, words, source=vocabulary)
+        if known:
+            logger.info("%s: %d of %d are known to the checkpoint and keep their weights", name, known, len(words))
+    return report

@@ -1,0 +1,95 @@
+"""Questions that pages of results answer: each runs as a whole, small."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
+from poyo_ssl_plugin.compare.estimates import Estimate
+from poyo_ssl_plugin.compare.reproduce import Question, get_question, question_names, reproduce
+from poyo_ssl_plugin.compare.results import to_json
+from poyo_ssl_plugin.errors import RecipeError
+
+# What stands in for the real recordings of a question.
+STAND_IN = {
+    "few_labels": {"recordings": ["sim_000"], "arms": ["scratch", "adapted", "adapted_scratch"]},
+    "park": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"]},
+    "maps": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"], "task": "drifting_gratings"},
+    "diet": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained", "random"]},
+    "parts": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
+    "size": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained"]},
+}
+TINY = {"pretrain": ["model=tiny"], "finetune": ["model=tiny", "identify.steps=2"], "processes": 1}
+
+
+def planned_of(question: Question, arms: list[str]) -> list:
+    return [plan for plan in question.planned if {plan["arm"], plan["reference"]} <= set(arms)]
+
+
+@pytest.mark.parametrize("name", question_names())
+def test_every_question_runs_small(name, sim_dir, tmp_path):
+    question, stand_in = get_question(name), STAND_IN[name]
+    columns = {column: {**own, "arms": stand_in["arms"]} for column, own in list(question.columns.items())[-1:]}
+    planned = [plan for plan in planned_of(question, stand_in["arms"]) if plan["column"] in columns]
+    asked = Question(question.question, columns, planned, question.shared, question.data_sets, question.simulate)
+    answer = reproduce(asked, tmp_path, {"root": str(sim_dir), **stand_in, **TINY}, small=True)
+    assert json.loads((tmp_path / "answer.json").read_text()) == to_json(answer)
+    assert "say nothing" in (tmp_path / "answer.md").read_text()
+    [column] = answer.columns.values()
+    assert set(column.arms) == set(stand_in["arms"])
+    assert len(answer.planned) == len(planned) > 0
+    for pair in answer.planned:
+        assert pair.mean == pytest.approx(column.arms[pair.arm].mean - column.arms[pair.reference].mean)
+        assert pair.n == 2
+
+
+def test_planned_arms_are_those_of_their_column():
+    for name in question_names():
+        question = get_question(name)
+        for plan in question.planned:
+            arms = question.columns[plan["column"]].get("arms", question.shared.get("arms"))
+            names = {arm["name"] if isinstance(arm, dict) else arm for arm in arms}
+            assert {plan["arm"], plan["reference"]} <= names, plan
+
+
+def test_a_question_about_recordings_asks_for_them(tmp_path):
+    with pytest.raises(RecipeError, match="root is not set"):
+        reproduce(get_question("park"), tmp_path)
+    with pytest.raises(RecipeError, match="did you mean few_labels"):
+        get_question("few_label")
+
+
+def test_the_lines_of_an_answer():
+    column = Column(
+        {"scratch": Estimate(0.5, [0.4, 0.6], 2)}, {"template": 0.25}, chance=0.125, metric="", seconds=0, git=None
+    )
+    planned = PlannedDifference(
+        0.125,
+        None,
+        2,
+        None,
+        None,
+        np.float64(0.25),
+        None,
+        column="all",
+        arm="adapted",
+        reference="scratch",
+        p_holm=None,
+    )
+    lines = Answer("Why?", False, "fold", {"all": column}, [planned]).lines()
+    assert lines == [
+        "# Why?",
+        "",
+        "|  | all |",
+        "| --- | --- |",
+        "| `scratch` | 0.500 (0.400 to 0.600) |",
+        "| template | 0.250 |",
+        "| chance | 0.125 |",
+        "",
+        "| planned comparison | difference | relative | Holm's p | folds |",
+        "| --- | --- | --- | --- | --- |",
+        "| all: `adapted` - `scratch` | +0.125 | +25% | - | 2 |",
+    ]
