@@ -9,6 +9,7 @@ import re
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -20,14 +21,25 @@ from rich.console import Console
 from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
-from poyo_ssl_plugin.compare.metrics import reference_lines
-from poyo_ssl_plugin.compare.neurons import split_neurons
+from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
+from poyo_ssl_plugin.compare.estimates import Estimate, Scores
 from poyo_ssl_plugin.compare.plan import label_task, make_plan
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.report import report_comparison
+from poyo_ssl_plugin.compare.results import (
+    ArmLeaks,
+    ComparisonSummary,
+    Leaks,
+    Spent,
+    TestedDecoder,
+    VersusDecoder,
+    VersusScratch,
+    to_json,
+)
 from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_recordings, preset_names
 from poyo_ssl_plugin.compare.single_run import run_evaluation
+from poyo_ssl_plugin.compare.summary import _versus_decoder
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task
@@ -85,10 +97,6 @@ class TestArms:
         assert recipe("curriculum_step").data.curriculum == "step"
         assert get_arm("scratch").pretrain is None and get_arm("predictable") is get_arm("poyo_ssl")
 
-    def test_an_arm_of_one_s_own(self):
-        arm = get_arm({"name": "half", "title": "half of all", "pretrain": ["diet=all", "+diet.share=0.5"]})
-        assert arm.pretraining(["diet.kurtosis=20"], GRATINGS) == ["diet=all", "+diet.share=0.5"]
-
     @pytest.mark.parametrize(
         ("arms", "message"),
         [
@@ -104,11 +112,15 @@ class TestArms:
         with pytest.raises(RecipeError, match=message):
             get_arms(arms)
 
-    def test_an_arm_s_own_overrides_win(self):
-        assert join_overrides(["+diet.share=0.5", "aux.weight=1"], ["++aux.weight=0"]) == [
-            "+diet.share=0.5",
-            "++aux.weight=0",
-        ]
+    @pytest.mark.parametrize(
+        ("shared", "own", "joined"),
+        [
+            (["+diet.share=0.5", "aux.weight=1"], ["++aux.weight=0"], ["+diet.share=0.5", "++aux.weight=0"]),
+            (["diet.kurtosis=20"], ["diet=all", "+diet.share=0.5"], ["diet=all", "+diet.share=0.5"]),
+        ],
+    )
+    def test_an_arm_s_own_overrides_win(self, shared, own, joined):
+        assert join_overrides(shared, own) == joined
 
 
 class TestDiets:
@@ -253,59 +265,59 @@ class TestProtocol:
     def test_held_out_animals(self, sim_dir, tmp_path):
         settings = comparison(sim_dir, tmp_path, held_out=("sim_002",))
         summary = report_comparison(settings, title="Test & <report>")
-        assert summary == json.loads((tmp_path / "results.json").read_text())
-        assert summary["neurons"]["pretrained_on_recordings"] == ["sim_000", "sim_001"]
-        assert summary["neurons"]["decoded_recordings"] == ["sim_002"]
+        assert to_json(summary) == json.loads((tmp_path / "results.json").read_text())
+        assert summary.neurons.pretrained_on_recordings == ("sim_000", "sim_001")
+        assert summary.neurons.decoded_recordings == ("sim_002",)
         for arm in ("pretrained", "scratch"):
-            runs = summary["arms"][arm]["runs"]
-            assert [run["seed"] for run in runs] == [0, 1]
-            assert summary["arms"][arm]["mean"] == pytest.approx(np.mean([run["value"] for run in runs]))
+            runs = summary.arms[arm].runs
+            assert [run.seed for run in runs] == [0, 1]
+            assert summary.arms[arm].mean == pytest.approx(np.mean([run.value for run in runs]))
         page = (tmp_path / "report.html").read_text()
         assert "Test &amp; &lt;report&gt;" in page and page.count("data:image/png;base64,") == 5
         # Nothing is fetched from elsewhere, and seeds of one data set are not sold for more.
         assert "://" not in page and "not of other animals or other simulations" in page
         assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}
-        clean = {"units": 0, "test_seconds": 0.0, "scored_seconds": 0.0}
-        assert summary["leaks"] == {"allowed": False, "arms": {"pretrained": clean, "scratch": clean}}
+        clean = ArmLeaks(0, 0.0, 0.0)
+        assert summary.leaks == Leaks(False, {"pretrained": clean, "scratch": clean})
 
         # A second start finds everything done, whatever the number of processes.
         before = records(tmp_path)
         again = report_comparison(dataclasses.replace(settings, processes=2), title="again")
-        assert records(tmp_path) == before and len(before) == 5 and again["arms"] == summary["arms"]
+        assert records(tmp_path) == before and len(before) == 5 and again.arms == summary.arms
 
         # What was trained can be tested, by its folder alone.
         [folder] = (tmp_path / "runs" / "finetune").glob("pretrained_seed1_*")
         tested = run_evaluation(folder / "checkpoints" / "last.ckpt")
-        assert tested["arms"]["checkpoint"]["mean"] == summary["arms"]["pretrained"]["runs"][1]["value"]
+        assert tested.arms["checkpoint"].mean == summary.arms["pretrained"].runs[1].value
 
     def test_folds(self, sim_dir, tmp_path):
         settings = comparison(sim_dir, tmp_path, recordings=("sim_000",), task="natural_movie", folds=2, seeds=(0,))
         result = run_comparison(settings)
-        runs = result.summary["arms"]["pretrained"]["runs"]
-        assert [run["fold"] for run in runs] == [0, 1] and len(result.summary["pretraining"]) == 2
+        runs = result.summary.arms["pretrained"].runs
+        assert [run.fold for run in runs] == [0, 1] and len(result.summary.pretraining) == 2
         n_repeats = len(np.unique(Recordings(sim_dir).get_recording("sim_000").natural_movie_one.repeat))
         # All but the seconds at the ends of a held-out repeat, around which no window fits.
-        assert 28 * n_repeats <= sum(run["n_test"] for run in runs) <= 30 * n_repeats
-        assert "Nadeau-Bengio" in result.summary["independent"]
+        assert 28 * n_repeats <= sum(run.n_test for run in runs) <= 30 * n_repeats
+        assert "Nadeau-Bengio" in result.summary.independent
         tested = run_evaluation(result.finetuning["pretrained/fold1/0"] / "checkpoints" / "last.ckpt")
-        assert tested["arms"]["checkpoint"]["mean"] == runs[1]["value"]
+        assert tested.arms["checkpoint"].mean == runs[1].value
 
     def test_leaks_that_are_allowed_are_in_the_results(self, sim_dir, tmp_path, caplog):
         arms = ("pretrained", "reverse", "scratch")
         summary = report_comparison(
             comparison(sim_dir, tmp_path, arms=arms, seeds=(0,), allow_leak=True), title="leaky"
         )
-        assert summary["comparison"]["allow_leak"] is True and summary["leaks"]["allowed"] is True
-        found = summary["leaks"]["arms"]
-        both = summary["neurons"]["decoded_from"]
-        assert {name: arm["units"] for name, arm in found.items()} == {"pretrained": 0, "reverse": both, "scratch": 0}
-        assert all(arm["scored_seconds"] == 0 for arm in found.values())
+        assert summary.comparison["allow_leak"] is True and summary.leaks.allowed is True
+        found = summary.leaks.arms
+        both = summary.neurons.decoded_from
+        assert {name: arm.units for name, arm in found.items()} == {"pretrained": 0, "reverse": both, "scratch": 0}
+        assert all(arm.scored_seconds == 0 for arm in found.values())
         assert f"arm reverse would pretrain on {both} of the neurons to be decoded (allowed)" in caplog.text
-        [warning] = leak_warnings(summary)
+        [warning] = leak_warnings(summary.leaks)
         assert warning in (tmp_path / "report.html").read_text()
         assert warning.startswith("LEAK") and f"reverse: pretraining saw {both} of the decoded neurons" in warning
         # One run has no interval, and its report says so by leaving it out.
-        assert summary["arms"]["scratch"]["ci95"] is None and "1 run a side decide nothing" in verdict(summary)
+        assert summary.arms["scratch"].ci95 is None and "1 run a side decide nothing" in verdict(summary)
 
     def test_a_fraction_of_the_neurons_is_kept_for_decoding(self, sim_dir, tmp_path):
         arms = ("everything", "scratch")
@@ -316,9 +328,9 @@ class TestProtocol:
         seen = trained_on(result.pretraining["everything/fold0"])["units"]
         for name, units in decoded.items():
             assert units and not set(units) & set(seen.get(name, []))
-        neurons = result.summary["neurons"]
-        assert neurons["decoded_from"] == sum(map(len, decoded.values()))
-        assert neurons["pretrained_on"] == {"everything": sum(map(len, seen.values()))}
+        neurons = result.summary.neurons
+        assert neurons.decoded_from == sum(map(len, decoded.values()))
+        assert neurons.pretrained_on == {"everything": sum(map(len, seen.values()))}
 
     def test_a_pretraining_for_each_seed(self, sim_dir, tmp_path):
         result = run_comparison(comparison(sim_dir, tmp_path, held_out=("sim_002",), pretrain_each_seed=True))
@@ -336,10 +348,9 @@ class TestProtocol:
         more = run_comparison(
             comparison(sim_dir, tmp_path / "a", arms=("pretrained", "scratch", "ssl_only"), **options)
         )
-        assert (
-            new(tmp_path, before) == {"predictable", "ssl_only"}  # Pretraining is named by its diet.
-            and more.summary["arms"]["scratch"] == first.summary["arms"]["scratch"]
-        )
+        # Pretraining is named by its diet.
+        assert new(tmp_path, before) == {"predictable", "ssl_only"}
+        assert more.summary.arms["scratch"] == first.summary.arms["scratch"]
         before = records(tmp_path)
         run_comparison(comparison(sim_dir, tmp_path / "a", pretrain=(*QUICK, "aux.weight=0.5"), **options))
         assert new(tmp_path, before) == {"predictable", "pretrained"}
@@ -364,28 +375,39 @@ class TestFrames:
         return comparison(sim_dir, place, task="natural_movie_frames", held_out=("sim_002",), finetune=finetune)
 
     @pytest.fixture(scope="module")
-    def summary(self, settings) -> dict:
+    def summary(self, settings) -> ComparisonSummary:
         return report_comparison(settings, title="frames")
 
     def test_every_arm_has_its_similarity(self, summary, settings):
-        assert summary == json.loads((Path(settings.out_dir) / "results.json").read_text())
-        assert summary["task"] == "natural_movie_frames" and "SSIM" in summary["metric"]
-        assert summary["chance"] is None and set(reference_lines(summary)) == set(summary["baselines"])
-        assert set(summary["arms"]) == {"pretrained", "scratch"}
-        for arm in summary["arms"].values():
-            assert arm["metric"] == "SSIM" and [run["seed"] for run in arm["runs"]] == [0, 1]
-            values = [run["value"] for run in arm["runs"]]
+        assert to_json(summary) == json.loads((Path(settings.out_dir) / "results.json").read_text())
+        assert summary.task == "natural_movie_frames" and "SSIM" in summary.metric
+        assert summary.chance is None and set(summary.reference_lines) == set(summary.baselines)
+        assert set(summary.arms) == {"pretrained", "scratch"}
+        for arm in summary.arms.values():
+            assert arm.metric == "SSIM" and [run.seed for run in arm.runs] == [0, 1]
+            values = [run.value for run in arm.runs]
             assert all(-1 <= value <= 1 for value in values) and len(set(values)) == 2
-            assert arm["mean"] == pytest.approx(np.mean(values))
+            assert arm.mean == pytest.approx(np.mean(values))
 
-    def test_the_arms_are_paired_over_seeds_and_over_seconds(self, summary):
-        against = summary["arms"]["pretrained"]["versus_scratch"]
-        values, reference = ([run["value"] for run in summary["arms"][n]["runs"]] for n in ("pretrained", "scratch"))
-        # No window fits around the first frames, so seconds have not as many each, and their mean differs a little.
-        assert against["mean"] == pytest.approx(np.mean(values) - np.mean(reference), abs=1e-4) and against["n"] == 2
-        assert against["over_trials"]["n"] == 3
-        assert against["over_trials"]["mean"] == pytest.approx(against["mean"], abs=1e-4)
-        assert summary["pretrained_minus_scratch"]["mean"] == against["mean"]
+    def test_the_arms_are_paired_over_seeds_and_over_seconds(self, summary, settings):
+        """A run's value is the mean over frames; pairs are over seconds, of which the first has fewer frames."""
+        difference = []
+        for arm, sign in (("pretrained", 1), ("scratch", -1)):
+            for seed, run in enumerate(summary.arms[arm].runs):
+                [folder] = Path(settings.out_dir, "runs", "finetune").glob(f"{arm}_seed{seed}_*")
+                outcome = json.loads((folder / "run.json").read_text())["compare"]["outcome"]
+                rows = run_evaluation(folder / "checkpoints" / "last.ckpt").predictions
+                second = np.array([row["label"] for row in rows]) // 30
+                similarity = np.array([row["ssim"] for row in rows])
+                assert run.value == pytest.approx(similarity.mean(), abs=1e-12)
+                means = [similarity[second == one].mean() for one in (0, 10, 20)]
+                assert outcome["trials"] == pytest.approx(means, abs=1e-12)
+                difference.append(sign * np.array(means))
+        expected = np.mean(difference) * 2
+        against = summary.arms["pretrained"].versus_scratch
+        assert against.mean == pytest.approx(expected, abs=1e-12) and against.n == 2
+        assert against.over_trials.mean == pytest.approx(expected, abs=1e-12) and against.over_trials.n == 3
+        assert summary.pretrained_minus_scratch == against
 
     def test_from_scratch_is_the_same_recipe_without_a_start(self, summary, settings):
         recipes = {}
@@ -400,7 +422,7 @@ class TestFrames:
         page = (Path(settings.out_dir) / "report.html").read_text()
         assert "<th>SSIM</th>" in page and "<th>over seconds of the movie alone</th>" in page
         assert "accuracy" not in page.split("Full configuration")[0].lower() and "chance" not in page.split("Which")[0]
-        for name in (*summary["arms"], *summary["baselines"]):
+        for name in (*summary.arms, *summary.baselines):
             assert f"<td>{name}</td>" in page
         assert page.count("data:image/png;base64,") == 5
         assert (Path(settings.out_dir) / "figures" / "ssim.png").is_file()
@@ -408,12 +430,12 @@ class TestFrames:
     def test_folds_share_their_seconds(self, settings, tmp_path):
         options = {"arms": ("scratch", "supervised"), "recordings": ("sim_000",), "held_out": (), "seeds": (0,)}
         result = run_comparison(dataclasses.replace(settings, out_dir=str(tmp_path), folds=2, **options))
-        runs = result.summary["arms"]["scratch"]["runs"]
+        runs = result.summary.arms["scratch"].runs
         n_repeats = len(np.unique(Recordings(settings.root).get_recording("sim_000").natural_movie_one.repeat))
-        assert [run["fold"] for run in runs] == [0, 1]
+        assert [run.fold for run in runs] == [0, 1]
         # All but the frames of the first half second of a repeat, around which no window fits.
-        assert 75 * n_repeats <= sum(run["n_test"] for run in runs) < 90 * n_repeats
-        assert result.summary["arms"]["supervised"]["versus_scratch"]["over_trials"]["n"] == 3
+        assert 75 * n_repeats <= sum(run.n_test for run in runs) < 90 * n_repeats
+        assert result.summary.arms["supervised"].versus_scratch.over_trials.n == 3
         # Labels of a movie that is reconstructed: which second of it was shown.
         recipe = OmegaConf.load(result.pretraining["supervised/fold0"] / "recipe.yaml")
         assert (recipe.aux.task, recipe.data.stimulus) == ("natural_movie", "natural_movie_one")
@@ -441,31 +463,26 @@ class TestSmallPreset:
         return tmp_path_factory.mktemp("small")
 
     @pytest.fixture(scope="module")
-    def summary(self, place) -> dict:
+    def summary(self, place) -> ComparisonSummary:
         settings, recordings = comparison_from_overrides([f"out_dir={place / 'a'}"], "small")
         prepare_recordings(settings.root, recordings)
         return report_comparison(settings, title="small")
 
     def test_every_arm_has_its_numbers(self, summary, place):
-        assert summary == json.loads((place / "a" / "results.json").read_text())
-        assert {"scratch", "shuffled", "curriculum_linear", "inhibitory"} <= set(summary["arms"])
-        for name, arm in summary["arms"].items():
-            assert arm["title"] and len(arm["runs"]) == 2
+        assert to_json(summary) == json.loads((place / "a" / "results.json").read_text())
+        assert {"scratch", "shuffled", "curriculum_linear", "inhibitory"} <= set(summary.arms)
+        for name, arm in summary.arms.items():
+            assert arm["title"] and len(arm.runs) == 2
             # Six trials and two seeds, which may agree: no interval is of certainty, and none leaves what can be.
-            assert 0 <= arm["ci95"][0] < arm["ci95"][1] <= 1 and arm["ci95"][1] - arm["ci95"][0] > 0.2
-            assert arm["compute"]["finetuning"] | {"seconds": 0} == {
-                "runs": 2,
-                "steps": 6,
-                "windows": 48,
-                "seconds": 0,
-            }
-            assert arm["compute"]["pretraining"]["steps"] == (0 if name in ("scratch", "shuffled") else 3)
+            assert 0 <= arm.ci95[0] < arm.ci95[1] <= 1 and arm.ci95[1] - arm.ci95[0] > 0.2
+            assert dataclasses.replace(arm.compute.finetuning, seconds=0) == Spent(2, 0, steps=6, windows=48)
+            assert arm.compute.pretraining.steps == (0 if name in ("scratch", "shuffled") else 3)
             if name != "scratch":
-                against = arm["versus_scratch"]
-                values, reference = ([r["value"] for r in summary["arms"][n]["runs"]] for n in (name, "scratch"))
-                assert against["mean"] == pytest.approx(np.mean(values) - np.mean(reference)) and against["n"] == 2
-                assert against["over_trials"]["mean"] == pytest.approx(against["mean"], abs=1e-6)
-        diets = summary["neurons"]["pretrained_on"]
+                against = arm.versus_scratch
+                values, reference = ([r.value for r in summary.arms[n].runs] for n in (name, "scratch"))
+                assert against.mean == pytest.approx(np.mean(values) - np.mean(reference)) and against.n == 2
+                assert against.over_trials.mean == pytest.approx(against.mean, abs=1e-6)
+        diets = summary.neurons.pretrained_on
         assert diets["random"] == diets["pretrained"]
         assert diets["mixed"] == 2 * min(diets["pretrained"] // 2, diets["reverse"])
         assert diets["everything"] == diets["reverse"] + diets["pretrained"]
@@ -473,8 +490,8 @@ class TestSmallPreset:
     def test_the_report_says_something_of_every_arm(self, summary, place):
         page = (place / "a" / "report.html").read_text()
         verdicts = arm_verdicts(summary)
-        assert len(verdicts) == len(summary["arms"]) - 1
-        for name in summary["arms"]:
+        assert len(verdicts) == len(summary.arms) - 1
+        for name in summary.arms:
             assert f"<td>{name}</td>" in page
         assert "Compute spent" in page and page.count("data:image/png;base64,") == 5
 
@@ -485,14 +502,14 @@ class TestSmallPreset:
         )
         prepare_recordings(settings.root, recordings)
         again = report_comparison(settings, title="again")
-        for name, arm in again["arms"].items():
-            first = summary["arms"][name]
-            assert [r["value"] for r in arm["runs"]] == [r["value"] for r in first["runs"]]
-        metrics = {run["arm"]: run["metrics"] for run in summary["pretraining"]}
-        assert {run["arm"]: run["metrics"] for run in again["pretraining"]} == {
+        for name, arm in again.arms.items():
+            first = summary.arms[name]
+            assert [r.value for r in arm.runs] == [r.value for r in first.runs]
+        metrics = {run.arm: run.metrics for run in summary.pretraining}
+        assert {run.arm: run.metrics for run in again.pretraining} == {
             name: metrics[name] for name in ("pretrained", "supervised")
         }
-        assert again["baselines"] == summary["baselines"]
+        assert again.baselines == summary.baselines
 
 
 class TestPresets:
@@ -535,23 +552,22 @@ class TestPresets:
             comparison_from_overrides(overrides, preset)
 
 
-def verdict_of(name="a", arm=None, **against) -> str:
-    against = {
-        "mean": 0.1,
-        "ci95": [0.05, 0.15],
-        "n": 5,
-        "n_trials": 100,
-        "p_holm": 0.01,
-        "relative_gain": 0.2,
-        "relative_ci95": [0.1, 0.3],
-        **against,
-    }
-    shared = {"title": "t", "mean": 0.3, "ci95": [0.2, 0.4], "p_above_chance": 0.01, "versus_scratch": against}
-    return arm_verdicts({"arms": {name: {**shared, **(arm or {})}}, "chance": 0.125})[0]
+def against(**changes) -> VersusScratch:
+    """An arm that is better than from scratch, with changes."""
+    found = VersusScratch(
+        0.1, [0.05, 0.15], 5, p=0.01, p_exact=0.06, relative_gain=0.2, relative_ci95=[0.1, 0.3], n_trials=100,
+        p_holm=0.01, over_trials=Estimate(0.1, None, 100),
+    )  # fmt: skip
+    return dataclasses.replace(found, **changes)
+
+
+def arm(**values) -> SimpleNamespace:
+    shared = {"title": "t", "mean": 0.3, "ci95": [0.2, 0.4], "p_above_chance": 0.01, "versus_scratch": None}
+    return SimpleNamespace(**{**shared, **values})
 
 
 @pytest.mark.parametrize(
-    ("against", "words"),
+    ("changes", "words"),
     [
         ({}, r"It helped, by \+20 % relative \(95 % interval \+10 to \+30 %\)"),
         ({"p_holm": 0.2}, "seems to help, but not beyond what so many arms"),
@@ -563,12 +579,13 @@ def verdict_of(name="a", arm=None, **against) -> str:
         ({"n_trials": 6}, "6 test trials decide nothing"),
     ],
 )
-def test_verdicts_say_what_the_numbers_support(against, words):
-    assert re.search(words, verdict_of(**against))
+def test_verdicts_say_what_the_numbers_support(changes, words):
+    summary = SimpleNamespace(arms={"a": arm(versus_scratch=against(**changes))}, chance=0.125)
+    assert re.search(words, arm_verdicts(summary)[0])
 
 
 @pytest.mark.parametrize(
-    ("arm", "against", "words"),
+    ("of_arm", "changes", "words"),
     [
         ({}, {}, "labels leak"),
         ({"ci95": [0.1, 0.4]}, {}, "not told from chance"),
@@ -576,23 +593,36 @@ def test_verdicts_say_what_the_numbers_support(against, words):
         ({}, {"n": 2}, "decide nothing"),
     ],
 )
-def test_a_shuffled_control_above_chance_is_an_alarm(arm, against, words):
-    assert words in verdict_of("shuffled", arm, **against)
+def test_a_shuffled_control_above_chance_is_an_alarm(of_arm, changes, words):
+    shuffled = arm(versus_scratch=against(**changes), **of_arm)
+    assert words in arm_verdicts(SimpleNamespace(arms={"shuffled": shuffled}, chance=0.125))[0]
 
 
 @pytest.mark.parametrize(
-    ("ci95", "words"),
-    [([0.1, 0.2], "is above"), ([-0.2, -0.1], "is below"), ([-0.1, 0.1], "do not tell the pretrained")],
+    ("of_ridge", "words"),
+    [
+        ([0.1, 0.2], "is above every simple decoder: template (0.500), ridge (0.600)"),
+        ([-0.2, -0.1], "is below ridge (0.600)"),
+        ([-0.1, 0.1], "do not tell the pretrained model from ridge (0.600)"),
+        (None, "do not tell the pretrained model from ridge (0.600)"),
+    ],
 )
-def test_above_the_best_simple_decoder_is_tested(ci95, words):
-    against = {"mean": 0.1, "ci95": [0.05, 0.15], "n": 5, "n_trials": 100, "p_holm": 0.01, "relative_gain": None}
-    decoder = {"name": "template", "value": 0.6, "mean": float(np.mean(ci95)), "ci95": ci95}
-    arms = {
-        "pretrained": {"mean": 0.5, "versus_scratch": against, "versus_decoder": decoder},
-        "scratch": {"mean": 0.4},
-    }
-    text = verdict({"arms": arms, "chance": None, "pretrained_minus_scratch": against})
-    assert f"{words}" in text and "the best simple decoder (template, 0.600)" in text
+def test_above_the_best_simple_decoder_means_above_every_one(of_ridge, words):
+    decoders = {"template": VersusDecoder(0.5, 0.2, [0.1, 0.3]), "ridge": VersusDecoder(0.6, 0.1, of_ridge)}
+    arms = {"pretrained": arm(versus_decoders=decoders), "scratch": arm()}
+    assert words in verdict(SimpleNamespace(arms=arms, chance=None, pretrained_minus_scratch=against()))
+
+
+@pytest.mark.parametrize("folds", [False, True])
+def test_a_simple_decoder_is_compared_on_the_same_trials(folds):
+    """The arm is right on one trial more in every fold: what folds and trials share drops out."""
+    of_decoder = [[1.0, 0.0, 0.0, 0.0], [1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]]
+    decoder = TestedDecoder(0.5, 12, [0.2, 0.8], trials=of_decoder if folds else of_decoder[:1])
+    of_arm = np.array([0.5, 0.75, 1.01]) if folds else np.array([[1.0, 1.0, 0.0, 0.0]] * 3)
+    found = _versus_decoder(Scores(of_arm, folds), decoder)
+    assert found.mean == pytest.approx(0.25, abs=0.01) and found.value == 0.5
+    assert (found.ci95[0] > 0.2) == folds
+    assert _versus_decoder(Scores(np.zeros(5), folds=True), decoder).ci95 is None
 
 
 def test_a_stage_without_a_terminal_is_a_few_plain_lines():

@@ -136,13 +136,14 @@ def test_a_comparison_on_ray_gives_the_numbers_of_one_here(ray, sim_dir, tmp_pat
     """Byte for byte: the numbers of every run, and the weights that it ended with."""
     from poyo_ssl_plugin.compare.comparison import run_comparison
     from poyo_ssl_plugin.compare.protocol import Comparison
+    from poyo_ssl_plugin.compare.results import to_json
 
     settings = dict(root=str(sim_dir), held_out=("sim_002",), seeds=(0, 1), pretrain=quick(steps=2), processes=1)
     found = []
     for name, on_ray in (("here", False), ("ray", True)):
         comparison = Comparison(**settings, out_dir=str(tmp_path / name), finetune=quick(steps=2), ray=on_ray)
         result = run_comparison(comparison)
-        summary = json.loads(re.sub(r'"seconds": [\d.]+', '"seconds": 0', json.dumps(result.summary)))
+        summary = json.loads(re.sub(r'"seconds": [\d.]+', '"seconds": 0', json.dumps(to_json(result.summary))))
         summary["comparison"]["out_dir"] = ""
         states = {k: read_checkpoint(folder / "checkpoints/last.ckpt") for k, folder in result.finetuning.items()}
         found.append((summary, {k: model_state(content) for k, content in states.items()}))

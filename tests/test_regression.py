@@ -11,10 +11,10 @@ from quick import quick
 
 from poyo_ssl_plugin.compare.arms import get_arm, in_recipe
 from poyo_ssl_plugin.compare.comparison import run_comparison
-from poyo_ssl_plugin.compare.metrics import metric_of
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.references import ridge
 from poyo_ssl_plugin.compare.report import report_comparison
+from poyo_ssl_plugin.compare.results import to_json
 from poyo_ssl_plugin.compare.single_run import run_evaluation, run_finetuning
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import get_task
@@ -41,19 +41,13 @@ class TestFinetuning:
 
     def test_results_name_the_measure(self, done):
         _, summary = done
-        [arm] = summary["arms"].values()
-        assert (summary["task"], summary["kind"], summary["chance"], arm["metric"]) == (
-            "speed",
-            "regression",
-            0.0,
-            "R2",
-        )
-        assert metric_of(summary["task"], summary["kind"]).name == "R2"
-        assert set(summary["baselines"]) == {"ridge regression"}
-        json.dumps(summary, allow_nan=False)
+        [arm] = summary.arms.values()
+        assert (summary.task, summary.kind, summary.chance, arm.metric) == ("speed", "regression", 0.0, "R2")
+        assert summary.measured.name == "R2" and set(summary.baselines) == {"ridge regression"}
+        json.dumps(to_json(summary), allow_nan=False)
 
     def test_predictions_are_in_the_units_of_the_series(self, done, dataset):
-        rows = done[1]["predictions"]["0"]
+        rows = done[1].predictions[0]
         for row in rows[:5]:
             running = dataset.get_recording(row["recording_id"]).running
             at = np.asarray(running.timestamps)
@@ -63,19 +57,19 @@ class TestFinetuning:
     def test_r2_is_that_of_scikit_learn(self, done):
         from sklearn.metrics import r2_score
 
-        [arm] = done[1]["arms"].values()
-        rows = done[1]["predictions"]["0"]
+        [arm] = done[1].arms.values()
+        rows = done[1].predictions[0]
         values, counts = [], []
         for name in {row["recording_id"] for row in rows}:
             pairs = [(row["label"], row["prediction"]) for row in rows if row["recording_id"] == name]
             values.append(r2_score(*zip(*pairs, strict=True)))
             counts.append(len(pairs))
-        assert arm["runs"][0]["value"] == pytest.approx(np.average(values, weights=counts))
+        assert arm.runs[0].value == pytest.approx(np.average(values, weights=counts))
 
     def test_a_checkpoint_is_tested_without_its_training_labels(self, done):
         out_dir, summary = done
         again = run_evaluation(next((out_dir / "seed0").rglob("last.ckpt")))
-        assert again["arms"]["checkpoint"]["mean"] == pytest.approx(summary["arms"]["scratch"]["mean"], abs=1e-4)
+        assert again.arms["checkpoint"].mean == pytest.approx(summary.arms["scratch"].mean, abs=1e-4)
 
     def test_it_learns_what_neurons_tell(self, sim_dir, table_path, tmp_path):
         """A target that is a neuron's own activity, written into the recordings as running speed."""
@@ -93,8 +87,8 @@ class TestFinetuning:
         options = [f"task={SPEED}", "init_from=null", "seeds=[0]", "data.batch_size=32"]
         config = recipe("finetune", tmp_path / "told", table_path, tmp_path / "out", *options, steps=80)
         summary = run_finetuning(config)
-        assert summary["arms"]["scratch"]["mean"] > 0.2
-        assert summary["baselines"]["ridge regression"]["value"] > 0.4
+        assert summary.arms["scratch"].mean > 0.2
+        assert summary.baselines["ridge regression"].value > 0.4
 
 
 def test_a_comparison_of_a_series(sim_dir, tmp_path):
@@ -104,7 +98,7 @@ def test_a_comparison_of_a_series(sim_dir, tmp_path):
         seeds=(0,), processes=1, pretrain=tuple(quick(steps=2)), finetune=runs,
     )  # fmt: skip
     summary = report_comparison(comparison, title="Speed")
-    assert set(summary["arms"]) == {"scratch", "pretrained"} and set(summary["baselines"]) == {"ridge regression"}
+    assert set(summary.arms) == {"scratch", "pretrained"} and set(summary.baselines) == {"ridge regression"}
     assert "R2" in (tmp_path / "report.html").read_text()
 
 
@@ -116,8 +110,8 @@ def test_a_comparison_of_a_declared_classification(sim_dir, tmp_path):
         processes=1, pretrain=few, finetune=(*few, "diet=all"),
     )  # fmt: skip
     summary = report_comparison(comparison, title="Tempo")
-    assert (summary["task"], summary["kind"], summary["chance"]) == ("tempo", "classification", 1 / 5)
-    assert summary["pretraining"][0]["metrics"]["valid/auxiliary"] > 0
+    assert (summary.task, summary.kind, summary.chance) == ("tempo", "classification", 1 / 5)
+    assert summary.pretraining[0].metrics["valid/auxiliary"] > 0
 
 
 class TestMeasure:
@@ -184,7 +178,7 @@ class TestCountsAsTraces:
         before = pretrain(recipe("pretrain", spike_dir, spike_table_path, tmp_path / "a", *spikes))
         options = [*spikes, f"init_from={before.checkpoint}", "seeds=[0]", "allow_leak=true"]
         summary = run_finetuning(recipe("finetune", spike_dir, spike_table_path, tmp_path / "b", *options))
-        assert 0 <= summary["arms"]["pretrained"]["mean"] <= 1 and "template" in summary["baselines"]
+        assert 0 <= summary.arms["pretrained"].mean <= 1 and "template" in summary.baselines
 
     def test_they_are_compared(self, spike_dir, tmp_path):
         few = tuple(quick("model.patch_size=2", "diet=all", steps=2))
@@ -192,7 +186,7 @@ class TestCountsAsTraces:
             str(spike_dir), str(tmp_path), field="spikes", arms=("scratch", "pretrained"), held_out=("sim_002",),
             seeds=(0,), processes=1, pretrain=few, finetune=few,
         )  # fmt: skip
-        assert "softmax regression" in run_comparison(comparison).summary["baselines"]
+        assert "softmax regression" in run_comparison(comparison).summary.baselines
 
     def test_its_samples_are_the_counts(self, spike_dir, spike_table_path):
         config = recipe("finetune", spike_dir, spike_table_path, "unused", "data.field=spikes", "model.patch_size=1",

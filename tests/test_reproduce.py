@@ -7,7 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from poyo_ssl_plugin.compare.reproduce import Question, answer_lines, get_question, question_names, reproduce
+from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
+from poyo_ssl_plugin.compare.estimates import Estimate
+from poyo_ssl_plugin.compare.reproduce import Question, get_question, question_names, reproduce
+from poyo_ssl_plugin.compare.results import to_json
 from poyo_ssl_plugin.errors import RecipeError
 
 # What stands in for the real recordings of a question.
@@ -33,15 +36,14 @@ def test_every_question_runs_small(name, sim_dir, tmp_path):
     planned = [plan for plan in planned_of(question, stand_in["arms"]) if plan["column"] in columns]
     asked = Question(question.question, columns, planned, question.shared, question.data_sets, question.simulate)
     answer = reproduce(asked, tmp_path, {"root": str(sim_dir), **stand_in, **TINY}, small=True)
-    assert json.loads((tmp_path / "answer.json").read_text()) == answer
+    assert json.loads((tmp_path / "answer.json").read_text()) == to_json(answer)
     assert "say nothing" in (tmp_path / "answer.md").read_text()
-    [column] = answer["columns"].values()
-    assert set(column["arms"]) == set(stand_in["arms"])
-    assert len(answer["planned"]) == len(planned) > 0
-    for row in answer["planned"]:
-        arms = column["arms"]
-        assert row["mean"] == pytest.approx(arms[row["arm"]]["mean"] - arms[row["reference"]]["mean"])
-        assert row["n"] == 2
+    [column] = answer.columns.values()
+    assert set(column.arms) == set(stand_in["arms"])
+    assert len(answer.planned) == len(planned) > 0
+    for pair in answer.planned:
+        assert pair.mean == pytest.approx(column.arms[pair.arm].mean - column.arms[pair.reference].mean)
+        assert pair.n == 2
 
 
 def test_planned_arms_are_those_of_their_column():
@@ -61,17 +63,23 @@ def test_a_question_about_recordings_asks_for_them(tmp_path):
 
 
 def test_the_lines_of_an_answer():
-    column = {"arms": {"scratch": {"mean": 0.5, "ci95": [0.4, 0.6], "n": 2}}, "simple_decoders": {"template": 0.25}}
-    planned = {"column": "all", "arm": "adapted", "reference": "scratch", "mean": 0.125, "ci95": None, "n": 2}
-    lines = answer_lines(
-        {
-            "question": "Why?",
-            "small": False,
-            "unit": "fold",
-            "columns": {"all": {**column, "chance": 0.125}},
-            "planned": [{**planned, "relative_gain": np.float64(0.25), "p_holm": None}],
-        }
+    column = Column(
+        {"scratch": Estimate(0.5, [0.4, 0.6], 2)}, {"template": 0.25}, chance=0.125, metric="", seconds=0, git=None
     )
+    planned = PlannedDifference(
+        0.125,
+        None,
+        2,
+        None,
+        None,
+        np.float64(0.25),
+        None,
+        column="all",
+        arm="adapted",
+        reference="scratch",
+        p_holm=None,
+    )
+    lines = Answer("Why?", False, "fold", {"all": column}, [planned]).lines()
     assert lines == [
         "# Why?",
         "",

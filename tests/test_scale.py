@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from torch import nn
 
 from poyo_ssl_plugin import CalciumPOYO
 from poyo_ssl_plugin.compare.cost import measure_cost
+from poyo_ssl_plugin.compare.estimates import Trend
 from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.references import run_references
-from poyo_ssl_plugin.compare.scale import Scaling, make_points
+from poyo_ssl_plugin.compare.results import to_json
+from poyo_ssl_plugin.compare.scale import Scaling, ScalingSummary, make_points
 from poyo_ssl_plugin.compare.scale_report import report_scaling, scaling_rows, scaling_verdicts
 from poyo_ssl_plugin.compare.settings import prepare_recordings, preset_names, read_settings
 from poyo_ssl_plugin.configuration import compose_recipe
@@ -112,7 +115,7 @@ class TestPoints:
 
 class TestSmallPreset:
     @pytest.fixture(scope="module")
-    def done(self, tmp_path_factory) -> tuple[Path, dict]:
+    def done(self, tmp_path_factory) -> tuple[Path, ScalingSummary]:
         place = tmp_path_factory.mktemp("scale")
         scaling, recordings = read_settings(Scaling, "scale", "small", [f"out_dir={place}", "seeds=[0]"])
         prepare_recordings(scaling.root, recordings)
@@ -120,17 +123,17 @@ class TestSmallPreset:
 
     def test_five_sizes(self, done):
         place, summary = done
-        assert summary == json.loads((place / "results.json").read_text())
-        assert len(summary["points"]) == 5 and set(summary["trends"]) == {"pretrained", "scratch"}
-        sizes = [point["cost"]["parameters"] for point in summary["points"]]
-        work = [point["arms"]["pretrained"]["flops_per_decoder"] for point in summary["points"]]
+        assert to_json(summary) == json.loads((place / "results.json").read_text())
+        assert len(summary.points) == 5 and set(summary.trends) == {"pretrained", "scratch"}
+        sizes = [point.cost.parameters for point in summary.points]
+        work = [point.flops_per_decoder["pretrained"] for point in summary.points]
         assert sizes == sorted(sizes) and work == sorted(work)
-        for point in summary["points"]:
+        for point in summary.points:
             # Two steps of four windows to pretrain, and as many to fine-tune.
-            assert point["arms"]["pretrained"]["flops_per_decoder"] == 16 * point["cost"]["training_flops"]
-            assert point["arms"]["scratch"]["flops_per_decoder"] == 8 * point["cost"]["training_flops"]
+            assert point.flops_per_decoder["pretrained"] == 16 * point.cost.training_flops
+            assert point.flops_per_decoder["scratch"] == 8 * point.cost.training_flops
         # The seeds of a width share its pretraining: they are no blocks for a test of the pretrained arm.
-        assert summary["trends"]["pretrained"]["page_p"] is None and summary["gain_trend"]["page_p"] is None
+        assert summary.trends["pretrained"].page_p is None and summary.gain_trend.page_p is None
         page = (place / "report.html").read_text()
         assert page.count("data:image/png;base64,") == 1 and "dim=48" in page and "://" not in page
 
@@ -140,7 +143,7 @@ class TestSmallPreset:
         scaling, _ = read_settings(Scaling, "scale", "small", [f"out_dir={place}", "seeds=[0]"])
         again = report_scaling(scaling)
         assert {path: path.stat().st_mtime_ns for path in place.rglob("run.json")} == before
-        assert again["trends"] == summary["trends"]
+        assert again.trends == summary.trends
 
 
 def over_fractions(root, out, axis: str, values: tuple[float, ...]) -> Scaling:
@@ -154,22 +157,22 @@ def over_fractions(root, out, axis: str, values: tuple[float, ...]) -> Scaling:
 def test_the_diet_axis_runs_scratch_once(sim_dir, tmp_path):
     summary = report_scaling(over_fractions(sim_dir, tmp_path, "diet", (0.5, 1.0)))
     assert len(list((tmp_path / "scratch").rglob("run.json"))) == 1
-    first, second = summary["points"]
-    assert first["arms"]["scratch"]["runs"] == second["arms"]["scratch"]["runs"]
-    assert first["pretrained_on"]["pretrained"] < second["pretrained_on"]["pretrained"]
+    first, second = summary.points
+    assert first.arms["scratch"].runs == second.arms["scratch"].runs
+    assert first.pretrained_on["pretrained"] < second.pretrained_on["pretrained"]
 
 
 def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir, tmp_path):
     scaling = over_fractions(sim_dir, tmp_path, "labels", (0.2, 1.0))
     summary = report_scaling(scaling)
     assert len(list((tmp_path / "pretrained").rglob("run.json"))) == 1
-    few, all_of_them = (point["baselines"] for point in summary["points"])
+    few, all_of_them = (point.baselines for point in summary.points)
     [fold] = make_plan(make_points(scaling)[0][1]).folds
     inputs = Inputs(Recordings(sim_dir, ["sim_002"]), fold.decoding, fold.split)
     for found, fraction in ((few, 0.2), (all_of_them, 1.0)):
         overrides = [*QUICK, f"label_fraction={fraction}", "diet.table=given"]
         expected = run_references(resolved(compose_recipe("finetune", "scratch", overrides)), inputs)
-        assert {name: row["value"] for name, row in found.items()} == {n: d.accuracy for n, d in expected.items()}
+        assert {name: row.value for name, row in found.items()} == {n: right.mean() for n, right in expected.items()}
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2
 
@@ -181,11 +184,11 @@ def test_frames_cost_their_decoder_in_fine_tuning_alone(sim_dir, small_movie, tm
         finetune=(*QUICK, "decoder.width=2", f"frames.file={small_movie}"),
     )  # fmt: skip
     summary = report_scaling(scaling)
-    assert "SSIM" in summary["metric"] and summary["chance"] is None
-    for point in summary["points"]:
-        cost, arms = point["cost"], point["arms"]
-        assert cost["pretraining_flops"] < cost["training_flops"] and cost["backbone"] < cost["parameters"]
-        assert arms["pretrained"]["flops_per_decoder"] == 8 * (cost["training_flops"] + cost["pretraining_flops"])
+    assert "SSIM" in summary.metric and summary.chance is None
+    for point in summary.points:
+        cost, before = point.cost, point.pretraining_cost
+        assert before.training_flops < cost.training_flops and cost.backbone < cost.parameters
+        assert point.flops_per_decoder["pretrained"] == 8 * (cost.training_flops + before.training_flops)
     page = (tmp_path / "report.html").read_text()
     assert "<th>SSIM</th>" in page and "accuracy" not in page and "Lines: simple decoders" in page
 
@@ -202,5 +205,6 @@ def test_all_presets_are_valid():
     [(0.001, 0, "rises at every step"), (0.001, 1, "3 of 4 steps"), (0.3, 1, "not reliably"), (None, 0, "too few")],
 )
 def test_verdicts(page_p, down, words):
-    found = dict(page_p=page_p, steps_down=down, monotone=down == 0, slope=0.1, slope_ci95=[0.0, 0.2])
-    assert words in scaling_verdicts({"points": [{}] * 5, "trends": {"pretrained": found}})[0]
+    found = Trend(page_p, None, steps_down=down, monotone=down == 0, slope=0.1, slope_ci95=[0.0, 0.2])
+    summary = SimpleNamespace(points=[None] * 5, trends={"pretrained": found}, gain_trend=None)
+    assert words in scaling_verdicts(summary)[0]

@@ -7,6 +7,7 @@ import pytest
 from scipy import stats
 
 from poyo_ssl_plugin import compat
+from poyo_ssl_plugin.compare.references import template
 from poyo_ssl_plugin.data import Recordings, simulate
 from poyo_ssl_plugin.errors import PoyoSSLError
 from poyo_ssl_plugin.simulation import MOVIE_FRAMES, make_movie, make_recording, neurons, oracle_accuracy
@@ -34,43 +35,15 @@ def event_rate(x: np.ndarray, rate: float) -> np.ndarray:
 def test_the_layout_is_that_of_the_stock_pipeline(dataset):
     data = dataset.get_recording("sim_000")
     data.materialize()
-    assert {
-        "brainset",
-        "subject",
-        "session",
-        "device",
-        "calcium_traces",
-        "rois",
-        "running",
-        "drifting_gratings",
-        "natural_movie_one",
-        "natural_movie_three",
-        "natural_movie_three_domain",
-        "simulation",
-        "drifting_gratings_domain",
-        "natural_movie_one_domain",
-        "spontaneous_domain",
-        "train_domain",
-        "valid_domain",
-        "test_domain",
-    } <= set(data.keys())
-    assert set(data.rois.keys()) == {
-        "id",
-        "imaging_plane_xy",
-        "imaging_plane_area",
-        "imaging_plane_width",
-        "imaging_plane_height",
-    }
+    parts = "brainset subject session device calcium_traces rois running simulation drifting_gratings "
+    parts += "natural_movie_one natural_movie_three "
+    parts += "drifting_gratings_domain natural_movie_one_domain natural_movie_three_domain spontaneous_domain "
+    assert set(f"{parts} train_domain valid_domain test_domain".split()) <= set(data.keys())
+    plane = {f"imaging_plane_{name}" for name in ("xy", "area", "width", "height")}
+    assert set(data.rois.keys()) == {"id", *plane}
     gratings = data.drifting_gratings
-    assert set(gratings.keys()) == {
-        "start",
-        "end",
-        "timestamps",
-        "temporal_frequency",
-        "orientation",
-        "orientation_id",
-        "temporal_frequency_id",
-    }
+    shown = "start end timestamps temporal_frequency orientation orientation_id temporal_frequency_id"
+    assert set(gratings.keys()) == set(shown.split())
     np.testing.assert_array_equal(gratings.orientation, 45.0 * gratings.orientation_id)
     np.testing.assert_array_equal(
         gratings.temporal_frequency, np.array([1, 2, 4, 8, 15])[gratings.temporal_frequency_id]
@@ -328,12 +301,6 @@ def decode(data: compat.Data) -> dict[str, float]:
         ):
             correct.setdefault(name, []).append(float((method(x[train], label[train], x[test]) == label[test]).mean()))
     return {name: float(np.mean(values)) for name, values in correct.items()}
-
-
-def template(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Class whose mean a window correlates with most."""
-    means = np.stack([train[label == k].mean(axis=0) for k in range(label.max() + 1)])
-    return np.corrcoef(test, means)[: len(test), len(test) :].argmax(axis=1)
 
 
 def ridge(train: np.ndarray, label: np.ndarray, test: np.ndarray, penalty: float = 1000.0) -> np.ndarray:

@@ -112,7 +112,7 @@ def scale(overrides: tuple[str, ...], preset: str | None, ray: bool) -> None:
     with Stages(errors) as stage:
         prepare_recordings(scaling.root, recordings, stage("simulating", 0))
         summary = report_scaling(scaling, stage=stage)
-    print_table(scaling_header(summary), scaling_rows(summary), title=f"{summary['task']} over {summary['axis']}")
+    print_table(scaling_header(summary), scaling_rows(summary), title=f"{summary.task} over {summary.axis}")
     for text in scaling_verdicts(summary):
         say(text)
     say(f"report: {scaling.out_dir}/report.html")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape as plain  # brackets that rich would take for markup, made harmless
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from poyo_ssl_plugin.compare.results import TestSummary
 
 console = Console()
 errors = Console(stderr=True)
@@ -36,17 +39,19 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]], *, title: 
     place.print(table)
 
 
-def print_results(summary: dict[str, Any]) -> None:
+def print_results(summary: TestSummary) -> None:
     """The arms of a comparison, or the one run, and what follows from them."""
-    from poyo_ssl_plugin.compare.metrics import metric_of
     from poyo_ssl_plugin.compare.report import result_rows
+    from poyo_ssl_plugin.compare.results import ComparisonSummary
     from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 
-    metric = metric_of(summary["task"], summary.get("kind"))
+    metric = summary.measured
     intervals = f"95 %, runs and {metric.samples}", f"95 %, {metric.samples} alone"
-    print_table(("arm", metric.name, *intervals, "runs"), result_rows(summary), title=summary["task"])
-    if "pretrained_minus_scratch" in summary:
+    print_table(("arm", metric.name, *intervals, "runs"), result_rows(summary), title=summary.task)
+    if not isinstance(summary, ComparisonSummary):
+        return
+    if summary.pretrained_minus_scratch is not None:
         say(verdict(summary))
     others = [text for text in arm_verdicts(summary) if not text.startswith("pretrained (")]
-    for text in [*others, *(leak_warnings(summary) if "neurons" in summary else [])]:
+    for text in [*others, *leak_warnings(summary.leaks)]:
         say(text)

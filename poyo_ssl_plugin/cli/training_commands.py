@@ -115,13 +115,14 @@ def evaluate(checkpoint: Path, overrides: tuple[str, ...], out: Path | None) -> 
     Example:
       poyo-ssl evaluate runs/finetune_drifting_gratings/seed0/checkpoints/last.ckpt
     """
+    from poyo_ssl_plugin.compare.results import to_json
     from poyo_ssl_plugin.compare.single_run import run_evaluation
     from poyo_ssl_plugin.files import write_json
 
     summary = run_evaluation(checkpoint, overrides)
     print_results(summary)
     if out is not None:
-        write_json(out, summary)
+        write_json(out, to_json(summary))
         wrote(out)
 
 

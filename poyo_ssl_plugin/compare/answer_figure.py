@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from poyo_ssl_plugin.compare.answer import Answer
 from poyo_ssl_plugin.compare.figures import GREY, arm_styles, in_words, save, style
 
 _MARKS = ("_", "x", "+")
 
 
-def draw_answer(answer: Mapping[str, Any], path: str | Path) -> Path:
-    """Draw what :func:`~poyo_ssl_plugin.compare.reproduce.reproduce` returns, as PNG and SVG.
+def draw_answer(answer: Answer, path: str | Path) -> Path:
+    """Draw an answer, as PNG and SVG.
 
     Dots are means of arms, bars their 95 % intervals over the units, grey marks the simple decoders, and the
     dashed line is chance.
 
     Args:
-        answer: The content of ``answer.json``.
+        answer: The answer.
         path: Where to write the PNG; the SVG goes beside it.
 
     Returns:
@@ -29,14 +28,14 @@ def draw_answer(answer: Mapping[str, Any], path: str | Path) -> Path:
 
     Example:
         >>> import tempfile
-        >>> arms = {"scratch": {"mean": 0.5, "ci95": [0.4, 0.6], "n": 5}}
-        >>> column = {"arms": arms, "simple_decoders": {"template": 0.4}, "chance": 0.1, "metric": "accuracy"}
-        >>> draw_answer({"columns": {"all": column}, "unit": "fold"}, tempfile.mkdtemp() + "/answer.png").name
+        >>> from poyo_ssl_plugin.compare.answer import Column
+        >>> from poyo_ssl_plugin.compare.estimates import Estimate
+        >>> arms = {"scratch": Estimate(0.5, [0.4, 0.6], 5)}
+        >>> column = Column(arms, {"template": 0.4}, chance=0.1, metric="accuracy", seconds=1.0, git=None)
+        >>> draw_answer(Answer("Why?", False, "fold", {"all": column}, []), tempfile.mkdtemp() + "/answer.png").name
         'answer.png'
     """
-    columns = answer["columns"]
-    names = list(dict.fromkeys(name for column in columns.values() for name in column["arms"]))
-    decoders = list(dict.fromkeys(name for column in columns.values() for name in column["simple_decoders"]))
+    columns, names = answer.columns, answer.arms
     colours = arm_styles(names)
     offsets = dict(zip(names, np.linspace(-0.3, 0.3, len(names)) if len(names) > 1 else [0.0], strict=True))
     with style():
@@ -44,23 +43,23 @@ def draw_answer(answer: Mapping[str, Any], path: str | Path) -> Path:
         axes = figure.subplots()
         for name in names:
             colour, _ = colours[name]
-            found = [(x, column["arms"][name]) for x, column in enumerate(columns.values()) if name in column["arms"]]
+            found = [(x, column.arms[name]) for x, column in enumerate(columns.values()) if name in column.arms]
             for i, (x, value) in enumerate(found):
                 label = in_words(name) if i == 0 else None
-                axes.plot(x + offsets[name], value["mean"], "o", ms=6, color=colour, label=label)
-                if value["ci95"] is not None:
-                    axes.vlines(x + offsets[name], *value["ci95"], color=colour, lw=1.5)
-        for name, mark in zip(decoders, _MARKS * len(decoders), strict=False):
-            values = [column["simple_decoders"].get(name, np.nan) for column in columns.values()]
-            for x, value in enumerate(values):
-                axes.hlines(value, x - 0.38, x + 0.38, color=GREY, lw=0.8, alpha=0.7)
+                axes.plot(x + offsets[name], value.mean, "o", ms=6, color=colour, label=label)
+                if value.ci95 is not None:
+                    axes.vlines(x + offsets[name], *value.ci95, color=colour, lw=1.5)
+        for name, mark in zip(answer.simple_decoders, _MARKS * len(answer.simple_decoders), strict=False):
+            values = [column.simple_decoders.get(name, np.nan) for column in columns.values()]
+            for x, height in enumerate(values):
+                axes.hlines(height, x - 0.38, x + 0.38, color=GREY, lw=0.8, alpha=0.7)
             axes.plot(np.arange(len(values)) + 0.38, values, mark, color=GREY, ls="", label=name)
-        chance = [column["chance"] for column in columns.values()]
+        chance = [column.chance for column in columns.values()]
         if chance[0] is not None:
             axes.axhline(chance[0], color=GREY, ls="--", lw=1, label="chance")
         axes.set_xticks(range(len(columns)), list(columns))
         axes.set_xlim(-0.6, len(columns) - 0.4)
-        axes.set_ylabel(next(iter(columns.values()))["metric"])
-        axes.set_title(f"95 % intervals over {answer['unit']}s")
+        axes.set_ylabel(next(iter(columns.values())).metric)
+        axes.set_title(f"95 % intervals over {answer.unit}s")
         figure.legend(loc="outside right upper")
         return save(figure, path)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from poyo_ssl_plugin.frames import FRAMES_TASK
+from poyo_ssl_plugin.training import Inputs, open_finetuned
 
 
 @dataclass(frozen=True)
@@ -61,3 +65,16 @@ def measure_cost(model: nn.Module, inputs: Mapping[str, Any], n_windows: int) ->
     embeddings = sum(size for name, size in sizes.items() if name.startswith(("unit_emb.", "session_emb.")))
     total = sum(sizes.values())
     return Cost(total, total - embeddings, counter.get_total_flops() // n_windows)
+
+
+def model_cost(checkpoint: str | Path, inputs: Inputs) -> tuple[Cost, Cost]:
+    """What a fine-tuned model costs, and what it cost as it was pretrained, without what is fine-tuned beside it."""
+    opened = open_finetuned(checkpoint, inputs=inputs)
+    batch = next(iter(opened.data.test_dataloader()))
+    model = measure_cost(opened.module.model, batch["inputs"], len(batch["target"]))
+    if opened.decoding.task.name != FRAMES_TASK.name:
+        return model, model
+    latent = {"latent": torch.zeros(1, opened.decoding.n_outputs)}
+    decoder = measure_cost(opened.module.get_submodule("decoder"), latent, 1)
+    flops = model.forward_flops + decoder.forward_flops
+    return replace(model, parameters=model.parameters + decoder.parameters, forward_flops=flops), model

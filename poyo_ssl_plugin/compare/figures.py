@@ -14,7 +14,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from poyo_ssl_plugin.compare.arms import ARMS
-from poyo_ssl_plugin.compare.statistics import Estimate
+from poyo_ssl_plugin.compare.estimates import Estimate
+from poyo_ssl_plugin.compare.results import ArmScores
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, Diet, PredictabilityTable
 from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals
@@ -90,10 +91,9 @@ def predictability_plane(
 ) -> Path:
     """Every neuron in the plane of skewness and kurtosis, with the thresholds of the diet."""
     inside = Diet.from_thresholds(table, skewness, kurtosis)
-    members = np.concatenate([inside.mask(name, _units(table, name)) for name in table.recordings])
-    ok = np.concatenate([table.ok[table["recording_id"] == name] for name in table.recordings])
-    rows = np.concatenate([np.flatnonzero(table["recording_id"] == name) for name in table.recordings])
-    x, y = table["skewness"][rows], table["kurtosis"][rows]
+    members, ok = inside.members_of(table), table.ok
+    x, y = table["skewness"], table["kurtosis"]
+    fisher = table.provenance.get("kurtosis", "fisher") == "fisher"
     with style():
         figure = Figure(figsize=(5.6, 4.4))
         axes = figure.subplots()
@@ -108,7 +108,7 @@ def predictability_plane(
         axes.set_yscale("symlog", linthresh=1.0)
         axes.set_ylim(bottom=min(-1.0, 1.1 * float(np.min(y[ok], initial=0.0))))
         axes.set_xlabel("skewness of the activity")
-        axes.set_ylabel("excess kurtosis of the activity" if _is_fisher(table) else "kurtosis of the activity")
+        axes.set_ylabel(f"{'excess ' if fisher else ''}kurtosis of the activity")
         axes.set_title(f"{int(ok.sum())} neurons of {len(table.recordings)} recordings")
         axes.legend(loc="lower right")
         return save(figure, path)
@@ -138,12 +138,8 @@ def example_traces(
         level = 0.0
         for mask, colour in ((members, PREDICTABLE), (~members, UNPREDICTABLE)):
             candidates = [i for i in order if mask[i]]
-            chosen = (
-                [candidates[i] for i in np.linspace(0, len(candidates) - 1, n_each + 2)[1:-1].astype(int)]
-                if candidates
-                else []
-            )
-            for i in dict.fromkeys(chosen):
+            places = np.linspace(0, len(candidates) - 1, n_each + 2)[1:-1].astype(int)
+            for i in dict.fromkeys(candidates[place] for place in places if candidates):
                 trace = rows[:, i] - np.nanmedian(rows[:, i])
                 height = max(float(np.nanmax(trace)), 0.3)
                 axes.plot(times, trace + level, color=colour, lw=0.7)
@@ -197,7 +193,7 @@ def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: S
 
 
 def arm_bars(
-    arms: Mapping[str, tuple[Estimate, Sequence[float]]],
+    arms: Mapping[str, ArmScores],
     lines: Mapping[str, float],
     path: str | Path,
     *,
@@ -208,25 +204,26 @@ def arm_bars(
     """What each arm reached, with its 95 % interval and its runs, over lines for chance and simple decoders.
 
     Args:
-        arms: Arm to its estimate and the values of its runs.
+        arms: What each arm reached.
         lines: Name to place of a line.
         path: Where to write.
         title: Of the figure.
         label: What was measured.
         bounds: The least and the greatest value that it can have; no interval is drawn beyond them.
     """
-    lowest = min(min(runs) for _, runs in arms.values())
+    lowest = min(run.value for arm in arms.values() for run in arm.runs)
     with style():
         figure = Figure(figsize=(7.4, 0.42 * len(arms) + 1.6))
         axes = figure.subplots()
-        for i, (name, (value, runs)) in enumerate(arms.items()):
-            axes.barh(i, value.mean, height=0.62, color=ARM_COLOURS.get(name, GREY), alpha=0.75)
-            if value.low is not None:
-                axes.errorbar(value.mean, i, xerr=_error(value, bounds), color="black", capsize=4, lw=1.2)
+        for i, (name, arm) in enumerate(arms.items()):
+            runs = [run.value for run in arm.runs]
+            axes.barh(i, arm.mean, height=0.62, color=ARM_COLOURS.get(name, GREY), alpha=0.75)
+            if arm.ci95 is not None:
+                axes.errorbar(arm.mean, i, xerr=_error(arm, bounds), color="black", capsize=4, lw=1.2)
             axes.scatter(runs, i + np.linspace(-0.15, 0.15, len(runs)), s=12, color="black", alpha=0.5, zorder=3)
         for (name, place), line in zip(lines.items(), LINE_STYLES, strict=False):
             axes.axvline(place, color="black", lw=1, ls=line, label=line_label(name, place))
-        axes.set_yticks(range(len(arms)), [f"{name}  {value.mean:.3f}" for name, (value, _) in arms.items()])
+        axes.set_yticks(range(len(arms)), [f"{name}  {arm.mean:.3f}" for name, arm in arms.items()])
         axes.invert_yaxis()
         axes.set_xlim(min(0.0, max(lowest, bounds[0])), bounds[1])
         axes.set_xlabel(f"test {label}")
@@ -237,7 +234,7 @@ def arm_bars(
 
 
 def scaling_curves(
-    curves: Mapping[str, Sequence[Estimate]],
+    curves: Mapping[str, Sequence[ArmScores | Estimate]],
     places: Sequence[float],
     lines: Mapping[str, float],
     path: str | Path,
@@ -285,11 +282,12 @@ def scaling_curves(
         return save(figure, path)
 
 
-def _error(value: Estimate, bounds: tuple[float, float]) -> np.ndarray:
+def _error(value: ArmScores | Estimate, bounds: tuple[float, float]) -> np.ndarray:
     """How far the interval reaches below and above the mean, (2, 1); not at all without an interval."""
-    if value.low is None or value.high is None:
+    if value.ci95 is None:
         return np.zeros((2, 1))
-    return np.maximum([[value.mean - max(value.low, bounds[0])], [min(value.high, bounds[1]) - value.mean]], 0)
+    low, high = np.clip(value.ci95, *bounds)
+    return np.maximum([[value.mean - low], [high - value.mean]], 0)
 
 
 def read_metric(folder: Path, metric: str) -> tuple[np.ndarray, np.ndarray]:
@@ -308,14 +306,6 @@ def _side_by_side(places: Sequence[float], n: int) -> np.ndarray:
     room = 0.3 * np.diff(at).min() if len(at) > 1 else 0.3
     shift = np.linspace(-0.5, 0.5, n) if n > 1 else np.zeros(1)
     return np.exp(at + room * shift[:, None])
-
-
-def _units(table: PredictabilityTable, recording: str) -> np.ndarray:
-    return table["unit_id"][table["recording_id"] == recording]
-
-
-def _is_fisher(table: PredictabilityTable) -> bool:
-    return table.provenance.get("kurtosis", "fisher") == "fisher"
 
 
 def image_rows(lines: Mapping[str, np.ndarray], titles: Sequence[str], path: str | Path) -> Path:

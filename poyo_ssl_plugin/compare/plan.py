@@ -10,20 +10,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
-from poyo_ssl_plugin.compare.metrics import decoded_task
-from poyo_ssl_plugin.compare.neurons import diet_of, split_neurons
+from poyo_ssl_plugin.compare.decoded_neurons import diet_of, split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
 from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
+from poyo_ssl_plugin.frames import FRAMES_TASK
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
@@ -63,8 +63,7 @@ class Plan:
         comparison: What is compared.
         arms: Its arms.
         folds: Its folds; one without a number where there are none.
-        source: The division of time that pretraining on other recordings takes in every fold: their recorded split.
-            ``None`` where pretraining and decoding share recordings.
+        tables: Neurons that runs choose from, by their digest.
         pretrained_on: Ids of the recordings that are pretrained on.
         decoded: Ids of the recordings that are decoded.
         task: What is decoded, as the training time of the first fold has it.
@@ -76,7 +75,7 @@ class Plan:
     comparison: Comparison
     arms: list[Arm]
     folds: list[Fold]
-    source: Fold | None
+    tables: Mapping[str, PredictabilityTable] = field(repr=False)
     pretrained_on: tuple[str, ...]
     decoded: tuple[str, ...]
     task: Task
@@ -89,11 +88,7 @@ class Plan:
         for run in (*self.pretraining, *self.finetuning):
             path = Path(run.recipe["diet"]["table"])
             if not path.exists():
-                if run.stage == "pretrain" and self.source is not None:
-                    self.source.pretraining.save(path)
-                    continue
-                [fold] = [fold for fold in self.folds if fold.number == run.fold]
-                (fold.pretraining if run.stage == "pretrain" else fold.decoding).save(path)
+                self.tables[run.neurons].save(path)
 
 
 def make_plan(comparison: Comparison) -> Plan:
@@ -128,8 +123,28 @@ def make_plan(comparison: Comparison) -> Plan:
                 _finetuning(comparison, arm, fold, seed, decoded, start)
                 for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
-    shared = [*pretraining.values()]
-    return Plan(comparison, arms, folds, source, pretrained_on, decoded, fitted[0], shared, finetuning, diets)
+    tables = [table for fold in (*folds, *sources) for table in (fold.pretraining, fold.decoding)]
+    return Plan(
+        comparison=comparison,
+        arms=arms,
+        folds=folds,
+        tables={_digest(table): table for table in tables},
+        pretrained_on=pretrained_on,
+        decoded=decoded,
+        task=fitted[0],
+        pretraining=[*pretraining.values()],
+        finetuning=finetuning,
+        diets=diets,
+    )
+
+
+def decoded_task(name: str) -> Task:
+    """A task that can be compared, by name.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    return FRAMES_TASK if name == FRAMES_TASK.name else get_task(name)
 
 
 def label_task(comparison: Comparison) -> Task:
@@ -158,14 +173,12 @@ def _pretrainings(comparison: Comparison, arm: Arm, fold: Fold, recordings: tupl
         return [None] * len(comparison.seeds)
     overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
     config = compose("pretrain", None, overrides, allow_leak=comparison.allow_leak)
-    if not comparison.pretrain_each_seed:
-        run = _run(comparison, "pretrain", arm, fold, None, recordings, config, comparison.pretrain_dir)
-        return [run] * len(comparison.seeds)
     runs: list[Run | None] = []
-    for seed in comparison.seeds:
-        config.seed = seed
+    for seed in comparison.seeds if comparison.pretrain_each_seed else [None]:
+        if seed is not None:
+            config.seed = seed
         runs.append(_run(comparison, "pretrain", arm, fold, seed, recordings, config, comparison.pretrain_dir))
-    return runs
+    return runs if comparison.pretrain_each_seed else runs * len(comparison.seeds)
 
 
 def _finetuning(
@@ -208,8 +221,6 @@ def _run(
     }
     for key, value in settings.items():
         OmegaConf.update(config, key, value)
-    recipe = OmegaConf.to_container(config)
-    assert isinstance(recipe, dict)
     return Run(
         stage=stage,
         arm=arm.name,
@@ -220,7 +231,7 @@ def _run(
         recordings=recordings,
         neurons=digest,
         start=None if start is None else start.key,
-        recipe=recipe,  # type: ignore[arg-type]
+        recipe=cast("dict[str, Any]", OmegaConf.to_container(config)),
         place=runs,
     )
 

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from poyo_ssl_plugin.files import write_json
 
@@ -20,6 +20,14 @@ _FREE = {"out_dir", "resume", "seed", "seeds", "init_from", "data.root", "data.r
 _FREE |= {"data.timeout", "diet.table"}
 _FREE |= {f"trainer.{name}" for name in ("threads", "progress", "tensorboard", "wandb")}
 _FREE |= {f"trainer.{name}" for name in ("save_every_n_steps", "log_every_n_steps")}
+
+
+class HeldOut(NamedTuple):
+    """A fold: the stimulus whose repeats are held out, in how many folds, and which this is."""
+
+    stimulus: str
+    folds: int
+    number: int
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,11 @@ class Run:
             "recipe": {name: value for name, value in flat(self.recipe).items() if name not in _FREE},
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        """What is held out of time; ``None`` of the recordings' own split."""
+        return None if self.fold is None else HeldOut(str(self.stimulus), self.folds, self.fold)
 
     @property
     def name(self) -> str:
@@ -131,10 +144,10 @@ def keep(run: Run, outcome: Outcome) -> None:
     write_json(run.folder / RECORD, {**read_record(run.folder), _PART: part})
 
 
-def split_of(folder: str | Path) -> tuple[str, int, int] | None:
-    """Stimulus, number of folds and fold that the run in a folder held out, if it was one on folds."""
+def held_out_by(folder: str | Path) -> HeldOut | None:
+    """What the run in a folder held out of time, if it was one on folds."""
     said = read_record(folder).get(_PART, {}).get("run", {})
-    return None if said.get("fold") is None else (said["stimulus"], said["folds"], said["fold"])
+    return None if said.get("fold") is None else HeldOut(said["stimulus"], said["folds"], said["fold"])
 
 
 def read_record(folder: str | Path) -> dict[str, Any]:

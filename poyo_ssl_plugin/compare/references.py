@@ -13,6 +13,10 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
+from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
+from poyo_ssl_plugin.compare.results import TestedDecoder
+from poyo_ssl_plugin.data import get_task
+from poyo_ssl_plugin.frames import FRAMES_TASK
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
 from poyo_ssl_plugin.training.identification import Identification
@@ -20,27 +24,6 @@ from poyo_ssl_plugin.training.recipe import Inputs, build_model, initialise
 from poyo_ssl_plugin.training.run import unlabelled_data
 
 N_UNLABELLED = 2048
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """How a decoder did.
-
-    Attributes:
-        correct: Number of test trials it told right.
-        n: Number of test trials.
-    """
-
-    correct: int
-    n: int
-
-    @property
-    def accuracy(self) -> float:
-        """Fraction of test trials told right."""
-        return self.correct / self.n
-
-    def __add__(self, other: Decoded) -> Decoded:
-        return Decoded(self.correct + other.correct, self.n + other.n)
 
 
 @dataclass(frozen=True)
@@ -65,8 +48,39 @@ class Windows:
         return np.stack([self.features[row] for row in rows]), self.label[rows]
 
 
-def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
-    """Fit and test the simple decoders on each recording; sum over recordings.
+def reference_rows(config: DictConfig, folds: Iterable[Inputs]) -> dict[str, TestedDecoder]:
+    """Test the simple decoders of a task on the neurons, windows and folds of a fine-tuning recipe."""
+    if config.task == FRAMES_TASK.name:
+        from poyo_ssl_plugin.frames.simple_decoders import frame_references
+        from poyo_ssl_plugin.frames.task import FrameReconstruction
+
+        tested = frame_references(FrameReconstruction(config), folds)
+        return {name: tested_decoder(result) for name, result in tested.items()}
+    if get_task(config.task).kind == "regression":
+        return {"ridge regression": tested_decoder(_ridge_result(config, folds))}
+    right: dict[str, list[np.ndarray]] = {}
+    for inputs in folds:
+        for name, of_fold in run_references(config, inputs).items():
+            right.setdefault(name, []).append(of_fold)
+    return {name: _classified(parts) for name, parts in right.items()}
+
+
+def tested_decoder(result: TestResult) -> TestedDecoder:
+    """What is said of a test whose samples are no trials."""
+    return TestedDecoder(
+        result.value, result.n_test, estimate(result.trials).ci95, result.further, trials=[result.trials]
+    )
+
+
+def _classified(right: list[np.ndarray]) -> TestedDecoder:
+    every = np.concatenate(right)
+    interval = binomial_interval(int(every.sum()), len(every))
+    trials = [of_fold.astype(float).tolist() for of_fold in right]
+    return TestedDecoder(float(every.mean()), len(every), interval, trials=trials)
+
+
+def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Fit and test the simple decoders of a classification on each recording.
 
     Args:
         config: A resolved fine-tuning recipe of a classification.
@@ -75,7 +89,7 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
     Returns:
         ``"template"`` (correlation with the mean response to each class), ``"whitened template"`` (the same after
         whitening by the covariance of unlabelled training windows, shrunk as Ledoit and Wolf 2004), and
-        ``"softmax regression"``, each to how it did.
+        ``"softmax regression"``, each to which test trials it told right, (R,), in the order of the test.
     """
     data, model = _data_of_a_model(config, inputs, decoding_of(config, inputs))
     train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
@@ -83,7 +97,7 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
     random = unlabelled_data(config, inputs, data, options, seed=0)
     random.attach(model)
     unlabelled = _windows(random.train_dataloader(), model, limit=N_UNLABELLED)
-    total: dict[str, Decoded] = {}
+    right: dict[str, np.ndarray] = {}
     for recording in np.unique(test.recording):
         (x, label), (x_test, truth) = train.of(recording), test.of(recording)
         whiten = whitening(unlabelled.of(recording)[0])
@@ -93,21 +107,13 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, Decoded]:
             "softmax regression": softmax_regression(x, label, x_test),
         }
         for name, guess in guesses.items():
-            right = int((guess == truth).sum())
-            total[name] = total.get(name, Decoded(0, 0)) + Decoded(right, len(truth))
-    return total
+            of_all = right.setdefault(name, np.zeros(len(test.label), dtype=bool))
+            of_all[test.recording == recording] = guess == truth
+    return right
 
 
-def regression_references(config: DictConfig, folds: Iterable[Inputs]) -> dict[str, TestResult]:
-    """Fit and test ridge regression on each recording, on the windows that the model gets.
-
-    Args:
-        config: A resolved fine-tuning recipe of a regression.
-        folds: Recordings, scores and split of each fold.
-
-    Returns:
-        ``"ridge regression"`` to its R2 over all folds.
-    """
+def _ridge_result(config: DictConfig, folds: Iterable[Inputs]) -> TestResult:
+    """Fit and test ridge regression on each recording, on the windows that the model gets."""
     rows: list[dict[str, Any]] = []
     for inputs in folds:
         decoding = decoding_of(config, inputs)
@@ -120,7 +126,7 @@ def regression_references(config: DictConfig, folds: Iterable[Inputs]) -> dict[s
             times = test.time[test.recording == recording]
             pairs = zip(times.tolist(), truth.tolist(), guess.tolist(), strict=True)
             rows += [{"recording_id": recording, "time": t, "label": y, "prediction": z} for t, y, z in pairs]
-    return {"ridge regression": decoding_of(config).test_result(rows)}
+    return decoding_of(config).test_result(rows)
 
 
 def ridge(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:

@@ -11,10 +11,17 @@ from typing import Any
 import jinja2
 
 from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.arms import POYO_SSL
 from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
-from poyo_ssl_plugin.compare.metrics import metric_of, reference_lines
 from poyo_ssl_plugin.compare.protocol import Comparison
-from poyo_ssl_plugin.compare.statistics import Estimate
+from poyo_ssl_plugin.compare.results import (
+    ComparisonSummary,
+    NeuronCounts,
+    PretrainingRun,
+    Summary,
+    TestSummary,
+    to_json,
+)
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.files import atomic_path, write_json
@@ -23,7 +30,7 @@ from poyo_ssl_plugin.locks import only_run_in
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
-def report_comparison(comparison: Comparison, *, title: str, stage: Stage | None = None) -> dict[str, Any]:
+def report_comparison(comparison: Comparison, *, title: str, stage: Stage | None = None) -> ComparisonSummary:
     """Run a comparison and write ``results.json``, ``table.csv``, figures and ``report.html``.
 
     Args:
@@ -32,27 +39,22 @@ def report_comparison(comparison: Comparison, *, title: str, stage: Stage | None
         stage: As :func:`run_comparison`.
 
     Returns:
-        The content of ``results.json``.
+        What came of it, the content of ``results.json``.
     """
     out_dir = Path(comparison.out_dir)
     with only_run_in(out_dir):
         result = run_comparison(comparison, stage=stage)
         result.table.save(out_dir / "table.csv")
-        write_json(out_dir / "results.json", result.summary)
+        write_json(out_dir / "results.json", to_json(result.summary))
         write_report(result.summary, _draw(comparison, result), out_dir / "report.html", title=title)
     return result.summary
 
 
-def as_estimate(found: Mapping[str, Any]) -> Estimate:
-    """The estimate of an arm in ``results.json``."""
-    low, high = found["ci95"] or (None, None)
-    return Estimate(found["mean"], low, high, n=len(found["runs"]))
-
-
 def _draw(comparison: Comparison, result: ComparisonResult) -> dict[str, Path | None]:
     """Draw the figures of a comparison into ``<out_dir>/figures``; names to files."""
-    folder, summary, metric = Path(comparison.out_dir, "figures"), result.summary, metric_of(comparison.task)
-    leaks = any(found["units"] for found in summary["leaks"]["arms"].values())
+    folder, summary = Path(comparison.out_dir, "figures"), result.summary
+    metric = summary.measured
+    leaks = any(found.units for found in summary.leaks.arms.values())
     neurons = "some neurons that pretraining saw" if leaks else "neurons that pretraining never saw"
     return {
         "predictability": figures.predictability_plane(result.table, folder / "predictability.png"),
@@ -60,10 +62,10 @@ def _draw(comparison: Comparison, result: ComparisonResult) -> dict[str, Path | 
             Recordings(comparison.root, comparison.recordings or None), result.table, folder / "traces.png"
         ),
         "arms": figures.arm_bars(
-            {name: (as_estimate(arm), [run["value"] for run in arm["runs"]]) for name, arm in summary["arms"].items()},
-            reference_lines(summary),
+            summary.arms,
+            summary.reference_lines,
             folder / f"{metric.name.lower()}.png",
-            title=f"{figures.in_words(summary['task'])}, {neurons}",
+            title=f"{figures.in_words(summary.task)}, {neurons}",
             label=metric.name,
             bounds=metric.bounds,
         ),
@@ -98,89 +100,89 @@ def write_page(template: str, path: str | Path, images: Mapping[str, Path | None
 
 
 def write_report(
-    summary: Mapping[str, Any], images: Mapping[str, Path | None], path: str | Path, *, title: str
+    summary: ComparisonSummary, images: Mapping[str, Path | None], path: str | Path, *, title: str
 ) -> Path:
     """Write the report of a comparison.
 
     Args:
-        summary: The content of ``results.json``.
+        summary: What came of it.
         images: Name (``arms``, ``predictability``, ``traces``, ``pretraining``, ``finetuning``) to PNG file.
         path: Where to write.
         title: Heading of the report.
     """
-    metric = metric_of(summary["task"], summary.get("kind"))
-    folds = f", {summary['folds']} folds over repeats" if summary["folds"] else ""
+    metric = summary.measured
+    folds = f", {summary.folds} folds over repeats" if summary.folds else ""
     return write_page(
         "comparison",
         path,
         images,
         title=title,
-        subtitle=f"Task: {figures.in_words(summary['task'])}. Seeds {', '.join(map(str, summary['seeds']))}{folds}.",
+        subtitle=f"Task: {figures.in_words(summary.task)}. Seeds {', '.join(map(str, summary.seeds))}{folds}.",
         verdict=verdict(summary),
-        metric=summary["metric"][0].upper() + summary["metric"][1:],
+        metric=summary.metric[0].upper() + summary.metric[1:],
         measured=metric.name,
         samples=metric.samples,
-        lines=lines_in_words(summary),
+        lines=lines_in_words(summary.chance),
         arms=result_rows(summary),
-        neurons=_neurons(summary),
-        health=_health(summary),
-        leaks=leak_warnings(summary),
+        neurons=_neurons(summary.neurons),
+        health=_health(summary.pretraining),
+        leaks=leak_warnings(summary.leaks),
         against=comparison_rows(summary),
         compute=compute_rows(summary),
         verdicts=arm_verdicts(summary),
-        independent=summary["independent"],
-        made={**made(summary), "in all": f"{summary['seconds']:.0f} s"},
-        settings=json.dumps(summary["recipes"], indent=2),
+        independent=summary.independent,
+        made={**made(summary), "in all": f"{summary.seconds:.0f} s"},
+        settings=json.dumps(summary.recipes, indent=2),
     )
 
 
-def made(summary: Mapping[str, Any]) -> dict[str, str]:
+def made(summary: Summary) -> dict[str, str]:
     """What a result was made with."""
-    return {**summary["versions"], "git revision": summary["git"] or "not in a checkout"}
+    return {**summary.versions, "git revision": summary.git or "not in a checkout"}
 
 
-def result_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+def result_rows(summary: TestSummary) -> list[list[str]]:
     """Rows of the table of results: name, mean, interval over runs and trials, over trials alone, runs."""
-    tested = metric_of(summary["task"], summary.get("kind")).tested
     rows = []
-    for name, arm in summary["arms"].items():
-        runs = ", ".join(f"{run['value']:.3f}" for run in arm["runs"])
-        rows.append([name, f"{arm['mean']:.3f}", interval(arm["ci95"]), interval(arm.get("trials_ci95")), runs])
-    for name, value in summary["baselines"].items():
-        rows.append([name, f"{value['value']:.3f}", "", interval(value["ci95"]), f"{value['n_test']} {tested}"])
-    if summary["chance"] is not None:
-        rows.append(["chance", f"{summary['chance']:.3f}", "", "", ""])
+    for name, arm in summary.arms.items():
+        runs = ", ".join(f"{run.value:.3f}" for run in arm.runs)
+        rows.append([name, f"{arm.mean:.3f}", interval(arm.ci95), interval(arm.trials_ci95), runs])
+    for name, found in summary.baselines.items():
+        tested = f"{found.n_test} {summary.measured.tested}"
+        rows.append([name, f"{found.value:.3f}", "", interval(found.ci95), tested])
+    if summary.chance is not None:
+        rows.append(["chance", f"{summary.chance:.3f}", "", "", ""])
     return rows
 
 
-def comparison_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+def comparison_rows(summary: ComparisonSummary) -> list[list[str]]:
     """Rows of the table of arms against from scratch."""
     rows = []
-    for name, arm in summary["arms"].items():
-        if (against := arm.get("versus_scratch")) is not None:
-            gain, trials = against["relative_gain"], against["over_trials"]
+    for name, arm in summary.arms.items():
+        if (against := arm.versus_scratch) is not None:
+            gain, trials = against.relative_gain, against.over_trials
             relative = "" if gain is None else f"{100 * gain:+.1f} %"
-            over_trials = f"{trials['mean']:+.3f} ({interval(trials['ci95'], '+')})"
-            p = [in_short(against["p"]), in_short(against["p_holm"])]
-            rows.append([name, f"{against['mean']:+.3f}", interval(against["ci95"], "+"), relative, *p, over_trials])
+            over_trials = f"{trials.mean:+.3f} ({interval(trials.ci95, '+')})"
+            p = [in_short(against.p), in_short(against.p_holm)]
+            rows.append([name, f"{against.mean:+.3f}", interval(against.ci95, "+"), relative, *p, over_trials])
     return rows
 
 
-def compute_rows(summary: Mapping[str, Any]) -> list[list[str]]:
+def compute_rows(summary: ComparisonSummary) -> list[list[str]]:
     """Rows of the table of compute."""
     rows = []
-    for name, arm in summary["arms"].items():
-        cells = [name, str(summary["neurons"]["pretrained_on"].get(name, ""))]
-        for spent in arm["compute"].values():
-            said = [f"{spent['steps']}", f"{spent['windows']}", f"{spent['seconds']:.0f}"]
-            cells += said if spent["runs"] else [""] * 3
+    for name, arm in summary.arms.items():
+        cells = [name, str(summary.neurons.pretrained_on.get(name, ""))]
+        for spent in (arm.compute.pretraining, arm.compute.finetuning):
+            said = [f"{spent.steps}", f"{spent.windows}", f"{spent.seconds:.0f}"]
+            cells += said if spent.runs else [""] * 3
         rows.append(cells)
     return rows
 
 
-def lines_in_words(summary: Mapping[str, Any]) -> str:
+def lines_in_words(chance: float | None) -> str:
     """What the lines in the figures of arms are."""
-    return "simple decoders" if summary["chance"] is None else "chance and simple decoders"
+    return "simple decoders" if chance is None else "chance and simple decoders"
 
 
 def interval(ci95: Sequence[float] | None, sign: str = "") -> str:
@@ -200,24 +202,23 @@ def in_short(p: float | None) -> str:
     return "< 0.0001" if p < 1e-4 else f"{p:.2g}"
 
 
-def _neurons(summary: Mapping[str, Any]) -> str:
-    neurons = summary["neurons"]
-    others = [f"{name} {n}" for name, n in neurons["pretrained_on"].items() if name != "pretrained"]
+def _neurons(neurons: NeuronCounts) -> str:
+    others = [f"{name} {n}" for name, n in neurons.pretrained_on.items() if name != POYO_SSL]
     diets = f" (neurons of the other arms: {', '.join(others)})" if others else ""
-    shared = set(neurons["pretrained_on_recordings"]) & set(neurons["decoded_recordings"])
+    shared = set(neurons.pretrained_on_recordings) & set(neurons.decoded_recordings)
     return (
-        f"{neurons['predictable']} of {neurons['scored']} neurons are predictable. Pretraining saw the predictable "
-        f"neurons of {len(neurons['pretrained_on_recordings'])} recordings{diets}; all arms decode from "
-        f"{neurons['decoded_from']} others of {len(neurons['decoded_recordings'])} "
+        f"{neurons.predictable} of {neurons.scored} neurons are predictable. Pretraining saw the predictable "
+        f"neurons of {len(neurons.pretrained_on_recordings)} recordings{diets}; all arms decode from "
+        f"{neurons.decoded_from} others of {len(neurons.decoded_recordings)} "
         + ("recordings (the same ones)." if shared else "recordings, none of them seen in pretraining.")
     )
 
 
-def _health(summary: Mapping[str, Any]) -> str:
-    runs = [run for run in summary["pretraining"] if run["arm"] == "pretrained"] or summary["pretraining"]
+def _health(pretraining: Sequence[PretrainingRun]) -> str:
+    runs = [run for run in pretraining if run.arm == POYO_SSL] or pretraining
     if not runs:
         return "No arm was pretrained."
-    before, after = runs[0]["initial"], runs[0]["metrics"]
+    before, after = runs[0].initial, runs[0].metrics
     if "valid/effective_rank" not in before:
         return "No validation time: the health of the representation was not measured."
     return (

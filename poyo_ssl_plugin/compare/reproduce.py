@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import yaml
 
+from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
 from poyo_ssl_plugin.compare.answer_figure import draw_answer
 from poyo_ssl_plugin.compare.comparison import Stage
+from poyo_ssl_plugin.compare.estimates import Scores, compare_scores, holm
 from poyo_ssl_plugin.compare.report import report_comparison
-from poyo_ssl_plugin.compare.results import independent_values
+from poyo_ssl_plugin.compare.results import ComparisonSummary, independent_values, to_json
 from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_recordings
-from poyo_ssl_plugin.compare.statistics import Scores, compare_scores, holm
 from poyo_ssl_plugin.configuration import recipes_dir
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path, write_json
@@ -81,7 +82,7 @@ def reproduce(
     *,
     small: bool = False,
     stage: Stage | None = None,
-) -> dict[str, Any]:
+) -> Answer:
     """Do all comparisons of a question; finished runs are kept.
 
     Args:
@@ -93,7 +94,7 @@ def reproduce(
         stage: As :func:`~poyo_ssl_plugin.compare.comparison.run_comparison`.
 
     Returns:
-        The content of ``answer.json``.
+        What all comparisons say, the content of ``answer.json``.
 
     Raises:
         PoyoSSLError: If a comparison cannot be made as it is asked for.
@@ -102,7 +103,7 @@ def reproduce(
     if not question.simulate and "root" not in changes:
         raise RecipeError("root is not set: give root=..., the folder of the recordings that this question is about")
     data_sets = list(question.data_sets.items()) or [("", {})]
-    summaries: dict[str, list[dict[str, Any]]] = {column: [] for column in question.columns}
+    summaries: dict[str, list[ComparisonSummary]] = {column: [] for column in question.columns}
     for name, own in data_sets[:2] if small else data_sets:
         place, own = Path(out_dir, name), dict(own)
         recordings = {**question.simulate, **own.pop("simulate", {}), **(_SMALL_SIMULATION if small else {})}
@@ -116,10 +117,10 @@ def reproduce(
             prefix = " ".join(filter(None, (name, column)))
             part = None if stage is None else (lambda text, n, prefix=prefix: stage(f"{prefix} {text}", n))
             summaries[column].append(report_comparison(comparison, title=f"{question.question} {prefix}", stage=part))
-    answer = {"question": question.question, "small": small, **_answer(question, summaries)}
-    write_json(Path(out_dir, "answer.json"), answer)
+    answer = _answer(question, summaries, small=small)
+    write_json(Path(out_dir, "answer.json"), to_json(answer))
     with atomic_path(Path(out_dir, "answer.md")) as path:
-        path.write_text("\n".join(answer_lines(answer)) + "\n", encoding="utf-8")
+        path.write_text("\n".join(answer.lines()) + "\n", encoding="utf-8")
     draw_answer(answer, Path(out_dir, "answer.png"))
     return answer
 
@@ -142,84 +143,42 @@ def _texts(values: Settings) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
-def _answer(question: Question, summaries: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
-    """What all comparisons say: by column the arms, and the planned differences."""
-    columns = {}
-    for column, found in summaries.items():
-        arms = {name: _scores(found, name).estimate((0, 1)) for name in found[0]["arms"]}
-        decoders = {name: [summary["baselines"][name]["value"] for summary in found] for name in found[0]["baselines"]}
-        columns[column] = {
-            "arms": {name: {"mean": value.mean, "ci95": value.ci95, "n": value.n} for name, value in arms.items()},
-            "simple_decoders": {name: float(np.mean(values)) for name, values in decoders.items()},
-            "chance": found[0]["chance"],
-            "metric": found[0]["metric"],
-            "seconds": sum(summary["seconds"] for summary in found),
-            "git": found[0]["git"],
-        }
+def _answer(question: Question, summaries: Mapping[str, Sequence[ComparisonSummary]], *, small: bool) -> Answer:
     pairs = [
         compare_scores(*(_scores(summaries[plan["column"]], plan[role]) for role in ("arm", "reference")))
         for plan in question.planned
     ]
-    planned = [
-        {
-            **plan,
-            "mean": pair.difference.mean,
-            "ci95": pair.difference.ci95,
-            "n": pair.difference.n,
-            "relative_gain": pair.relative,
-            "relative_ci95": None if pair.relative_ci95 is None else list(pair.relative_ci95),
-            "p": pair.p,
-            "p_holm": p_holm,
-        }
-        for plan, pair, p_holm in zip(question.planned, pairs, holm([pair.p for pair in pairs]), strict=True)
-    ]
-    return {"unit": "data set" if len(next(iter(summaries.values()))) > 1 else "fold", "columns": columns} | {
-        "planned": planned
-    }
+    adjusted = holm([pair.p for pair in pairs])
+    return Answer(
+        question=question.question,
+        small=small,
+        unit="data set" if len(next(iter(summaries.values()))) > 1 else "fold",
+        columns={name: _column(found) for name, found in summaries.items()},
+        planned=[
+            PlannedDifference(
+                **vars(pair), column=plan["column"], arm=plan["arm"], reference=plan["reference"], p_holm=p_holm
+            )
+            for plan, pair, p_holm in zip(question.planned, pairs, adjusted, strict=True)
+        ],
+    )
 
 
-def _scores(summaries: Sequence[Mapping[str, Any]], arm: str) -> Scores:
+def _column(summaries: Sequence[ComparisonSummary]) -> Column:
+    first = summaries[0]
+    return Column(
+        arms={name: _scores(summaries, name).estimate((0, 1)) for name in first.arms},
+        simple_decoders={
+            name: float(np.mean([summary.baselines[name].value for summary in summaries])) for name in first.baselines
+        },
+        chance=first.chance,
+        metric=first.metric,
+        seconds=sum(summary.seconds for summary in summaries),
+        git=first.git,
+    )
+
+
+def _scores(summaries: Sequence[ComparisonSummary], arm: str) -> Scores:
     """One value per data set, or, of a single one, per fold."""
     if len(summaries) > 1:
-        return Scores(np.array([[summary["arms"][arm]["mean"]] for summary in summaries]))
-    return Scores(np.array(independent_values(summaries[0]["arms"][arm]["runs"])), folds=True)
-
-
-def answer_lines(answer: Mapping[str, Any]) -> list[str]:
-    """An answer as Markdown: a table of values, and one of the planned differences."""
-    columns = answer["columns"]
-    names = list(dict.fromkeys(name for column in columns.values() for name in column["arms"]))
-    decoders = list(dict.fromkeys(name for column in columns.values() for name in column["simple_decoders"]))
-    rows = [["", *columns], ["---"] * (len(columns) + 1)]
-    rows += [[f"`{name}`", *(_cell(column["arms"].get(name)) for column in columns.values())] for name in names]
-    for name in decoders:
-        values = (column["simple_decoders"].get(name) for column in columns.values())
-        rows.append([name, *("-" if value is None else f"{value:.3f}" for value in values)])
-    rows.append(["chance", *(f"{column['chance'] or 0:.3f}" for column in columns.values())])
-    planned = [["planned comparison", "difference", "relative", "Holm's p", f"{answer['unit']}s"], ["---"] * 5]
-    for row in answer["planned"]:
-        planned.append(
-            [
-                f"{row['column']}: `{row['arm']}` - `{row['reference']}`",
-                f"{row['mean']:+.3f}{_interval(row['ci95'], '+.3f')}",
-                "-" if row["relative_gain"] is None else f"{row['relative_gain']:+.0%}",
-                "-" if row["p_holm"] is None else f"{row['p_holm']:.2g}",
-                str(row["n"]),
-            ]
-        )
-    header = [f"# {answer['question']}", ""]
-    if answer["small"]:
-        header += ["**Three steps a run: these numbers say nothing.**", ""]
-    return [*header, *map(_row, rows), "", *map(_row, planned)]
-
-
-def _cell(value: Mapping[str, Any] | None) -> str:
-    return "-" if value is None else f"{value['mean']:.3f}{_interval(value['ci95'], '.3f')}"
-
-
-def _interval(ci95: Sequence[float] | None, form: str) -> str:
-    return "" if ci95 is None else f" ({ci95[0]:{form}} to {ci95[1]:{form}})"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        return Scores(np.array([[summary.arms[arm].mean] for summary in summaries]))
+    return Scores(np.array(independent_values(summaries[0].arms[arm].runs)), folds=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import numpy as np
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, get_arms
 from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
-from poyo_ssl_plugin.compare.metrics import model_cost
+from poyo_ssl_plugin.compare.cost import Cost, model_cost
+from poyo_ssl_plugin.compare.estimates import Trend, trend
+from poyo_ssl_plugin.compare.perform import inputs_of, recipe_of
 from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
-from poyo_ssl_plugin.compare.results import independent_values
-from poyo_ssl_plugin.compare.run import inputs_of, recipe_of
-from poyo_ssl_plugin.compare.statistics import trend
+from poyo_ssl_plugin.compare.results import ArmResult, Compute, Leaks, Summary, TestedDecoder, independent_values
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.provenance import git_revision, versions
@@ -50,8 +49,56 @@ class Scaling(Comparison):
     values: tuple[Any, ...] = ()
 
 
-def run_scaling(scaling: Scaling, *, stage: Stage | None = None) -> dict[str, Any]:
-    """Run the comparison at each place on the axis; returns the content of ``results.json``.
+@dataclass(frozen=True)
+class Point:
+    """A place on the axis.
+
+    Attributes:
+        cost: What the model costs there.
+        pretraining_cost: What it costs in pretraining, without what is fine-tuned beside it.
+        flops_per_decoder: Operations of one pretraining, if any, and one fine-tuning, by arm.
+        pretrained_on: How many neurons each arm pretrained on.
+        pretrained_on_recordings: How many recordings they are of.
+    """
+
+    label: str
+    cost: Cost
+    pretraining_cost: Cost
+    flops_per_decoder: Mapping[str, float]
+    arms: Mapping[str, ArmResult]
+    baselines: Mapping[str, TestedDecoder]
+    leaks: Leaks
+    pretrained_on: Mapping[str, int]
+    pretrained_on_recordings: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScalingSummary(Summary):
+    """What came of a scaling experiment.
+
+    Attributes:
+        points: What came of each place on the axis.
+        trends: Whether an arm rises over it.
+        independent: What intervals are over, in words.
+        folds: Number of folds; 0 of the recorded split.
+        scaling: Its settings, without those that only say how runs are done.
+        seconds: Wall-clock time.
+        gain_trend: Whether the gain of pretraining rises, if both arms took part.
+    """
+
+    axis: str
+    points: Sequence[Point]
+    trends: Mapping[str, Trend]
+    independent: str
+    seeds: Sequence[int]
+    folds: int
+    scaling: Mapping[str, Any]
+    seconds: float
+    gain_trend: Trend | None = None
+
+
+def run_scaling(scaling: Scaling, *, stage: Stage | None = None) -> ScalingSummary:
+    """Run the comparison at each place on the axis.
 
     Each place has a folder of its own; runs from random weights are shared between places where they are
     the same. Finished runs are not repeated.
@@ -73,29 +120,30 @@ def run_scaling(scaling: Scaling, *, stage: Stage | None = None) -> dict[str, An
         run_comparison(comparison, stage=stage and _prefixed(stage, f"{scaling.axis} {label}: "))
         for label, comparison in points
     ]
-    costs = [_cost(result) for result in results]
-    labels = [label for label, _ in points]
-    shared = {arm: _shares_pretraining(scaling, arm, results) for arm in arms}
-    summary = {
-        "format": 3,
-        "metric": results[0].summary["metric"],
-        "task": scaling.task,
-        "chance": results[0].summary["chance"],
-        "axis": scaling.axis,
-        "points": [_point(label, result, cost) for label, result, cost in zip(labels, results, costs, strict=True)],
-        "trends": {arm: _trend(_blocks(arm, results), scaling, shared[arm]) for arm in arms},
-        "baselines": results[0].summary["baselines"],
-        "independent": results[0].summary["independent"],
-        "seeds": list(scaling.seeds),
-        "folds": scaling.folds,
-        "scaling": json.loads(json.dumps({k: v for k, v in asdict(scaling).items() if k not in EXECUTION})),
-        "versions": versions(),
-        "git": git_revision(),
-        "seconds": round(time.monotonic() - began, 1),
-    }
+    last = results[-1].summary
+    shared = {arm: _shares_pretraining(scaling, arm, results[0]) for arm in arms}
+    gain = None
     if {POYO_SSL, SCRATCH} <= set(arms):
-        summary["gain_trend"] = _gain_trend(results, scaling, shared[POYO_SSL])
-    return summary
+        gain = _trend(_blocks(POYO_SSL, results) - _blocks(SCRATCH, results), scaling, shared[POYO_SSL])
+    return ScalingSummary(
+        format=3,
+        metric=last.metric,
+        task=scaling.task,
+        kind=last.kind,
+        chance=last.chance,
+        baselines=results[0].summary.baselines,
+        axis=scaling.axis,
+        points=[_point(label, result) for (label, _), result in zip(points, results, strict=True)],
+        trends={arm: _trend(_blocks(arm, results), scaling, shared[arm]) for arm in arms},
+        independent=last.independent,
+        seeds=scaling.seeds,
+        folds=scaling.folds,
+        scaling={name: value for name, value in asdict(scaling).items() if name not in EXECUTION},
+        versions=versions(),
+        git=git_revision(),
+        seconds=round(time.monotonic() - began, 1),
+        gain_trend=gain,
+    )
 
 
 def make_points(scaling: Scaling) -> list[tuple[str, Comparison]]:
@@ -169,60 +217,38 @@ def _prefixed(stage: Stage, prefix: str) -> Stage:
     return lambda name, n: stage(prefix + name, n)
 
 
-def _cost(result: ComparisonResult) -> dict[str, Any]:
-    """What the model costs at a place."""
-    run = result.plan.finetuning[0]
-    config = recipe_of(run)
-    inputs = inputs_of(config, None if run.fold is None else (str(run.stimulus), run.folds, run.fold))
-    cost, pretrained = model_cost(run.checkpoint, inputs)
-    return {**asdict(cost), "training_flops": cost.training_flops, "pretraining_flops": pretrained.training_flops}
+def _point(label: str, result: ComparisonResult) -> Point:
+    run, summary = result.plan.finetuning[0], result.summary
+    cost, of_pretraining = model_cost(run.checkpoint, inputs_of(recipe_of(run), run.held_out))
 
+    def flops(spent: Compute) -> float:
+        before, after = spent.pretraining, spent.finetuning
+        pretraining = before.windows / max(before.runs, 1) * of_pretraining.training_flops
+        return pretraining + after.windows / max(after.runs, 1) * cost.training_flops
 
-def _point(label: str, result: ComparisonResult, cost: dict[str, Any]) -> dict[str, Any]:
-    summary = result.summary
-    per_window = {"pretraining": cost["pretraining_flops"], "finetuning": cost["training_flops"]}
-    arms = {}
-    for name, arm in summary["arms"].items():
-        spent = arm["compute"]
-        # One pretraining (if any) and one fine-tuning: what it takes to get one decoder.
-        arms[name] = {key: arm[key] for key in ("mean", "ci95", "runs", "compute")} | {
-            "versus_scratch": arm.get("versus_scratch"),
-            "flops_per_decoder": sum(
-                part["windows"] / max(part["runs"], 1) * per_window[stage] for stage, part in spent.items()
-            ),
-        }
-    return {
-        "label": label,
-        "cost": cost,
-        "arms": arms,
-        "baselines": summary["baselines"],
-        "leaks": summary["leaks"],
-        "pretrained_on": summary["neurons"]["pretrained_on"],
-        "pretrained_on_recordings": len(summary["neurons"]["pretrained_on_recordings"]),
-    }
+    return Point(
+        label=label,
+        cost=cost,
+        pretraining_cost=of_pretraining,
+        flops_per_decoder={name: flops(arm.compute) for name, arm in summary.arms.items()},
+        arms=summary.arms,
+        baselines=summary.baselines,
+        leaks=summary.leaks,
+        pretrained_on=summary.neurons.pretrained_on,
+        pretrained_on_recordings=len(summary.neurons.pretrained_on_recordings),
+    )
 
 
 def _blocks(arm: str, results: Sequence[ComparisonResult]) -> np.ndarray:
     """Values (blocks, levels): seeds or folds by places on the axis."""
-    return np.array([independent_values(result.summary["arms"][arm]["runs"]) for result in results]).T
+    return np.array([independent_values(result.summary.arms[arm].runs) for result in results]).T
 
 
-def _shares_pretraining(scaling: Scaling, arm: str, results: Sequence[ComparisonResult]) -> bool:
+def _shares_pretraining(scaling: Scaling, arm: str, result: ComparisonResult) -> bool:
     """Whether the blocks of an arm start from one pretraining, and so are no independent samples."""
-    pretrained = any(run.arm == arm and run.start for run in results[0].plan.finetuning)
+    pretrained = any(run.arm == arm and run.start for run in result.plan.finetuning)
     return pretrained and not scaling.folds and not scaling.pretrain_each_seed
 
 
-def _gain_trend(results: Sequence[ComparisonResult], scaling: Scaling, shared: bool) -> dict[str, Any]:
-    """Whether the gain over from scratch rises, and what it is at the last place."""
-    gains = _blocks(POYO_SSL, results) - _blocks(SCRATCH, results)
-    last = results[-1].summary["pretrained_minus_scratch"]
-    return {
-        **_trend(gains, scaling, shared),
-        "at_largest": {key: last[key] for key in ("mean", "ci95", "p")},
-    }
-
-
-def _trend(values: np.ndarray, scaling: Scaling, shared: bool) -> dict[str, Any]:
-    found = trend(values, folds=bool(scaling.folds), shared=shared)
-    return {**asdict(found), "slope": found.slope.mean, "slope_ci95": found.slope.ci95}
+def _trend(values: np.ndarray, scaling: Scaling, shared: bool) -> Trend:
+    return trend(values, folds=bool(scaling.folds), shared=shared)

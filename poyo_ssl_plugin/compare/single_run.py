@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,16 +12,17 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare import figures
-from poyo_ssl_plugin.compare.metrics import reference_lines, reference_rows, tested_row
-from poyo_ssl_plugin.compare.record import split_of
-from poyo_ssl_plugin.compare.run import inputs_of
-from poyo_ssl_plugin.compare.statistics import binomial_interval, estimate
+from poyo_ssl_plugin.compare.decoded_neurons import diet_of
+from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
+from poyo_ssl_plugin.compare.perform import inputs_of
+from poyo_ssl_plugin.compare.record import held_out_by
+from poyo_ssl_plugin.compare.references import reference_rows, tested_decoder
+from poyo_ssl_plugin.compare.results import ArmScores, TestedDecoder, TestedRun, TestSummary, to_json
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
-from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import (
     Inputs,
@@ -34,6 +36,7 @@ from poyo_ssl_plugin.training import (
 from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
+from poyo_ssl_plugin.training.decoding import Decoding
 from poyo_ssl_plugin.training.recipe import recorded_recipe, resolved
 
 
@@ -52,13 +55,30 @@ def run_pretraining(config: DictConfig) -> dict[str, Any]:
         "diet": f"{config.diet.rule}: {sum(map(len, units.values()))} units of {len(units)} recordings",
         "loaded": result.loaded.summary() if result.loaded else None,
         "leaks": result.leaks,
-        **_made(config),
+        "recipe": OmegaConf.to_container(config),
+        "versions": versions(),
+        "git": git_revision(),
     }
     write_json(result.out_dir / "results.json", summary)
     return summary
 
 
-def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class RunSummary(TestSummary):
+    """What came of single runs.
+
+    Attributes:
+        predictions: A row for each tested moment, by seed; of a checkpoint the rows alone.
+        leaks: What of the test was seen before, likewise.
+        further: What else was said of them.
+    """
+
+    predictions: Any
+    leaks: dict[Any, Any]
+    further: dict[str, Any]
+
+
+def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> RunSummary:
     """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
     seeds = list(config.seeds)
     if not seeds:
@@ -77,34 +97,32 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     inputs = Inputs.from_recipe(config)
     decoding = decoding_of(resolved(config), inputs)
     metric = decoding.metric
-    diet = make_diet(inputs.table, config.diet.rule, **_rule_options(config))
+    diet = diet_of(config, inputs.table)
     arm = "scratch" if config.init_from is None else "pretrained"
     tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
     first = results[seeds[0]]
     references = reference_rows(config, [inputs])
     if isinstance(decoding, FrameReconstruction):
         references |= _draw_frames(first, inputs, arm, out_dir / "frames.png")
-    summary = {
-        "format": 2,
-        "metric": decoding.describe(),
-        "task": decoding.task.name,
-        "kind": decoding.task.kind,
-        "chance": decoding.chance,
-        "arms": {arm: _arm(metric, tests)},
-        "baselines": references,
+    further = {
         "diet": f"{diet.name}: {diet.summary(inputs.dataset.recording_ids)}",
         "seeds": seeds,
-        "metrics": {str(seed): _finite(result.metrics) for seed, result in results.items()},
-        "predictions": {str(seed): result.predictions for seed, result in results.items()},
-        "leaks": {str(seed): result.leaks for seed, result in results.items()},
+        "metrics": {seed: _finite(result.metrics) for seed, result in results.items()},
         "loaded": first.loaded.summary() if first.loaded else None,
-        **_made(config),
+        "recipe": OmegaConf.to_container(config),
     }
-    write_json(out_dir / "results.json", summary)
-    values = [test.value for test in tests.values()]
+    summary = RunSummary(
+        **_measured(decoding),
+        arms={arm: _arm(metric, tests)},
+        baselines=references,
+        predictions={seed: result.predictions for seed, result in results.items()},
+        leaks={seed: result.leaks for seed, result in results.items()},
+        further=further,
+    )
+    write_json(out_dir / "results.json", to_json(summary))
     figures.arm_bars(
-        {arm: (estimate(values, bounds=metric.bounds), values)},
-        reference_lines(summary),
+        summary.arms,
+        summary.reference_lines,
         out_dir / f"{metric.key}.png",
         title=figures.in_words(decoding.task.name),
         label=metric.name,
@@ -118,8 +136,8 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
     return summary
 
 
-def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Test a fine-tuned checkpoint; returns what ``results.json`` would hold of it.
+def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> RunSummary:
+    """Test a fine-tuned checkpoint.
 
     What a comparison trained is tested on the fold that it held out.
     """
@@ -129,27 +147,21 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> dic
         if not equals:
             raise RecipeError(f"{override!r} is not of the form key=value")
         changes[key] = OmegaConf.create(f"value: {value}").value
-    fold = split_of(Path(checkpoint).resolve().parents[1])
+    fold = held_out_by(Path(checkpoint).resolve().parents[1])
     config = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
     result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(config, fold))
     decoding = decoding_of(config)
-    return {
-        "format": 2,
-        "metric": decoding.describe(),
-        "task": result.task,
-        "kind": decoding.task.kind,
-        "chance": decoding.chance,
-        "arms": {"checkpoint": _arm(decoding.metric, {None: decoding.test_result(result.predictions)})},
-        "baselines": {},
-        "checkpoint": str(checkpoint),
-        "leaks": result.leaks,
-        "predictions": result.predictions,
-        "versions": versions(),
-        "git": git_revision(),
-    }
+    return RunSummary(
+        **_measured(decoding),
+        arms={"checkpoint": _arm(decoding.metric, {None: decoding.test_result(result.predictions)})},
+        baselines={},
+        predictions=result.predictions,
+        leaks=result.leaks,
+        further={"checkpoint": str(checkpoint)},
+    )
 
 
-def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[str, Any]:
+def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[str, TestedDecoder]:
     """Draw true frames over reconstructed ones; returns the row of a linear decoder on the model's latent vectors."""
     opened = open_finetuned(run.checkpoint, inputs=inputs)
     decoding, data = cast(FrameReconstruction, opened.decoding), cast(FrameData, opened.data)
@@ -167,36 +179,37 @@ def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[s
         path,
     )
     rows = score_images(linear, frame, decoding.movie, recordings)
-    return {"linear decoder on latents": tested_row(decoding.test_result(rows))}
+    return {"linear decoder on latents": tested_decoder(decoding.test_result(rows))}
 
 
-def _arm(metric: Metric, tests: Mapping[Any, TestResult]) -> dict[str, Any]:
-    """An arm of ``results.json``; that of a single run has an interval over the samples of its test."""
-    runs = [
-        {**({} if seed is None else {"seed": seed}), "value": test.value, "n_test": test.n_test, **test.further}
-        for seed, test in tests.items()
-    ]
-    values = [test.value for test in tests.values()]
-    single = next(iter(tests.values())).trials
-    told = set(single) <= {0.0, 1.0}
-    over_trials = list(binomial_interval(int(sum(single)), len(single))) if told else estimate(single).ci95
+def _measured(decoding: Decoding) -> dict[str, Any]:
+    """What a result says of its task and of what made it."""
     return {
-        "metric": metric.name,
-        "runs": runs,
-        "mean": float(np.mean(values)),
-        "ci95": estimate(values, bounds=metric.bounds).ci95,
-        **({"trials_ci95": over_trials} if len(values) == 1 else {}),
+        "format": 2,
+        "metric": decoding.describe(),
+        "task": decoding.task.name,
+        "kind": decoding.task.kind,
+        "chance": decoding.chance,
+        "versions": versions(),
+        "git": git_revision(),
     }
 
 
-def _rule_options(config: DictConfig) -> dict[str, Any]:
-    options = OmegaConf.to_container(config.diet)
-    assert isinstance(options, dict)
-    return {str(key): value for key, value in options.items() if key not in ("rule", "table")}
-
-
-def _made(config: DictConfig) -> dict[str, Any]:
-    return {"recipe": OmegaConf.to_container(config), "versions": versions(), "git": git_revision()}
+def _arm(metric: Metric, tests: Mapping[int, TestResult] | Mapping[None, TestResult]) -> ArmScores:
+    """What the seeds reached; of a single run with an interval over the samples of its test."""
+    values = [test.value for test in tests.values()]
+    over_trials = None
+    if len(values) == 1:
+        [trials] = (test.trials for test in tests.values())
+        told = set(trials) <= {0.0, 1.0}
+        over_trials = binomial_interval(int(sum(trials)), len(trials)) if told else estimate(trials).ci95
+    return ArmScores(
+        metric=metric.name,
+        runs=[TestedRun(seed, test.value, test.n_test, test.further) for seed, test in tests.items()],
+        mean=float(np.mean(values)),
+        ci95=estimate(values, bounds=metric.bounds).ci95,
+        trials_ci95=over_trials,
+    )
 
 
 def _finite(metrics: dict[str, float]) -> dict[str, float]:

@@ -1,13 +1,13 @@
 """Reconstruction of movie frames, from the images to the simple decoders that a model has to beat.
 
-``movie`` has the images and which of them are tested, ``decoder`` draws an image from a latent vector,
+``images`` has the images of the movie and which of them are tested, ``decoder`` draws an image from a latent vector,
 ``losses`` compare two images, ``task`` is what fine-tuning needs to know, and ``simple_decoders``
 reconstruct without a network.
 """
 
 from poyo_ssl_plugin.frames.decoder import SkipConnectionDecoder
+from poyo_ssl_plugin.frames.images import FRAMES_TASK, MovieFrames, find_frames_file, find_presentations, split_frames
 from poyo_ssl_plugin.frames.losses import FrameLoss
-from poyo_ssl_plugin.frames.movie import FRAMES_TASK, MovieFrames, find_frames_file, find_presentations, split_frames
 
 __all__ = [
     "FRAMES_TASK",

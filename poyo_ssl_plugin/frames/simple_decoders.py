@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from poyo_ssl_plugin.data import Trials
+from poyo_ssl_plugin.frames.images import MovieFrames
 from poyo_ssl_plugin.frames.losses import image_metrics
-from poyo_ssl_plugin.frames.movie import MovieFrames
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction, as_images
 from poyo_ssl_plugin.recordings import TRACES, open_signal
 from poyo_ssl_plugin.training.decoding import TestResult

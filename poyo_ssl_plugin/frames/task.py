@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader
 from poyo_ssl_plugin.data import Task, Trials, TrialSampler, get_task
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.frames.decoder import SkipConnectionDecoder
+from poyo_ssl_plugin.frames.images import FRAMES_TASK, MovieFrames, find_frames_file, find_presentations, split_frames
 from poyo_ssl_plugin.frames.losses import IMAGE_METRICS, FrameLoss, image_metrics
-from poyo_ssl_plugin.frames.movie import FRAMES_TASK, MovieFrames, find_frames_file, find_presentations, split_frames
 from poyo_ssl_plugin.models import run_with_latents
 from poyo_ssl_plugin.recordings import TRACES
 from poyo_ssl_plugin.training.data import FinetuningData, _Fixed

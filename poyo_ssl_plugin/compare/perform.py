@@ -6,7 +6,7 @@ import time
 
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.compare.record import Outcome, Run
+from poyo_ssl_plugin.compare.record import HeldOut, Outcome, Run
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.splits import recorded_split, repeat_fold
 from poyo_ssl_plugin.predictability import PredictabilityTable
@@ -17,7 +17,7 @@ def perform(run: Run) -> Outcome:
     """Do a run, or go on with it."""
     began = time.monotonic()
     config = recipe_of(run)
-    inputs = inputs_of(config, None if run.fold is None else (str(run.stimulus), run.folds, run.fold))
+    inputs = inputs_of(config, run.held_out)
     if run.stage == "pretrain":
         result = pretrain(config, inputs)
         steps, windows = _shown(config, run)
@@ -47,14 +47,13 @@ def recipe_of(run: Run) -> DictConfig:
     return config
 
 
-def inputs_of(config: DictConfig, fold: tuple[str, int, int] | None) -> Inputs:
-    """What a run reads, by its recipe alone; of a fold: its stimulus, how many there are, and which it is."""
+def inputs_of(config: DictConfig, held_out: HeldOut | None) -> Inputs:
+    """What a run reads, by its recipe and what it holds out alone."""
     dataset = Recordings(config.data.root, list(config.data.recordings))
-    if fold is None:
+    if held_out is None:
         split = recorded_split(dataset)
     else:
-        stimulus, folds, number = fold
-        split = repeat_fold(dataset, stimulus, number, folds)
+        split = repeat_fold(dataset, held_out.stimulus, held_out.number, held_out.folds)
     return Inputs(dataset, PredictabilityTable.load(config.diet.table), split)
 
 

@@ -25,24 +25,17 @@ class Estimate:
 
     Attributes:
         mean: The mean.
-        low: Lower end; ``None`` where there is no interval: of one value, or of values that are all equal and
-            so say nothing of their spread.
-        high: Upper end, likewise.
+        ci95: Both ends of the interval; ``None`` where there is none: of one value, or of values that are all
+            equal and so say nothing of their spread.
         n: Number of independent values.
     """
 
     mean: float
-    low: float | None
-    high: float | None
+    ci95: list[float] | None
     n: int
 
-    @property
-    def ci95(self) -> list[float] | None:
-        """Both ends, or ``None``."""
-        return None if self.low is None or self.high is None else [self.low, self.high]
-
     def __str__(self) -> str:
-        return f"{self.mean:.3f}" + ("" if self.low is None else f" [{self.low:.3f}, {self.high:.3f}]")
+        return f"{self.mean:.3f}" + ("" if self.ci95 is None else " [{:.3f}, {:.3f}]".format(*self.ci95))
 
 
 def estimate(values: Sequence[float] | np.ndarray, *, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
@@ -76,12 +69,24 @@ def unit_means(values: Sequence[float], units: Sequence[Hashable]) -> list[float
     return [float(np.mean(of_unit)) for of_unit in found.values()]
 
 
+def student(df: float) -> float:
+    """How many standard errors Student's 95 % interval reaches to each side."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(df, 0.975))
+
+
 @dataclass(frozen=True)
 class Spread:
     """Variance of a mean, and its degrees of freedom."""
 
     variance: float
     df: float
+
+    @property
+    def half_width(self) -> float:
+        """Half of the 95 % interval, by Student's t."""
+        return student(self.df) * math.sqrt(self.variance)
 
 
 @dataclass(frozen=True)
@@ -131,10 +136,11 @@ class Scores:
             return Spread(runs, n - 1)
         trials = float(of_trials.var(ddof=1)) / n_trials
         rest = self.values - of_runs[:, None] - of_trials + self.mean
-        overlap = float((rest**2).sum()) / ((n - 1) * (n_trials - 1)) / (n * n_trials)
+        df = (n - 1) * (n_trials - 1)
+        overlap = float((rest**2).sum()) / df / (n * n_trials)
         variance = max(runs + trials - overlap, runs, trials)
-        below = runs**2 / (n - 1) + trials**2 / (n_trials - 1)
-        return Spread(variance, (runs + trials) ** 2 / below if below > 0 else n - 1)
+        below = runs**2 / (n - 1) + trials**2 / (n_trials - 1) + overlap**2 / df
+        return Spread(variance, variance**2 / below if below > 0 else n - 1)
 
     def estimate(self, bounds: tuple[float, float] = UNBOUNDED) -> Estimate:
         """Mean and 95 % interval over runs and trials.
@@ -147,7 +153,7 @@ class Scores:
         return _interval(self.mean, self.spread, len(self.values), bounds)
 
 
-def binomial_interval(correct: float, n: int) -> tuple[float, float]:
+def binomial_interval(correct: float, n: int) -> list[float]:
     """Wilson's 95 % interval of a fraction, for a decoder that was tested once.
 
     Example:
@@ -157,28 +163,26 @@ def binomial_interval(correct: float, n: int) -> tuple[float, float]:
     z, fraction = 1.959963984540054, correct / n
     centre = (fraction + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(fraction * (1 - fraction) / n + z * z / (4 * n * n))
-    return centre - half, centre + half
+    return [centre - half, centre + half]
 
 
 @dataclass(frozen=True)
-class PairedComparison:
-    """Two arms on the same runs and trials.
+class PairedComparison(Estimate):
+    """The difference ``a - b`` between two arms on the same runs and trials.
 
     Attributes:
-        difference: Mean of ``a - b`` with its 95 % interval over runs and trials.
         p: Two-sided p that belongs to the interval; ``None`` where it cannot be computed: of one run, or where
             all differences are equal and so say nothing of their spread.
         p_exact: Two-sided p of the sign-flip permutation test over runs, which assumes no distribution; it
             cannot be below ``2 / 2**n``.
-        relative: Relative gain ``mean(a) / mean(b) - 1``; ``None`` where ``b`` is 0.
+        relative_gain: ``mean(a) / mean(b) - 1``; ``None`` where ``b`` is 0.
         relative_ci95: Its 95 % interval (Fieller's); ``None`` where ``b`` is not told from 0.
     """
 
-    difference: Estimate
     p: float | None
     p_exact: float | None
-    relative: float | None
-    relative_ci95: tuple[float, float] | None
+    relative_gain: float | None
+    relative_ci95: list[float] | None
 
 
 def compare_scores(a: Scores, b: Scores, *, bounds: tuple[float, float] = UNBOUNDED) -> PairedComparison:
@@ -192,26 +196,29 @@ def compare_scores(a: Scores, b: Scores, *, bounds: tuple[float, float] = UNBOUN
     Example:
         >>> a, b = Scores(np.array([0.60, 0.66, 0.63]), folds=True), Scores(np.array([0.50, 0.54, 0.52]), folds=True)
         >>> found = compare_scores(a, b)
-        >>> str(found.difference), round(found.p, 3), found.p_exact, round(found.relative, 3)
+        >>> str(found), round(found.p, 3), found.p_exact, round(found.relative_gain, 3)
         ('0.110 [0.071, 0.149]', 0.007, 0.25, 0.212)
     """
     difference = a - b
-    runs = difference.runs
-    p_exact = _sign_flip(runs) if len(runs) >= 2 else None
-    relative = a.mean / b.mean - 1 if b.mean > 0 else None
-    return PairedComparison(difference.estimate(bounds), p_value(difference), p_exact, relative, _fieller(a, b))
+    return PairedComparison(
+        **vars(difference.estimate(bounds)),
+        p=p_value(difference),
+        p_exact=_sign_flip(difference.runs) if len(difference.runs) >= 2 else None,
+        relative_gain=a.mean / b.mean - 1 if b.mean > 0 else None,
+        relative_ci95=relative_interval(a, b),
+    )
 
 
 def p_value(difference: Scores) -> float | None:
     """Two-sided p for a mean difference of 0, over runs and trials; see :class:`PairedComparison`."""
-    from scipy import stats
+    from scipy.special import stdtr
 
     spread = difference.spread
     if spread is None:
         return None
     if spread.variance <= _NOTHING:
         return 1.0 if abs(difference.mean) <= 1e-12 else None
-    p = 2 * float(stats.t.sf(abs(difference.mean) / math.sqrt(spread.variance), spread.df))
+    p = 2 * float(stdtr(spread.df, -abs(difference.mean) / math.sqrt(spread.variance)))
     return max(p, float(np.finfo(float).tiny))
 
 
@@ -243,14 +250,16 @@ class Trend:
         spearman: Rank correlation of level and value over all runs; ``None`` if all values are equal.
         steps_down: How many steps from one level's mean to the next go down.
         monotone: Whether none does.
-        slope: Mean rise over one step of the factor, by a line through each block, with its 95 % interval.
+        slope: Mean rise over one step of the factor, by a line through each block.
+        slope_ci95: Its 95 % interval.
     """
 
     page_p: float | None
     spearman: float | None
     steps_down: int
     monotone: bool
-    slope: Estimate
+    slope: float
+    slope_ci95: list[float] | None
 
 
 def trend(values: np.ndarray, *, folds: bool = False, shared: bool = False) -> Trend:
@@ -264,7 +273,7 @@ def trend(values: np.ndarray, *, folds: bool = False, shared: bool = False) -> T
 
     Example:
         >>> result = trend(np.array([[0.1, 0.2, 0.3, 0.4], [0.2, 0.3, 0.3, 0.5], [0.1, 0.3, 0.4, 0.4]]))
-        >>> result.monotone, result.page_p < 0.01, round(result.slope.mean, 2)
+        >>> result.monotone, result.page_p < 0.01, round(result.slope, 2)
         (True, True, 0.1)
     """
     from scipy import stats
@@ -279,7 +288,7 @@ def trend(values: np.ndarray, *, folds: bool = False, shared: bool = False) -> T
     down = int((np.diff(values.mean(axis=0)) < 0).sum())
     slopes = [float(np.polyfit(level, row, 1)[0]) for row in values] if n_levels > 1 else [0.0]
     slope = Scores(np.array(slopes), folds=True).estimate() if folds else estimate(slopes)
-    return Trend(None if page is None else float(page), rho, down, down == 0, slope)
+    return Trend(None if page is None else float(page), rho, down, down == 0, slope.mean, slope.ci95)
 
 
 def _sign_flip(difference: np.ndarray) -> float:
@@ -298,28 +307,23 @@ def _sign_flip(difference: np.ndarray) -> float:
 
 
 def _interval(mean: float, spread: Spread | None, n: int, bounds: tuple[float, float]) -> Estimate:
-    from scipy.stats import t
-
     if spread is None or spread.variance <= _NOTHING:
-        return Estimate(mean, None, None, n)
-    half = float(t.ppf(0.975, spread.df)) * math.sqrt(spread.variance)
-    low, high = (float(np.clip(end, *bounds)) for end in (mean - half, mean + half))
-    return Estimate(mean, low, high, n)
+        return Estimate(mean, None, n)
+    half = spread.half_width
+    return Estimate(mean, [float(np.clip(end, *bounds)) for end in (mean - half, mean + half)], n)
 
 
-def _fieller(a: Scores, b: Scores) -> tuple[float, float] | None:
-    """95 % interval of ``mean(a) / mean(b) - 1`` for pairs: all ratios r for which mean(a - r b) may be 0."""
-    from scipy import stats
-
+def relative_interval(a: Scores, b: Scores) -> list[float] | None:
+    """Fieller's 95 % interval of ``mean(a) / mean(b) - 1`` for pairs: all ratios r for which mean(a - r b) may be 0."""
     of_a, of_b, of_difference = a.spread, b.spread, (a - b).spread
     if of_a is None or of_b is None or of_difference is None or b.mean <= 0:
         return None
     covariance = (of_a.variance + of_b.variance - of_difference.variance) / 2
-    t2 = float(stats.t.ppf(0.975, of_difference.df)) ** 2
+    t2 = student(of_difference.df) ** 2
     quadratic = b.mean**2 - t2 * of_b.variance
     linear = a.mean * b.mean - t2 * covariance
     constant = a.mean**2 - t2 * of_a.variance
     if quadratic <= 0:
         return None
     half = math.sqrt(max(linear**2 - quadratic * constant, 0.0))
-    return (linear - half) / quadratic - 1, (linear + half) / quadratic - 1
+    return [(linear - half) / quadratic - 1, (linear + half) / quadratic - 1]

@@ -1,0 +1,112 @@
+"""The answer to a question: values of its comparisons side by side, and the planned differences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from poyo_ssl_plugin.compare.estimates import Estimate, PairedComparison
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one comparison says, over data sets or folds.
+
+    Attributes:
+        arms: What each arm reached.
+        simple_decoders: Mean of each simple decoder.
+        chance: What guessing reaches, where there is such a thing.
+        metric: What was measured, in words.
+        seconds: Wall-clock time.
+        git: Revision of the checkout, if it was one.
+    """
+
+    arms: Mapping[str, Estimate]
+    simple_decoders: Mapping[str, float]
+    chance: float | None
+    metric: str
+    seconds: float
+    git: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedDifference(PairedComparison):
+    """A difference that was to be compared.
+
+    Attributes:
+        column: The comparison.
+        arm: Name of an arm.
+        reference: Name of the arm it is compared with.
+        p_holm: ``p`` adjusted for the number of planned differences.
+    """
+
+    column: str
+    arm: str
+    reference: str
+    p_holm: float | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What all comparisons of a question say.
+
+    Attributes:
+        question: The question.
+        small: Whether runs were too short to say anything.
+        unit: What counts as independent: ``"data set"`` or ``"fold"``.
+        columns: What each comparison says.
+        planned: The planned differences.
+    """
+
+    question: str
+    small: bool
+    unit: str
+    columns: Mapping[str, Column]
+    planned: Sequence[PlannedDifference]
+
+    @property
+    def arms(self) -> list[str]:
+        """Names of all arms, in order of their first column."""
+        return list(dict.fromkeys(name for column in self.columns.values() for name in column.arms))
+
+    @property
+    def simple_decoders(self) -> list[str]:
+        """Names of all simple decoders, likewise."""
+        return list(dict.fromkeys(name for column in self.columns.values() for name in column.simple_decoders))
+
+    def lines(self) -> list[str]:
+        """It as Markdown: a table of values, and one of the planned differences."""
+        columns = self.columns.values()
+        rows = [["", *self.columns], ["---"] * (len(columns) + 1)]
+        rows += [[f"`{name}`", *(_cell(column.arms.get(name)) for column in columns)] for name in self.arms]
+        for name in self.simple_decoders:
+            values = (column.simple_decoders.get(name) for column in columns)
+            rows.append([name, *("-" if value is None else f"{value:.3f}" for value in values)])
+        rows.append(["chance", *(f"{column.chance or 0:.3f}" for column in columns)])
+        planned = [["planned comparison", "difference", "relative", "Holm's p", f"{self.unit}s"], ["---"] * 5]
+        for pair in self.planned:
+            planned.append(
+                [
+                    f"{pair.column}: `{pair.arm}` - `{pair.reference}`",
+                    f"{pair.mean:+.3f}{_interval(pair.ci95, '+.3f')}",
+                    "-" if pair.relative_gain is None else f"{pair.relative_gain:+.0%}",
+                    "-" if pair.p_holm is None else f"{pair.p_holm:.2g}",
+                    str(pair.n),
+                ]
+            )
+        header = [f"# {self.question}", ""]
+        if self.small:
+            header += ["**Three steps a run: these numbers say nothing.**", ""]
+        return [*header, *map(_row, rows), "", *map(_row, planned)]
+
+
+def _cell(value: Estimate | None) -> str:
+    return "-" if value is None else f"{value.mean:.3f}{_interval(value.ci95, '.3f')}"
+
+
+def _interval(ci95: Sequence[float] | None, form: str) -> str:
+    return "" if ci95 is None else f" ({ci95[0]:{form}} to {ci95[1]:{form}})"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
