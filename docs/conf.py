@@ -14,11 +14,11 @@ from poyo_ssl_plugin import __version__
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["DOCS_EXAMPLES"] = str(Path(__file__).parents[1] / "examples")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ["COLUMNS"] = "110"
+os.environ |= {"COLUMNS": "110", "TERM": "dumb"}
 
 project = "poyo_ssl_plugin"
 author = "the authors of poyo_ssl_plugin"
-copyright = f"2026, {author}"  # noqa: A001  # Sphinx's name
+copyright = f"2026, {author}"  # Sphinx's name
 version = release = __version__
 language = "en"
 
@@ -46,7 +46,7 @@ nb_execution_timeout = 240
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_merge_streams = True
-nb_output_stderr = "show"
+nb_output_stderr = "remove"
 
 autosummary_generate = True
 autosummary_imported_members = True

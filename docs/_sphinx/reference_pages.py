@@ -26,7 +26,9 @@ _NO_API = ("poyo_ssl_plugin.cli",)
 def public_modules() -> Iterator[ModuleType]:
     """The package and its subpackages that say in ``__all__`` what is public."""
     names = ["poyo_ssl_plugin"]
-    names += [found.name for found in pkgutil.walk_packages(poyo_ssl_plugin.__path__, "poyo_ssl_plugin.") if found.ispkg]
+    names += [
+        found.name for found in pkgutil.walk_packages(poyo_ssl_plugin.__path__, "poyo_ssl_plugin.") if found.ispkg
+    ]
     for name in names:
         module = importlib.import_module(name)
         if name not in _NO_API and hasattr(module, "__all__"):
@@ -51,7 +53,11 @@ def public_names() -> dict[str, list[str]]:
 def api_page() -> str:
     """One table of public names a module, each name with a page of its own."""
     lines = ["API", "===", ""]
-    lines += ["Every name here is public: it is in the ``__all__`` of its package, and changes to it are in the", "changelog.", ""]
+    lines += [
+        "Every name here is public: it is in the ``__all__`` of its package, and changes to it are in the",
+        "changelog.",
+        "",
+    ]
     for module, names in public_names().items():
         summary = inspect.getdoc(importlib.import_module(module)) or ""
         lines += [module, "-" * len(module), "", *summary.splitlines(), "", f".. currentmodule:: {module}", ""]
@@ -91,7 +97,14 @@ def recipes_page() -> str:
     lines += ["## Recipe files", "", "What each choice sets, with its comments, as installed with the package.", ""]
     for path in sorted(RECIPES.rglob("*.yaml"), key=lambda path: (path.parent != RECIPES, str(path))):
         name = path.relative_to(RECIPES)
-        lines += [f":::{{dropdown}} {_choice(name)}", f"```{{literalinclude}} {_up(path)}", ":language: yaml", "```", ":::", ""]
+        lines += [
+            f":::{{dropdown}} {_choice(name)}",
+            f"```{{literalinclude}} {_up(path)}",
+            ":language: yaml",
+            "```",
+            ":::",
+            "",
+        ]
     return "\n".join(lines)
 
 

@@ -16,8 +16,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from poyo_ssl_plugin.compare.figures import GREY, PREDICTABLE, style
 
+from poyo_ssl_plugin.compare.figures import GREY, PREDICTABLE, style
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, skewness_kurtosis
 from poyo_ssl_plugin.simulation import make_movie, make_recording, oracle_accuracy

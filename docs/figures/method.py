@@ -63,7 +63,9 @@ def draw_masking(axes: Axes, rng: np.random.Generator, ink: str) -> None:
                 lw=0.8,
             )
             axes.add_patch(box)
-    axes.add_patch(FancyArrowPatch((0.455, 0.53), (0.565, 0.53), arrowstyle="-|>", mutation_scale=12, color=ink, lw=1.2))
+    axes.add_patch(
+        FancyArrowPatch((0.455, 0.53), (0.565, 0.53), arrowstyle="-|>", mutation_scale=12, color=ink, lw=1.2)
+    )
     axes.text(0.24, 0.8, "part of it", ha="center", fontsize=9, color=ink)
     axes.text(0.76, 0.8, "the whole", ha="center", fontsize=9, color=ink)
 
@@ -113,5 +115,9 @@ if __name__ == "__main__":
     matplotlib.rcParams["svg.fonttype"] = "path"
     for name, dark in (("method.svg", False), ("method_dark.svg", True), ("method.png", False)):
         figure = draw(dark=dark)
-        options = {"dpi": 130, "facecolor": "white"} if name.endswith("png") else {"transparent": True, "metadata": {"Date": None}}
+        options = (
+            {"dpi": 130, "facecolor": "white"}
+            if name.endswith("png")
+            else {"transparent": True, "metadata": {"Date": None}}
+        )
         figure.savefig(FOLDER / name, **options)

@@ -1,6 +1,6 @@
 """Decode running speed with a POYO: an ordinary training script, which knows nothing of diets.
 
-    python train.py data_root=DIR
+python train.py data_root=DIR
 """
 
 import logging
