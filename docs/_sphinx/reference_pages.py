@@ -80,8 +80,8 @@ def recipes_page() -> str:
     """Every key of training with its defaults, then every recipe file as it is."""
     lines = ["# Keys of recipes", ""]
     lines += [
-        "`poyo-ssl pretrain` and `poyo-ssl finetune` take every key below as `key=value`; `poyo-ssl show KEY` prints the",
-        "same. A dash: that command does not have the key.",
+        "`poyo-ssl pretrain` and `poyo-ssl finetune` take every key below as `key=value`; `poyo-ssl show KEY` prints",
+        "the same. A dash: that command does not have the key.",
         "",
     ]
     sections: dict[str, list[str]] = {}

@@ -2,7 +2,8 @@
 
     python docs/figures/architecture.py
 
-An arrow leads from a part to one that imports it when it is loaded (of commands: when it is called). Arrows that follow from others are left out.
+An arrow leads from a part to one that imports it when it is loaded (of commands: when they are called). Arrows that
+follow from others are left out.
 """
 
 from __future__ import annotations
@@ -92,7 +93,7 @@ def draw(needs: dict[str, set[str]]) -> plt.Figure:
     columns: dict[int, list[str]] = {}
     for part in sorted(needs):
         columns.setdefault(level[part], []).append(part)
-    figure, axes = plt.subplots(figsize=(1.75 * len(columns) + 0.5, 3.4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(1.75 * len(columns) + 0.5, 2.3), layout="constrained")
     axes.axis("off")
     place = {
         part: (column, 0.5 * (len(parts) - 1) - row + 0.16 * (column % 2))
@@ -120,7 +121,7 @@ def draw(needs: dict[str, set[str]]) -> plt.Figure:
         colour = COLOURS[level[part] % len(COLOURS)]
         box = {"boxstyle": "round,pad=0.45", "facecolor": "white", "edgecolor": colour, "lw": 1.6}
         axes.text(x, y, part, ha="center", va="center", fontsize=9, bbox=box, zorder=3)
-    axes.set(xlim=(-0.5, max(columns) + 0.5), ylim=(-1.6, 1.7))
+    axes.set(xlim=(-0.5, max(columns) + 0.5), ylim=(-1.0, 1.0))
     return figure
 
 
