@@ -14,7 +14,7 @@ from poyo_ssl_plugin import __version__
 os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
 os.environ["DOCS_EXAMPLES"] = str(Path(__file__).parents[1] / "examples")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ |= {"COLUMNS": "110", "TERM": "dumb"}
+os.environ["COLUMNS"] = "110"
 
 project = "poyo_ssl_plugin"
 author = "the authors of poyo_ssl_plugin"
@@ -54,6 +54,9 @@ autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
+# What a method of Lightning is for is in Lightning's docs, whose labels are not here.
+autodoc_inherit_docstrings = False
+autodoc_default_options = {"exclude-members": "set_score_request"}
 python_maximum_signature_line_length = 88
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False

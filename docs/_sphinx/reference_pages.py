@@ -135,7 +135,11 @@ def errors_table() -> str:
 
 
 def write_pages() -> None:
-    """Write what has changed, so that an unchanged page is not built again."""
+    """Write what has changed, so that an unchanged page is not built again, and remove pages of names that are gone."""
+    listed = {f"{module}.{name}" for module, names in public_names().items() for name in names}
+    for page in MADE.glob("api/*.rst"):
+        if page.stem not in listed:
+            page.unlink()
     for name, text in (("api.rst", api_page()), ("recipes.md", recipes_page()), ("errors.txt", errors_table())):
         path = MADE / name
         path.parent.mkdir(parents=True, exist_ok=True)
