@@ -24,7 +24,8 @@ def demo(out_dir: Path, recordings: int, seeds: int, processes: int, ray: bool) 
     """Everything on simulated recordings, from scores to a report.
 
     Pretrains on the predictable neurons of some animals, then decodes the direction of gratings from the
-    unpredictable neurons of other animals, pretrained and from scratch. Takes a few minutes on two cores.
+    unpredictable neurons of other animals: pretrained, adapted to their unlabelled time, and from scratch.
+    Takes a few minutes on two cores.
 
     \b
     Example:

@@ -49,9 +49,7 @@ def estimate(values: Sequence[float] | np.ndarray, *, bounds: tuple[float, float
         >>> str(estimate([0.5, 0.6, 0.7])), str(estimate([0.5]))
         ('0.600 [0.352, 0.848]', '0.500')
     """
-    x = np.asarray(values, dtype=float)
-    spread = Spread(float(x.var(ddof=1)) / len(x), len(x) - 1) if len(x) > 1 else None
-    return _interval(float(x.mean()), spread, len(x), bounds)
+    return Scores(np.asarray(values, dtype=float)[:, None]).estimate(bounds)
 
 
 def unit_means(values: Sequence[float], units: Sequence[Hashable]) -> list[float]:
@@ -82,11 +80,6 @@ class Spread:
 
     variance: float
     df: float
-
-    @property
-    def half_width(self) -> float:
-        """Half of the 95 % interval, by Student's t."""
-        return student(self.df) * math.sqrt(self.variance)
 
 
 @dataclass(frozen=True)
@@ -150,7 +143,11 @@ class Scores:
             >>> str(equal.estimate((0, 1)))  # equal runs do not make it sure
             '0.750 [0.000, 1.000]'
         """
-        return _interval(self.mean, self.spread, len(self.values), bounds)
+        spread, n = self.spread, len(self.values)
+        if spread is None or spread.variance <= _NOTHING:
+            return Estimate(self.mean, None, n)
+        half = student(spread.df) * math.sqrt(spread.variance)
+        return Estimate(self.mean, [float(np.clip(end, *bounds)) for end in (self.mean - half, self.mean + half)], n)
 
 
 def binomial_interval(correct: float, n: int) -> list[float]:
@@ -304,13 +301,6 @@ def _sign_flip(difference: np.ndarray) -> float:
         random_state=0,
     )
     return float(found.pvalue)
-
-
-def _interval(mean: float, spread: Spread | None, n: int, bounds: tuple[float, float]) -> Estimate:
-    if spread is None or spread.variance <= _NOTHING:
-        return Estimate(mean, None, n)
-    half = spread.half_width
-    return Estimate(mean, [float(np.clip(end, *bounds)) for end in (mean - half, mean + half)], n)
 
 
 def relative_interval(a: Scores, b: Scores) -> list[float] | None:
