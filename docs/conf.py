@@ -21,6 +21,8 @@ author = "the authors of poyo_ssl_plugin"
 copyright = f"2026, {author}"  # Sphinx's name
 version = release = __version__
 language = "en"
+# Options of commands begin with two hyphens, not with a dash.
+smartquotes = False
 
 extensions = [
     "myst_nb",

@@ -90,10 +90,10 @@ def recipes_page() -> str:
             section = key.name.partition(".")[0] if "." in key.name else ""
             values = [_default(key.defaults.get(command, "-")) for command in ("pretrain", "finetune")]
             meaning = key.meaning.replace("|", "\\|")
-            sections.setdefault(section, []).append(f"| `{key.name}` | {' | '.join(values)} | {meaning} |")
+            sections.setdefault(section, []).append(f"| `{key.name}` | {meaning} | {' | '.join(values)} |")
     for section, rows in sections.items():
         lines += [f"## {f'`{section}`' if section else 'Of the run'}", ""]
-        lines += ["| key | pretrain | finetune | meaning |", "| --- | --- | --- | --- |", *rows, ""]
+        lines += ["| key | meaning | pretrain | finetune |", "| --- | --- | --- | --- |", *rows, ""]
     lines += ["## Recipe files", "", "What each choice sets, with its comments, as installed with the package.", ""]
     for path in sorted(RECIPES.rglob("*.yaml"), key=lambda path: (path.parent != RECIPES, str(path))):
         name = path.relative_to(RECIPES)
