@@ -19,6 +19,9 @@ import torch
 import poyo_ssl_plugin
 from poyo_ssl_plugin import CalciumPOYO, Recordings
 from poyo_ssl_plugin.cli import main
+from poyo_ssl_plugin.compare.protocol import Comparison
+from poyo_ssl_plugin.compare.scale import Scaling
+from poyo_ssl_plugin.compare.settings import parse_overrides
 from poyo_ssl_plugin.compat import GENERATION, DatasetIndex, collate
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.recipe_keys import explain
@@ -118,6 +121,16 @@ def test_every_key_of_a_recipe_on_a_page_exists(command, installed):
     default = {"pretrain": None, "finetune": "drifting_gratings"}[command]
     for recipe, *overrides in asked:
         compose_recipe(command, recipe or default, [word for word in overrides if not PLACEHOLDER.search(word)])
+
+
+@pytest.mark.parametrize(
+    ("command", "settings"), [("compare", Comparison), ("reproduce", Comparison), ("scale", Scaling)]
+)
+def test_every_setting_of_a_comparison_on_a_page_exists(command, settings):
+    asked = {tuple(words) for _, (name, *words) in CALLS.values() if name == command}
+    assert asked
+    for words in asked:
+        parse_overrides([word for word in words if "=" in word and not PLACEHOLDER.search(word)], settings)
 
 
 class TestPython:
