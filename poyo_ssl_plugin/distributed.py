@@ -92,17 +92,17 @@ class ShardedSampler(Sampler[Any]):
 
     Args:
         sampler: The sampler; its randomness must be the same in all processes.
-        n_shares: How many processes there are.
+        n_shards: How many processes there are.
         index: Which of them this is.
 
     Example:
-        >>> [list(ShardedSampler(range(5), n_shares=2, index=i)) for i in range(2)]
+        >>> [list(ShardedSampler(range(5), n_shards=2, index=i)) for i in range(2)]
         [[0, 2, 4], [1, 3, 0]]
     """
 
-    def __init__(self, sampler: Any, *, n_shares: int, index: int) -> None:
+    def __init__(self, sampler: Any, *, n_shards: int, index: int) -> None:
         self.sampler = sampler
-        self.n_shares, self.index = n_shares, index
+        self.n_shards, self.index = n_shards, index
 
     @property
     def generator(self) -> torch.Generator | None:
@@ -110,20 +110,20 @@ class ShardedSampler(Sampler[Any]):
         return getattr(self.sampler, "generator", None)
 
     def __len__(self) -> int:
-        return -(-len(self.sampler) // self.n_shares)
+        return -(-len(self.sampler) // self.n_shards)
 
     def __iter__(self) -> Iterator[Any]:
         first, n = [], 0
         for sample in self.sampler:
-            if n < self.n_shares:
+            if n < self.n_shards:
                 first.append(sample)
-            if n % self.n_shares == self.index:
+            if n % self.n_shards == self.index:
                 yield sample
             n += 1
-        missing = -n % self.n_shares
+        missing = -n % self.n_shards
         # The index of what would come next, and of the repeated samples after it.
         for place in range(n, n + missing if first else n):
-            if place % self.n_shares == self.index:
+            if place % self.n_shards == self.index:
                 yield first[(place - n) % len(first)]
 
     def set_epoch(self, epoch: int) -> None:

@@ -156,3 +156,24 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     yield tmp_path
     for name in [name for name in sys.modules if name.split(".")[0] == module]:
         del sys.modules[name]
+
+
+@pytest.fixture
+def traces() -> np.ndarray:
+    """Five neurons for a minute at 10 Hz."""
+    return np.random.default_rng(0).gamma(2.0, size=(600, 5)).astype(np.float32)
+
+
+@pytest.fixture
+def trials_csv(tmp_path: Path) -> Path:
+    """Twenty trials of two seconds, three seconds apart, to the left and to the right."""
+    path = tmp_path / "trials.csv"
+    rows = [f"{3 * i},{3 * i + 2},{'lr'[i % 2]},{('train', 'valid', 'test')[(i > 9) + (i > 14)]}" for i in range(20)]
+    path.write_text("start,end,side,part\n" + "\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A folder to write to, not there yet."""
+    return tmp_path / "out"

@@ -115,8 +115,8 @@ class TestArms:
     @pytest.mark.parametrize(
         ("shared", "own", "joined"),
         [
-            (["+diet.share=0.5", "aux.weight=1"], ["++aux.weight=0"], ["+diet.share=0.5", "++aux.weight=0"]),
-            (["diet.kurtosis=20"], ["diet=all", "+diet.share=0.5"], ["diet=all", "+diet.share=0.5"]),
+            (["+diet.fraction=0.5", "aux.weight=1"], ["++aux.weight=0"], ["+diet.fraction=0.5", "++aux.weight=0"]),
+            (["diet.kurtosis=20"], ["diet=all", "+diet.fraction=0.5"], ["diet=all", "+diet.fraction=0.5"]),
         ],
     )
     def test_an_arm_s_own_overrides_win(self, shared, own, joined):
@@ -148,19 +148,19 @@ class TestDiets:
         with pytest.raises(DietError, match="both kinds"):
             make_diet(PredictabilityTable.from_rows(rows[:6]), "mixed")
 
-    def test_shares_are_nested_and_leave_every_recording_fed(self):
+    def test_fractions_are_nested_and_leave_every_recording_fed(self):
         table = self.table()
         whole = make_diet(table, "predictable")
         previous: set[str] = set()
-        for share in (0.01, 0.3, 0.6, 1.0):
-            diet = make_diet(table, "predictable", share=share)
+        for fraction in (0.01, 0.3, 0.6, 1.0):
+            diet = make_diet(table, "predictable", fraction=fraction)
             units = {unit for name in "ab" for unit in diet.units(name)}
             assert previous <= units and diet.count("a") > 0 and diet.count("b") > 0
-            assert len(diet) == sum(int(np.ceil(share * whole.count(name) - 1e-9)) for name in "ab")
+            assert len(diet) == sum(int(np.ceil(fraction * whole.count(name) - 1e-9)) for name in "ab")
             previous = units
         assert previous == {unit for name in "ab" for unit in whole.units(name)}
-        with pytest.raises(DietError, match="share must be"):
-            make_diet(table, "predictable", share=0.0)
+        with pytest.raises(DietError, match="fraction must be"):
+            make_diet(table, "predictable", fraction=0.0)
 
     def test_decoded_neurons_are_in_no_other_diet(self):
         table = self.table()

@@ -21,7 +21,7 @@ from poyo_ssl_plugin.errors import DietError, ExtensionError, PoyoSSLError, Reci
 from poyo_ssl_plugin.extensions import KINDS, extension_names, load_extension
 from poyo_ssl_plugin.objectives import LatentLayout, get_mask
 from poyo_ssl_plugin.predictability import PredictabilityTable, make_diet, statistic_names
-from poyo_ssl_plugin.predictability.statistics import make_statistic
+from poyo_ssl_plugin.predictability.registered_statistics import make_statistic
 from poyo_ssl_plugin.training import pretrain
 
 SOURCE = Path(__file__).parent / "extension_dist"
@@ -109,7 +109,7 @@ def test_unknown_names_list_what_others_offer(installed, table):
 
 def test_scoring_with_one_still_needs_no_torch(installed):
     code = (
-        "import sys; from poyo_ssl_plugin.predictability.statistics import make_statistic; "
+        "import sys; from poyo_ssl_plugin.predictability.registered_statistics import make_statistic; "
         "make_statistic('active_fraction', 3); assert 'torch' not in sys.modules"
     )
     package = Path(inspect.getfile(main.callback)).resolve().parents[1]

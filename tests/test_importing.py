@@ -5,48 +5,30 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from click.testing import Result
+from recording_files import (
+    CELLS,
+    FRAMES,
+    RATE,
+    contents,
+    main_run,
+    refused,
+    run,
+    write_caiman,
+    write_nwb,
+    write_suite2p,
+)
 
 from poyo_ssl_plugin import CalciumPOYO, PredictabilitySampler, score_dataset
-from poyo_ssl_plugin.cli.import_commands import import_recordings
-from poyo_ssl_plugin.cli.recording_commands import tasks
 from poyo_ssl_plugin.compat import Dataset, DatasetIndex
-from poyo_ssl_plugin.data import Recordings, TrialSampler, find_trials, fit_task, get_task
+from poyo_ssl_plugin.data import CountSpikes, Recordings, TrialSampler, find_trials, fit_task, get_task
 from poyo_ssl_plugin.data.check import check_recording
-from poyo_ssl_plugin.data.importing import df_over_f, read_suite2p, recording_from_arrays, save_recording
+from poyo_ssl_plugin.data.importing import df_over_f, read_caiman, read_suite2p, recording_from_arrays, save_recording
 from poyo_ssl_plugin.data.splits import PARTS, recorded_split
-from poyo_ssl_plugin.errors import OutputError, PoyoSSLError, RecordingError
+from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.recordings import merge_intervals, split_intervals
-
-RATE, FRAMES, CELLS, TRIALS = 10.0, 600, 5, 20
-
-
-@pytest.fixture
-def traces() -> np.ndarray:
-    return np.random.default_rng(0).gamma(2.0, size=(FRAMES, CELLS)).astype(np.float32)
-
-
-@pytest.fixture
-def trials_csv(tmp_path: Path) -> Path:
-    """Twenty trials of two seconds, three seconds apart, to the left and to the right."""
-    path = tmp_path / "trials.csv"
-    rows = [f"{3 * i},{3 * i + 2},{'lr'[i % 2]},{PARTS[(i > 9) + (i > 14)]}" for i in range(TRIALS)]
-    path.write_text("start,end,side,part\n" + "\n".join(rows) + "\n")
-    return path
-
-
-@pytest.fixture
-def out(tmp_path: Path) -> Path:
-    return tmp_path / "out"
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(import_recordings, [str(argument) for argument in arguments])
 
 
 def written(result: Result, out: Path, name: str = "m1"):
@@ -54,19 +36,6 @@ def written(result: Result, out: Path, name: str = "m1"):
     assert result.exception is None, result.output + repr(result.exception)
     assert [path.name for path in out.iterdir()] == [f"{name}.h5"]
     return Dataset(str(out)).get_recording(name)
-
-
-def write_suite2p(folder: Path, traces: np.ndarray, fs: object = RATE, cells: slice = slice(None)) -> Path:
-    """Files as suite2p's documentation lays them out; suite2p itself is too heavy for a test."""
-    folder.mkdir(parents=True)
-    n = traces.shape[1]
-    np.save(folder / "F.npy", 100 + 20 * traces.T)
-    np.save(folder / "Fneu.npy", np.full((n, len(traces)), 40.0, np.float32))
-    iscell = np.zeros((n, 2), np.float32)
-    iscell[cells] = 1, 0.9
-    np.save(folder / "iscell.npy", iscell)
-    np.save(folder / "ops.npy", {"nplanes": 1, "fs": fs, "tau": 1.0})
-    return folder
 
 
 class TestReaders:
@@ -111,19 +80,62 @@ class TestReaders:
 
     def test_an_nwb_without_traces(self, tmp_path, out):
         path = write_nwb(tmp_path / "mouse.nwb", None)
-        refused(run("nwb", path, "--out", out), out, "mouse.nwb: has no traces; it has no RoiResponseSeries")
+        refused(
+            run("nwb", path, "--out", out),
+            out,
+            "mouse.nwb: has no traces; it has neither a RoiResponseSeries nor units",
+        )
+
+    def test_units_of_an_nwb(self, tmp_path, out):
+        """Spikes become a recording that is scored, and counted for the models, with field=spikes."""
+        rng = np.random.default_rng(0)
+        spikes = [np.sort(rng.uniform(0.4, 60, n)) for n in (400, 0, 300)]
+        path = write_nwb(tmp_path / "mouse.nwb", None, spikes=spikes)
+        data = written(run("nwb", path, "--out", out, "--recording", "m1"), out)
+        assert data.units.id.astype(str).tolist() == ["m1/0", "m1/1", "m1/2"]
+        for unit, times in enumerate(spikes):
+            np.testing.assert_array_equal(data.spikes.timestamps[data.spikes.unit_index == unit], times)
+        assert data.trials.side.tolist() == ["l", "r"] * 10
+        table = score_dataset(Recordings(out), field="spikes")
+        assert table["status"].tolist() == ["ok", "constant", "ok"]
+        window = Recordings(out, fields=["spikes"])[DatasetIndex("m1", 3.0, 5.0)]
+        counts = CountSpikes(0.1)(window).calcium_traces.df_over_f
+        expected = [((times >= 3) & (times < 5)).sum() for times in spikes]
+        assert counts.shape == (20, 3) and counts.sum(axis=0).tolist() == expected
+        late = tmp_path / "late.csv"
+        late.write_text("start,end\n1,2\n70,71\n")
+        refused(
+            run("nwb", path, "--out", out, "--recording", "m2", "--trials", late),
+            out,
+            "'end', row 3",
+            before=contents(out),
+        )
 
     @pytest.mark.parametrize("accepted", [[0, 2], None])
     def test_caiman(self, tmp_path, out, traces, accepted):
-        """Groups as CaImAn's save_dict_to_hdf5 writes them; CaImAn itself is too heavy for a test."""
-        with h5py.File(tmp_path / "cnm.hdf5", "w") as file:
-            file["estimates/F_dff"], file["estimates/C"] = traces.T, traces.T
-            file["estimates/idx_components"] = "NoneType" if accepted is None else np.array(accepted)
-            file["params/data/fr"] = RATE
-        data = written(run("caiman", tmp_path / "cnm.hdf5", "--out", out, "--recording", "m1"), out)
+        path = write_caiman(tmp_path / "cnm.hdf5", traces, accepted)
+        data = written(run("caiman", path, "--out", out, "--recording", "m1"), out)
         rows = accepted or list(range(CELLS))
         np.testing.assert_array_equal(data.calcium_traces.df_over_f, traces[:, rows])
         assert data.rois.id.astype(str).tolist() == [f"m1/{row}" for row in rows]
+
+    def test_roiextractors_reads_the_same(self, tmp_path, traces):
+        """A reader that others keep finds in these files the cells, traces and rates that ours find."""
+        roiextractors = pytest.importorskip("roiextractors")
+        folder = write_suite2p(tmp_path / "suite2p" / "plane0", traces, RATE, slice(1, 4)).parent
+        theirs, ours = roiextractors.Suite2pSegmentationExtractor(folder_path=folder), read_suite2p(folder)
+        cells = np.flatnonzero(theirs.get_property("iscell", theirs.get_roi_ids()))
+        assert ours.unit_ids.tolist() == [f"plane0_{cell}" for cell in cells] and ours.rate == RATE
+        assert theirs.get_sampling_frequency() == RATE
+        raw, neuropil = (theirs.get_traces(name=name)[:, cells] for name in ("raw", "neuropil"))
+        np.testing.assert_array_equal(ours.values, df_over_f(raw, neuropil, RATE))
+
+        path = write_caiman(tmp_path / "cnm.hdf5", traces, [0, 2])
+        theirs, ours = roiextractors.CaimanSegmentationExtractor(path), read_caiman(path)
+        accepted = np.flatnonzero(theirs.get_property("is_accepted", theirs.get_roi_ids()))
+        assert ours.unit_ids.astype(int).tolist() == accepted.tolist()
+        np.testing.assert_array_equal(ours.values, theirs.get_traces(name="dff")[:, accepted])
+        assert ours.rate == theirs.get_sampling_frequency()
 
     def test_arrays_with_everything_beside(self, tmp_path, out, traces, trials_csv):
         np.save(tmp_path / "dff.npy", traces)
@@ -134,7 +146,7 @@ class TestReaders:
         data = written(result, out)
         assert data.subject.id == "s" and data.subject.cre_line == "Cux2"
         np.testing.assert_array_equal(data.running.speed[:8], [0, 1, 2, 3, 4, 5, 6, 0])
-        refused(run("arrays", tmp_path / "dff.npy", *common), None, "is there already")
+        refused(run("arrays", tmp_path / "dff.npy", *common), out, "is there already", before=contents(out))
         assert run("arrays", tmp_path / "dff.npy", *common, "--force").exit_code == 0
 
     def test_trials_that_were_cut_out(self, tmp_path, out, traces):
@@ -173,45 +185,6 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f") -> Path:
-    """A file written by pynwb."""
-    pynwb = pytest.importorskip("pynwb")
-    from datetime import datetime, timezone
-
-    from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel
-
-    file = pynwb.NWBFile("test", "test", datetime(2020, 1, 1, tzinfo=timezone.utc))
-    if traces is not None:
-        device = file.create_device("microscope")
-        channel = OpticalChannel(name="channel", description="green", emission_lambda=510.0)
-        plane = file.create_imaging_plane(
-            name="plane", optical_channel=channel, description="", device=device, excitation_lambda=900.0,
-            imaging_rate=RATE, indicator="GCaMP6f", location="VISp",
-        )  # fmt: skip
-        ophys = file.create_processing_module("ophys", "ophys")
-        segmentation = ImageSegmentation()
-        ophys.add(segmentation)
-        cells = segmentation.create_plane_segmentation("cells", plane)
-        for _ in range(CELLS):
-            cells.add_roi(pixel_mask=[(0, 0, 1.0)])
-        region = cells.create_roi_table_region("all", region=list(range(CELLS)))
-        container = DfOverF() if kind == "df_over_f" else Fluorescence()
-        ophys.add(container)
-        clock = {"rois": region, "unit": "a.u."}
-        if kind == "df_over_f":
-            container.create_roi_response_series("traces", traces, rate=RATE, starting_time=0.5, **clock)
-        else:
-            times = 0.5 + np.arange(len(traces)) / RATE
-            container.create_roi_response_series("traces", 100 + traces, timestamps=times, **clock)
-            container.create_roi_response_series("Neuropil", np.full_like(traces, 40), timestamps=times, **clock)
-        file.add_trial_column("side", "where to")
-        for i in range(TRIALS):
-            file.add_trial(start_time=3.0 * i + 0.5, stop_time=3.0 * i + 2.5, side="lr"[i % 2])
-    with pynwb.NWBHDF5IO(str(path), "w") as io:
-        io.write(file)
-    return path
-
-
 class TestResult:
     """What is imported goes through the rest of the package."""
 
@@ -246,7 +219,7 @@ class TestResult:
         assert window.units.id.tolist() == [f"a/{i}" for i in range(CELLS)]
 
     def test_the_command_tasks_says_what_to_write(self, folder):
-        said = CliRunner().invoke(tasks, [str(folder)]).output
+        said = main_run("tasks", folder).output
         assert "task={name: side, source: trials, label: side}" in said.replace("'", "")
         assert "task={name: speed, source: running, label: speed, kind: regression}" in said.replace("'", "")
 
@@ -270,110 +243,6 @@ class TestSplits:
     def test_time_is_cut_where_there_are_no_trials(self, traces):
         data = recording_from_arrays(traces, recording="m1", sampling_rate=RATE, split="blocks:2")
         assert split_intervals(data, "test").round(6).tolist() == [[24.0, 30.0], [54.0, 60.0]]
-
-
-def refused(result: Result, out: Path | None, message: str = "") -> None:
-    """One sentence, and nothing written. (``poyo-ssl`` prints it and exits with 2.)"""
-    error = result.exception
-    assert isinstance(error, PoyoSSLError), result.output + repr(error)
-    assert message in str(error) and "\n" not in str(error) and 10 < len(str(error)) < 700
-    assert out is None or not out.exists() or not list(out.iterdir())
-
-
-# Each takes a valid row of TRIALS.csv (start, end, side, part) and makes it wrong in a way drawn at random.
-BAD_VALUES = {
-    "start": st.sampled_from(["", "nan", "x", "inf", "-5", "1e9", "0x1"]),
-    "end": st.sampled_from(["", "NaN", "later", "-inf", "0", "100000", "1e308"]),
-    "side": st.sampled_from(["", "nan", "NA", "None"]),
-    "part": st.sampled_from(["", "training", "tset", "1"]),
-}
-
-
-class TestBadInput:
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(data=st.data())
-    def test_a_wrong_value_is_named_by_file_column_and_row(self, tmp_path, out, traces, trials_csv, data):
-        np.save(tmp_path / "dff.npy", traces)
-        lines = [line.split(",") for line in trials_csv.read_text().split()]
-        row = data.draw(st.integers(1, TRIALS))
-        column = data.draw(st.sampled_from(sorted(BAD_VALUES)))
-        lines[row][lines[0].index(column)] = data.draw(BAD_VALUES[column])
-        bad = tmp_path / "bad.csv"
-        bad.write_text("\n".join(",".join(line) for line in lines))
-        common = ["--sampling-rate", RATE, "--out", out, "--split", "part"]
-        result = run("arrays", tmp_path / "dff.npy", *common, "--trials", bad)
-        refused(result, out, f"{bad}: column '")
-        # A start that is after its end is seen at the end; one that moves can make its neighbour overlap.
-        assert re.search(f"'({column}|end)', row {row + 1}: ", str(result.exception)) or "overlap" in str(
-            result.exception
-        )
-
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(data=st.data())
-    def test_what_does_not_fit_together_is_refused(self, tmp_path, out, traces, data):
-        kind = data.draw(
-            st.sampled_from(["axes", "rate", "scale", "overlap", "split", "id", "file", "series", "column"])
-        )
-        n, t = data.draw(st.integers(2, 9)), data.draw(st.integers(40, 80))
-        values = np.ones((t, n))
-        rate, split, name = "10", "0.7,0.1,0.2", "m1"
-        start = np.linspace(0, t / 10 - 1, 6)
-        trials = np.stack([start, start + 0.3], axis=1)
-        header, extra = "start,end", []
-        if kind == "axes":
-            values = values.T
-        elif kind == "rate":
-            rate = data.draw(st.sampled_from(["0.1", "0", "-3", "nan", "inf", "1e5", "100"]))
-        elif kind == "scale":
-            trials *= data.draw(st.sampled_from([1000.0, 60.0, 2.0]))
-        elif kind == "overlap":
-            trials[data.draw(st.integers(0, 4)), 1] += 50 / len(trials) * data.draw(st.floats(0.2, 0.5))
-        elif kind == "split":
-            split = data.draw(
-                st.sampled_from(["0.5,0.5", "1,0,0", "0.9,0.9,0.1", "nan,0,1", "blocks:0", "x,y,z", "-1,1,1", "turn"])
-            )
-        elif kind == "id":
-            name = data.draw(st.sampled_from(["../x", "a/b", "a b", ".hidden", "ü", "-"]))
-        elif kind == "column":
-            header = data.draw(st.sampled_from(["start,stop", "start,start", "start", "on,off", "start,end,side", ""]))
-        elif kind == "series":
-            good = data.draw(st.sampled_from(["1,1", "0,0\n0,1", "0,x\n1,y", "900,0\n901,1", "0,inf\n1,0", "", "0"]))
-            (tmp_path / "s.csv").write_text(f"time,speed\n{good}\n")
-            extra = [
-                "--series",
-                data.draw(st.sampled_from(["running=", "domain=", "=", "a b="])) + str(tmp_path / "s.csv"),
-            ]
-        np.save(tmp_path / "x.npy", values)
-        if kind == "file":
-            (tmp_path / "x.npy").write_bytes(data.draw(st.binary(max_size=64)))
-        rows = "\n".join(",".join(f"{value:.4f}" for value in row) for row in trials)
-        (tmp_path / "t.csv").write_text(f"{header}\n{rows}\n")
-        common = ["--sampling-rate", rate, "--out", out, "--recording", name, "--split", split, *extra]
-        refused(run("arrays", tmp_path / "x.npy", *common, "--trials", tmp_path / "t.csv"), out)
-
-    def test_ids_that_repeat(self, traces):
-        with pytest.raises(RecordingError, match="unit id 'a' occurs twice"):
-            recording_from_arrays(traces, recording="m1", sampling_rate=RATE, unit_ids=list("aabcd"))
-
-    def test_a_file_stays_when_another_is_refused(self, traces, out):
-        data = recording_from_arrays(traces, recording="m1", sampling_rate=RATE)
-        before = save_recording(data, out).read_bytes()
-        with pytest.raises(OutputError, match="is there already"):
-            save_recording(data, out)
-        assert (out / "m1.h5").read_bytes() == before and len(list(out.iterdir())) == 1
-
-    def test_damaged_files_of_each_kind(self, tmp_path, out, traces):
-        folder = write_suite2p(tmp_path / "plane0", traces)
-        np.save(folder / "iscell.npy", np.ones((2, CELLS)))
-        refused(run("suite2p", folder, "--out", out), out, "iscell.npy: has shape (2, 5) for 5 ROIs")
-        (tmp_path / "bad.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + b"0" * 100)
-        for command in ("nwb", "caiman"):
-            refused(run(command, tmp_path / "bad.h5", "--out", out), out, "bad.h5: cannot be read as")
-            refused(run(command, tmp_path / "none.h5", "--out", out), out, "no such file")
-        with h5py.File(tmp_path / "c.h5", "w") as file:
-            file["estimates/C"] = traces.T
-        refused(run("caiman", tmp_path / "c.h5", "--out", out), out, "run estimates.detrend_df_f()")
-        refused(run("suite2p", tmp_path, "--out", out), out, "iscell.npy")
 
 
 def test_the_snippets_of_the_docs_run(tmp_path, monkeypatch, capsys):

@@ -6,6 +6,7 @@ from scipy import stats
 
 from poyo_ssl_plugin.errors import PoyoSSLError
 from poyo_ssl_plugin.predictability import Moments, skewness_kurtosis
+from poyo_ssl_plugin.predictability.moments import _block_elements
 
 RTOL = 1e-9
 
@@ -119,3 +120,10 @@ def test_real_traces(real_data):
         raster = file["raster"][:40].T
     assert_like_scipy(raster)
     assert_like_scipy(raster + 1e6, reference=raster.astype(float))
+
+
+@pytest.mark.parametrize(("size", "elements"), [("2048K", 32_768), ("512K", 16_384), ("32K", 8_192), ("?", 32_768)])
+def test_blocks_fit_into_the_second_level_cache(tmp_path, size, elements):
+    path = tmp_path / "size"
+    path.write_text(f"{size}\n")
+    assert _block_elements(path) == elements

@@ -19,7 +19,7 @@ from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.splits import recorded_split
 from poyo_ssl_plugin.errors import RecordingError, RegistrationError
-from poyo_ssl_plugin.pipelines.allen_brain_observatory import movie, paper, stock
+from poyo_ssl_plugin.pipelines.allen_brain_observatory import paper, stimulus_movie, stock
 from poyo_ssl_plugin.predictability import diet
 from poyo_ssl_plugin.register import PIPELINE, PIPELINE_DIR, register_pipeline, registration, unregister_pipeline
 from poyo_ssl_plugin.simulation import CRE_LINES, FRAMES_FILE
@@ -46,15 +46,15 @@ class TestHalves:
 class TestSplit:
     @given(st.integers(3, 900))
     def test_every_part_has_its_share_and_at_least_one(self, n: int):
-        edges = np.array(paper.cuts(n, paper.GRATINGS_SHARES))
+        edges = np.array(paper.cuts(n, paper.GRATINGS_FRACTIONS))
         assert edges[0] == 0 and edges[-1] == n
         assert (np.diff(edges) >= 1).all()
-        assert np.abs(np.diff(edges) - np.array(paper.GRATINGS_SHARES) * n).max() <= 2
+        assert np.abs(np.diff(edges) - np.array(paper.GRATINGS_FRACTIONS) * n).max() <= 2
 
     def test_an_epoch_that_broke_off_is_for_training(self):
         epoch = np.array([0, 0, 0, 0, 1])
         start = 3.0 * np.arange(5)
-        parts = paper.split_items(start, start + 2, epoch, paper.GRATINGS_SHARES, per_epoch=True)
+        parts = paper.split_items(start, start + 2, epoch, paper.GRATINGS_FRACTIONS, per_epoch=True)
         assert parts["train"].tolist() == [[0, 5], [12, 14]]
         assert [len(parts[part]) for part in ("valid", "test")] == [1, 1]
 
@@ -62,7 +62,7 @@ class TestSplit:
     def test_every_presentation_is_in_one_part_and_none_is_cut(self, sizes: list[int], per_epoch: bool):
         epoch = np.repeat(np.arange(len(sizes)), sizes)
         start = 3.0 * np.arange(len(epoch)) + 100.0 * epoch
-        parts = paper.split_items(start, start + 2, epoch, paper.GRATINGS_SHARES, per_epoch=per_epoch)
+        parts = paper.split_items(start, start + 2, epoch, paper.GRATINGS_FRACTIONS, per_epoch=per_epoch)
         inside = {
             part: ((start[:, None] >= times[:, 0]) & (start[:, None] + 2 <= times[:, 1])).any(axis=1)
             for part, times in parts.items()
@@ -72,7 +72,7 @@ class TestSplit:
             assert (times[1:, 0] > times[:-1, 1]).all()
         groups = [epoch == number for number in range(len(sizes))] if per_epoch else [epoch >= 0]
         for group in groups:
-            edges = np.diff(paper.cuts(int(group.sum()), paper.GRATINGS_SHARES))
+            edges = np.diff(paper.cuts(int(group.sum()), paper.GRATINGS_FRACTIONS))
             assert [int(inside[part][group].sum()) for part in paper.PARTS] == edges.tolist()
             # In the order of time: nothing is trained on after what it is tested on.
             first, last = start[group & inside["test"]].min(), start[group & inside["train"]].max()
@@ -113,57 +113,59 @@ class TestMovie:
     def test_whole_blocks_are_averaged(self):
         frames = np.random.default_rng(0).integers(0, 256, (5, 12, 20), dtype=np.uint8)
         mean = frames.reshape(5, 4, 3, 5, 4).mean(axis=(2, 4))
-        assert np.abs(movie.resize_frames(frames, (4, 5)) - mean).max() <= 0.51
+        assert np.abs(stimulus_movie.resize_frames(frames, (4, 5)) - mean).max() <= 0.51
 
     @given(st.integers(1, 64), st.integers(1, 96))
     def test_grey_stays_grey_at_any_size(self, height: int, width: int):
         frames = np.full((1, 64, 96), 137, np.uint8)
-        assert (movie.resize_frames(frames, (height, width)) == 137).all()
+        assert (stimulus_movie.resize_frames(frames, (height, width)) == 137).all()
 
     def test_mean_brightness_is_kept_where_blocks_are_not_whole(self):
         frames = np.random.default_rng(1).integers(0, 256, (3, 304, 608), dtype=np.uint8)
-        small = movie.resize_frames(frames, (64, 128))
+        small = stimulus_movie.resize_frames(frames, (64, 128))
         assert small.shape == (3, 64, 128) and small.dtype == np.uint8
         np.testing.assert_allclose(small.mean(axis=(1, 2)), frames.mean(axis=(1, 2)), atol=0.1)
 
     def test_frames_are_not_enlarged(self):
         with pytest.raises(ValueError, match="smaller size"):
-            movie.resize_frames(np.zeros((1, 8, 8), np.uint8), (16, 8))
+            stimulus_movie.resize_frames(np.zeros((1, 8, 8), np.uint8), (16, 8))
 
     def test_what_is_no_movie_is_refused(self):
         with pytest.raises(ValueError, match="uint8"):
-            movie.resize_frames(np.zeros((1, 8, 8)), (4, 4))
+            stimulus_movie.resize_frames(np.zeros((1, 8, 8)), (4, 4))
 
     def test_frames_are_written_once(self, tmp_path: Path):
-        path = tmp_path / movie.FRAMES_FILE
+        path = tmp_path / stimulus_movie.FRAMES_FILE
         frames = np.random.default_rng(0).integers(0, 256, (7, 16, 32), dtype=np.uint8)
-        assert movie.store_movie(path, (8, 16), lambda: frames)
+        assert stimulus_movie.store_movie(path, (8, 16), lambda: frames)
         before = path.stat()
-        assert not movie.store_movie(path, (8, 16), lambda: pytest.fail("read again"))
+        assert not stimulus_movie.store_movie(path, (8, 16), lambda: pytest.fail("read again"))
         assert path.stat().st_mtime_ns == before.st_mtime_ns
         with np.load(path, allow_pickle=False) as file:
             assert file["image"].shape == (7, 8, 16) and file["frame"].tolist() == list(range(7))
-        assert [entry.name for entry in tmp_path.iterdir()] == [movie.FRAMES_FILE]
+        assert [entry.name for entry in tmp_path.iterdir()] == [stimulus_movie.FRAMES_FILE]
 
     def test_frames_of_another_size_are_not_overwritten(self, tmp_path: Path):
-        path = tmp_path / movie.FRAMES_FILE
+        path = tmp_path / stimulus_movie.FRAMES_FILE
         frames = np.zeros((2, 16, 32), np.uint8)
-        movie.store_movie(path, (8, 16), lambda: frames)
+        stimulus_movie.store_movie(path, (8, 16), lambda: frames)
         with pytest.raises(ValueError, match="--movie-size 8x16"):
-            movie.store_movie(path, (4, 8), lambda: frames)
+            stimulus_movie.store_movie(path, (4, 8), lambda: frames)
 
     def test_a_failed_write_leaves_nothing(self, tmp_path: Path):
         with pytest.raises(ValueError):
-            movie.store_movie(tmp_path / movie.FRAMES_FILE, (99, 99), lambda: np.zeros((2, 16, 32), np.uint8))
+            stimulus_movie.store_movie(
+                tmp_path / stimulus_movie.FRAMES_FILE, (99, 99), lambda: np.zeros((2, 16, 32), np.uint8)
+            )
         assert list(tmp_path.iterdir()) == []
 
     def test_the_file_is_named_as_that_of_simulated_recordings(self):
-        assert movie.FRAMES_FILE == FRAMES_FILE
+        assert stimulus_movie.FRAMES_FILE == FRAMES_FILE
 
     @pytest.mark.parametrize("text", ["64", "64x", "x128", "64*128", "0x128", "-1x3"])
     def test_a_wrong_size_says_what_a_size_is(self, text: str):
         with pytest.raises(ValueError, match="HEIGHTxWIDTH"):
-            movie.parse_size(text)
+            stimulus_movie.parse_size(text)
 
 
 class TestRegister:
@@ -273,7 +275,7 @@ def test_the_pipeline_needs_nothing_of_this_package_outside_its_folder():
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]);"
         "sys.modules['poyo_ssl_plugin'] = None; sys.modules['torch'] = None;"
-        "from allen_brain_observatory import movie, paper, stock; stock.pipelines_dir()"
+        "from allen_brain_observatory import paper, stimulus_movie, stock; stock.pipelines_dir()"
     )
     subprocess.run([sys.executable, "-c", code, str(PIPELINE_DIR.parent)], check=True, cwd=PIPELINE_DIR.anchor)
     text = (PIPELINE_DIR / "pipeline.py").read_text(encoding="utf-8")

@@ -30,7 +30,7 @@ from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.compat import GENERATION
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.splits import recorded_split
-from poyo_ssl_plugin.pipelines.allen_brain_observatory import movie, paper, stock
+from poyo_ssl_plugin.pipelines.allen_brain_observatory import paper, stimulus_movie, stock
 from poyo_ssl_plugin.recordings import intersect_intervals
 from poyo_ssl_plugin.register import PIPELINE, PIPELINE_DIR
 
@@ -178,9 +178,9 @@ def test_the_split_is_the_papers(prepared: Path):
         assert len(intersect_intervals(times[one], times[other])) == 0
     gratings, film = data.drifting_gratings, data.natural_movie_one
     epochs = len(data.drifting_gratings_domain)
-    for part, share in zip(paper.PARTS, paper.GRATINGS_SHARES, strict=True):
+    for part, fraction in zip(paper.PARTS, paper.GRATINGS_FRACTIONS, strict=True):
         n = _inside(gratings.start, gratings.end, times[part])
-        assert abs(n - share * len(gratings)) <= 2 * epochs, part
+        assert abs(n - fraction * len(gratings)) <= 2 * epochs, part
     start, end = paper.movie_repeats(film.start, film.end, film.repeat)
     n_repeats = len(start)
     assert [_inside(start, end, times[part]) for part in paper.PARTS] == [n_repeats - 2, 1, 1]
@@ -189,13 +189,13 @@ def test_the_split_is_the_papers(prepared: Path):
 
 
 def test_the_movie_is_stored_once_and_small(prepared: Path):
-    with np.load(prepared / movie.FRAMES_FILE, allow_pickle=False) as file:
+    with np.load(prepared / stimulus_movie.FRAMES_FILE, allow_pickle=False) as file:
         assert file["image"].shape == (900, 64, 128) and file["image"].dtype == np.uint8
         assert (file["image"] == (np.arange(900) % 256)[:, None, None]).all()
         assert file["frame"].tolist() == list(range(900))
     assert sorted(path.name for path in prepared.iterdir() if path.is_file()) == [
         f"{SESSION}.h5",
-        movie.FRAMES_FILE,
+        stimulus_movie.FRAMES_FILE,
     ]
 
 

@@ -87,7 +87,7 @@ class TestPoints:
 
     def test_diets_share_the_runs_from_scratch(self, sim_dir, tmp_path):
         points = make_points(self.scaling(sim_dir, tmp_path, axis="diet", values=(0.5, 1.0)))
-        assert [c.pretrain for _, c in points] == [("+diet.share=0.5",), ("+diet.share=1.0",)]
+        assert [c.pretrain for _, c in points] == [("++diet.fraction=0.5",), ("++diet.fraction=1.0",)]
         assert len({c.scratch_dir for _, c in points}) == 1 and len({c.out_dir for _, c in points}) == 2
 
     def test_fewer_recordings_are_part_of_more(self, sim_dir, tmp_path):

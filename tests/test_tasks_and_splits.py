@@ -308,8 +308,10 @@ class TestDeclaredTasks:
 
 
 def test_unknown_task():
-    with pytest.raises(RecipeError, match="unknown task 'gratings'; there are drifting_gratings"):
+    with pytest.raises(RecipeError, match="unknown task 'gratings'; there are drifting_gratings.*natural_movie_frames"):
         get_task("gratings")
+    with pytest.raises(RecipeError, match="has no labels; give it to 'finetune --recipe natural_movie_frames'"):
+        get_task("natural_movie_frames")
 
 
 class TestSplits:

@@ -41,15 +41,15 @@ def processes(sim_dir, table_path, folder) -> list[dict[str, Any]]:
     return [torch.load(folder / f"process{i}.pt", weights_only=False) for i in range(2)]
 
 
-@pytest.mark.parametrize("n_shares", [1, 2, 3, 7])
+@pytest.mark.parametrize("n_shards", [1, 2, 3, 7])
 @pytest.mark.parametrize("n", [0, 1, 5, 14])
-def test_shares_are_the_sampler_without_overlap_or_loss(n, n_shares):
-    shares = [ShardedSampler(range(n), n_shares=n_shares, index=i) for i in range(n_shares)]
+def test_shares_are_the_sampler_without_overlap_or_loss(n, n_shards):
+    shares = [ShardedSampler(range(n), n_shards=n_shards, index=i) for i in range(n_shards)]
     lists = [list(share) for share in shares]
     assert all(len(share) == len(of) for share, of in zip(shares, lists, strict=True))
     together_ = [of[k] for k in range(len(lists[0])) for of in lists]
     # In the sampler's order, then as many of its first again as it takes to come out even.
-    assert together_[:n] == list(range(n)) and len(together_) - n < n_shares
+    assert together_[:n] == list(range(n)) and len(together_) - n < n_shards
     assert together_[n:] == [k % n for k in range(len(together_) - n)]
 
 
@@ -103,9 +103,9 @@ def test_all_stop_when_one_is_told_to(processes, folder):
 def test_another_number_of_processes_goes_on_at_the_same_window():
     numbers = torch.arange(24)
 
-    def loader(n_shares: int) -> ResumableLoader:
+    def loader(n_shards: int) -> ResumableLoader:
         sampler = RandomSampler(numbers, generator=torch.Generator().manual_seed(1))
-        return ResumableLoader(numbers, sampler=ShardedSampler(sampler, n_shares=n_shares, index=0), batch_size=2)
+        return ResumableLoader(numbers, sampler=ShardedSampler(sampler, n_shards=n_shards, index=0), batch_size=2)
 
     order = torch.cat(list(loader(1))).tolist()
     of_two = loader(2)

@@ -12,7 +12,7 @@ from poyo_ssl_plugin.cli.terminal import say
 from poyo_ssl_plugin.errors import RecordingError
 
 if TYPE_CHECKING:
-    from poyo_ssl_plugin.data.importing import Traces
+    from poyo_ssl_plugin.data.importing import Spikes, Traces
 
 _path: Any = click.Path(path_type=Path)
 _OPTIONS = [
@@ -75,7 +75,10 @@ def suite2p(folder: Path, sampling_rate: float | None, **options: Any) -> None:
 @click.option("--traces", help="Name of the RoiResponseSeries, where there are several.")
 @_common
 def nwb(file: Path, sampling_rate: float | None, traces: str | None, **options: Any) -> None:
-    """ROI traces and trials of an NWB FILE. --trials replaces its own trials."""
+    """ROI traces, else spikes of units, and trials of an NWB FILE. --trials replaces its own trials.
+
+    Spikes are read by the other commands with --field spikes and data.field=spikes.
+    """
     from poyo_ssl_plugin.data.importing import read_nwb
 
     _save(file, read_nwb(file, sampling_rate=sampling_rate, series=traces), **options)
@@ -116,7 +119,7 @@ def arrays(
 
 def _save(
     source: Path,
-    traces: Traces,
+    activity: Traces | Spikes,
     *,
     out: Path,
     trials: Path | None,
@@ -127,25 +130,30 @@ def _save(
     cre_line: str,
     force: bool,
 ) -> None:
-    from poyo_ssl_plugin.data.importing import read_table, recording_from_arrays, save_recording
+    from poyo_ssl_plugin.data import importing
 
     files = dict(_named(text) for text in series)
-    data = recording_from_arrays(
-        traces.values,
-        recording=recording or _default_id(source),
-        sampling_rate=traces.rate,
-        trials=traces.trials if trials is None else read_table(trials),
-        series={name: read_table(file) for name, file in files.items()},
-        split=split,
-        unit_ids=traces.unit_ids,
-        subject=subject,
-        cre_line=cre_line,
-        start=traces.start,
-    )
-    path = save_recording(data, out, overwrite=force)
+    common: dict[str, Any] = {
+        "recording": recording or _default_id(source),
+        "unit_ids": activity.unit_ids,
+        "trials": activity.trials if trials is None else importing.read_table(trials),
+        "series": {name: importing.read_table(file) for name, file in files.items()},
+        "split": split,
+        "subject": subject,
+        "cre_line": cre_line,
+    }
+    if isinstance(activity, importing.Traces):
+        data = importing.recording_from_arrays(
+            activity.values, sampling_rate=activity.rate, start=activity.start, **common
+        )
+        clock = f"at {activity.rate:g} Hz"
+    else:
+        data = importing.recording_from_spikes(activity.times, activity.unit_index, **common)
+        clock = f"with {len(activity.times)} spikes"
+    path = importing.save_recording(data, out, overwrite=force)
     minutes = float((data.domain.end - data.domain.start).sum()) / 60
     n_trials = len(data.trials) if "trials" in data.keys() else 0
-    say(f"wrote {path}: {len(data.rois)} neurons, {minutes:.1f} min at {traces.rate:g} Hz, {n_trials} trials")
+    say(f"wrote {path}: {len(activity.unit_ids)} neurons, {minutes:.1f} min {clock}, {n_trials} trials")
     say(f"next: poyo-ssl check {out}")
 
 

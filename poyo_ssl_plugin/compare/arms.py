@@ -125,7 +125,7 @@ def get_arm(arm: str | Mapping[str, Any]) -> Arm:
     Example:
         >>> get_arm("reverse").pretrain
         ('diet=unpredictable',)
-        >>> get_arm({"name": "best_half", "pretrain": ["diet=all", "+diet.share=0.5"]}).title
+        >>> get_arm({"name": "best_half", "pretrain": ["diet=all", "+diet.fraction=0.5"]}).title
         'best_half'
     """
     if isinstance(arm, Mapping):
@@ -165,7 +165,7 @@ def join_overrides(shared: Sequence[str], own: Sequence[str]) -> list[str]:
     if "diet" in values:
         path = plugin_dir() / "diet" / f"{values['diet']}.yaml"
         known = path.read_text(encoding="utf-8") if path.is_file() else ""
-        options = {key for key in map(_key, shared) if key.startswith("diet.") and key != "diet.share"}
+        options = {key for key in map(_key, shared) if key.startswith("diet.") and key != "diet.fraction"}
         foreign = {key for key in options if f"{key[5:]}:" not in known}
     kept = [text for text in shared if _key(text) not in values and _key(text) not in foreign]
     return [*kept, *own]

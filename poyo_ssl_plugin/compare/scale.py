@@ -178,7 +178,7 @@ def _at_model(scaling: Scaling, value: Any) -> dict[str, Any]:
 def _at_diet(scaling: Scaling, value: Any) -> dict[str, Any]:
     _check_fraction("diet", value)
     shared = str(Path(scaling.out_dir, "scratch"))
-    return {"pretrain": (*scaling.pretrain, f"+diet.share={float(value)}"), "scratch_dir": shared}
+    return {"pretrain": (*scaling.pretrain, f"++diet.fraction={float(value)}"), "scratch_dir": shared}
 
 
 def _at_recordings(scaling: Scaling, value: Any) -> dict[str, Any]:

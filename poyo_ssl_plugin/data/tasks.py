@@ -174,6 +174,10 @@ TASKS: dict[str, Task] = {
 }
 
 
+# Frames of a movie are no labels: fine-tuning and comparisons know this task, all else does not.
+FRAMES = "natural_movie_frames"
+
+
 def get_task(task: str | Mapping[str, Any] | Task) -> Task:
     """A task by name, or one declared as ``{name, source, label, kind}``.
 
@@ -203,9 +207,11 @@ def get_task(task: str | Mapping[str, Any] | Task) -> Task:
         return TASKS[task]
     extension = load_extension("tasks", task) if isinstance(task, str) else None
     if extension is None:
+        if task == FRAMES:
+            raise RecipeError(f"task {FRAMES!r} has no labels; give it to 'finetune --recipe {FRAMES}' or to 'compare'")
         raise RecipeError(
-            f"unknown task {task!r}; there are {', '.join([*TASKS, *extension_names('tasks')])}, or declare one as "
-            "task={name: NAME, source: INTERVALS, label: COLUMN}"
+            f"unknown task {task!r}; there are {', '.join([*TASKS, FRAMES, *extension_names('tasks')])}, or declare "
+            "one as task={name: NAME, source: INTERVALS, label: COLUMN}"
         )
     return get_task(extension())
 

@@ -10,15 +10,13 @@ from typing import Any, Literal
 import h5py
 import numpy as np
 
-from poyo_ssl_plugin.data.tasks import Task
+from poyo_ssl_plugin.data.tasks import FRAMES, Task
 from poyo_ssl_plugin.data.trials import Trials
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.recordings import recording_id
 
 # Every presentation of a frame is a trial of its own, labelled with the number of the frame.
-FRAMES_TASK = Task(
-    "natural_movie_frames", source="natural_movie_one", label="frame", kind="frames", classes=tuple(range(900))
-)
+FRAMES_TASK = Task(FRAMES, source="natural_movie_one", label="frame", kind="frames", classes=tuple(range(900)))
 FRAMES_STEM = "natural_movie_one_frames"
 
 

@@ -8,13 +8,13 @@ from poyo_ssl_plugin.predictability.diet import (
     unpredictability,
 )
 from poyo_ssl_plugin.predictability.moments import Moments, skewness_kurtosis
-from poyo_ssl_plugin.predictability.rules import configured_diet, doubt, fed_recordings, make_diet
-from poyo_ssl_plugin.predictability.score import score_dataset
-from poyo_ssl_plugin.predictability.statistics import (
+from poyo_ssl_plugin.predictability.registered_statistics import (
     register_statistic,
     statistic_names,
     unregister_statistic,
 )
+from poyo_ssl_plugin.predictability.rules import configured_diet, doubt, fed_recordings, make_diet
+from poyo_ssl_plugin.predictability.score import score_dataset
 from poyo_ssl_plugin.predictability.table import PredictabilityTable
 
 __all__ = [

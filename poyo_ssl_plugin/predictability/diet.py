@@ -119,11 +119,11 @@ class Diet:
     @classmethod
     @_of_table
     def from_quantile(cls, table: PredictabilityTable, quantile: float = 0.5, *, by: str | None = None) -> Diet:
-        """The most predictable share of all neurons, by :func:`unpredictability` or by another statistic.
+        """The most predictable fraction of all neurons, by :func:`unpredictability` or by another statistic.
 
         Args:
             table: The scored neurons.
-            quantile: The share, in (0, 1].
+            quantile: The fraction, in (0, 1].
             by: A column of the table, such as a registered statistic; its lowest values are taken.
 
         Raises:
@@ -179,22 +179,23 @@ class Diet:
         """Every neuron that could be scored."""
         return cls(table, np.ones(len(table), dtype=bool), name="everything", rule={"kind": "everything"})
 
-    def subset(self, share: float, *, seed: int = 0) -> Diet:
-        """A random share of the diet's neurons, recording by recording, at least one of each that has any.
+    def subset(self, fraction: float, *, seed: int = 0) -> Diet:
+        """A random fraction of the diet's neurons, recording by recording, at least one of each that has any.
 
-        With one seed a smaller share is part of a larger one.
+        With one seed a smaller fraction is part of a larger one.
 
         Raises:
-            DietError: If ``share`` is not in (0, 1].
+            DietError: If ``fraction`` is not in (0, 1].
         """
-        if not 0 < share <= 1:
-            raise DietError(f"share must be in (0, 1], not {share}")
+        if not 0 < fraction <= 1:
+            raise DietError(f"fraction must be in (0, 1], not {fraction}")
         rng = np.random.default_rng(seed)
         members = {}
         for key, neurons in self._recordings.items():
             rows = rng.permutation(np.flatnonzero(neurons.member))
-            members[key] = indicator(len(neurons.ids), rows[: math.ceil(share * len(rows) - 1e-9)])
-        return self._with_members(members, self.name, {"kind": "share", "share": share, "seed": seed, "of": self.rule})
+            members[key] = indicator(len(neurons.ids), rows[: math.ceil(fraction * len(rows) - 1e-9)])
+        rule = {"kind": "subset", "fraction": fraction, "seed": seed, "of": self.rule}
+        return self._with_members(members, self.name, rule)
 
     def complement(self) -> Diet:
         """The scored neurons that are not in this diet."""
@@ -215,7 +216,7 @@ class Diet:
             recording_id: The recording they belong to.
             unit_ids: Their ids, shape (N,), any order, any subset of the recording's; with or without
                 ``recording_id/`` before them.
-            fraction: Only the most predictable share of the whole diet, for a curriculum.
+            fraction: Only the most predictable part of the whole diet, for a curriculum.
 
         Returns:
             Boolean array of shape (N,).

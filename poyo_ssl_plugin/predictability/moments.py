@@ -11,10 +11,12 @@ update formulas of Pebay (2008, Sandia report SAND2008-6212), so a large common 
 
 from __future__ import annotations
 
+import functools
 import os
 import threading
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -23,8 +25,10 @@ from poyo_ssl_plugin.errors import PoyoSSLError
 
 NanPolicy = Literal["propagate", "omit", "raise"]
 
-# One block is at most 256 kB: it stays in the cache while its four powers are summed.
-_BLOCK_ELEMENTS = 32_768
+# Numbers in a block and least of them: calls of numpy cost more below. See ``_block_elements``.
+_MOST_ELEMENTS, _LEAST_ELEMENTS = 32_768, 8_192
+# Bytes of the second-level cache where the system does not say.
+_SECOND_LEVEL = 1 << 20
 # Central moments are made and merged once per panel; that costs ~40 small vector operations.
 _BLOCKS_PER_PANEL = 64
 # How many rows of a panel, and at most one in how many, tell where to take the powers about.
@@ -257,7 +261,20 @@ def _central(
 
 def block_rows(n_units: int) -> int:
     """Rows of a block of ``n_units`` traces."""
-    return min(max(1, _BLOCK_ELEMENTS // max(1, n_units)), 4096)
+    return min(max(1, _block_elements() // max(1, n_units)), 4096)
+
+
+@functools.cache
+def _block_elements(cache: Path = Path("/sys/devices/system/cpu/cpu0/cache/index2/size")) -> int:
+    """Numbers in a block: two float64 buffers of it fill half of the second-level cache of a core.
+
+    So they stay there while four powers are summed.
+    """
+    try:
+        size = int(cache.read_text().strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        size = _SECOND_LEVEL
+    return min(max(size // 32, _LEAST_ELEMENTS), _MOST_ELEMENTS)
 
 
 def panel_rows(n_units: int) -> int:

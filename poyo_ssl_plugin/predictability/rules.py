@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -64,8 +65,8 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
         rule: ``predictable``, ``unpredictable``, ``all``, ``random``, ``random_matched``, ``mixed``,
             ``quantile``, ``cre_lines`` or ``not_cre_lines``, or one that another distribution offers
             (:mod:`poyo_ssl_plugin.extensions`).
-        **options: Arguments of the rule, such as ``skewness`` and ``kurtosis``; and ``share``, for a random
-            part of the neurons (:meth:`Diet.subset`).
+        **options: Arguments of the rule, such as ``skewness`` and ``kurtosis``; and ``fraction``, for a
+            random part of the neurons (:meth:`Diet.subset`).
 
     Raises:
         TableError: If there is no table.
@@ -90,14 +91,15 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
         raise DietError(f"unknown diet rule {rule!r}; there are {', '.join([*RULES, *extension_names('diets')])}")
     if not isinstance(table, PredictabilityTable):
         table = PredictabilityTable.load(table)
-    share = options.pop("share", 1.0)
+    # ``random`` has a fraction of its own, of all neurons.
+    fraction = 1.0 if "fraction" in inspect.signature(make).parameters else options.pop("fraction", 1.0)
     options.pop("_target_", None)  # of the recipe that the options come from
     try:
         diet = make(table, **options)
     except TypeError as error:
         raise DietError(f"diet {rule!r}: {error}") from None
-    if share != 1:
-        diet = diet.subset(share)
+    if fraction != 1:
+        diet = diet.subset(fraction)
     if len(diet) == 0:
         raise DietError(f"diet {rule!r} {diet.summary()}: it keeps nothing; choose looser thresholds")
     return diet

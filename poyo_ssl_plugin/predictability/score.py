@@ -17,7 +17,7 @@ import numpy as np
 
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
 from poyo_ssl_plugin.predictability.moments import Moments
-from poyo_ssl_plugin.predictability.statistics import Statistic, find_statistic
+from poyo_ssl_plugin.predictability.registered_statistics import Statistic, find_statistic
 from poyo_ssl_plugin.predictability.table import STATUS_OK, PredictabilityTable
 from poyo_ssl_plugin.recordings import TRACES, Piece, cre_line, open_signal, recording_errors, split_intervals
 

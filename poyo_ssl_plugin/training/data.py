@@ -146,7 +146,7 @@ class DietData(L.LightningDataModule):
             fields=fields,
         )
         if training:
-            sampler = ShardedSampler(sampler, n_shares=n_processes(), index=process_index())
+            sampler = ShardedSampler(sampler, n_shards=n_processes(), index=process_index())
         kind = ResumableLoader if training else DataLoader
         return kind(
             windows,

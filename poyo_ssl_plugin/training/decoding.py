@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from poyo_ssl_plugin.data import Task, fit_task, get_task
+from poyo_ssl_plugin.data.tasks import FRAMES
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.models import build_model
 from poyo_ssl_plugin.training.data import FinetuningData
@@ -34,7 +35,6 @@ KINDS = {
     "regression": f"{__name__}:Regression",
     "frames": "poyo_ssl_plugin.frames.task:FrameReconstruction",
 }
-_FRAMES = "natural_movie_frames"
 # Moments of a regression within so many seconds are one sample of its test: speed now is much like speed before.
 _BLOCK = 10.0
 
@@ -263,7 +263,7 @@ def task_kind(task: Any) -> str:
         >>> task_kind("drifting_gratings"), task_kind("{name: speed, source: running, label: v, kind: regression}")
         ('classification', 'regression')
     """
-    return "frames" if task == _FRAMES else get_task(task).kind
+    return "frames" if task == FRAMES else get_task(task).kind
 
 
 def decoding_kind(kind: str) -> type[Decoding]:

@@ -126,12 +126,12 @@ class CollapseWarning(L.Callback):
     those of the first one (Roy & Vetterli 2007; Jing et al. 2022 on collapse).
 
     Args:
-        rank_share: Warn below this share of the first effective rank.
-        std_share: Warn below this share of the first standard deviation.
+        rank_fraction: Warn below this fraction of the first effective rank.
+        std_fraction: Warn below this fraction of the first standard deviation.
     """
 
-    def __init__(self, rank_share: float = 0.2, std_share: float = 0.05) -> None:
-        self.shares = {"effective_rank": rank_share, "latent_std": std_share}
+    def __init__(self, rank_fraction: float = 0.2, std_fraction: float = 0.05) -> None:
+        self.fractions = {"effective_rank": rank_fraction, "latent_std": std_fraction}
         self.first: dict[str, float] = {}
         self.warned = False
 
@@ -142,12 +142,12 @@ class CollapseWarning(L.Callback):
         self.first, self.warned = dict(state_dict["first"]), state_dict["warned"]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for name, share in self.shares.items():
+        for name, fraction in self.fractions.items():
             value = trainer.callback_metrics.get(f"valid/{name}")
             if value is None:
                 continue
             first = self.first.setdefault(name, float(value))
-            if not self.warned and float(value) < share * first:
+            if not self.warned and float(value) < fraction * first:
                 self.warned = True
                 logger.warning(
                     "step %d: the representation is collapsing: %s of held-out latents fell from %.3g to %.3g. Use an "

@@ -93,7 +93,7 @@ class ResumableLoader(DataLoader[Any]):
         self._given = 0
         if state is not None:
             # Windows count, of all processes together: their number may have changed since.
-            self._given = state["batches"] * state.get("processes", 1) // self._n_shares
+            self._given = state["batches"] * state.get("processes", 1) // self._n_shards
             if generator is not None and state["generator"] is not None:
                 generator.set_state(state["generator"])
         self._start = None if generator is None else generator.get_state()
@@ -109,11 +109,11 @@ class ResumableLoader(DataLoader[Any]):
         generator = getattr(self._position.sampler, "generator", None)
         if self._given >= len(self) or self._start is None:
             return {"generator": None if generator is None else generator.get_state(), "batches": 0}
-        return {"generator": self._start, "batches": self._given, "processes": self._n_shares}
+        return {"generator": self._start, "batches": self._given, "processes": self._n_shards}
 
     @property
-    def _n_shares(self) -> int:
-        return getattr(self._position.sampler, "n_shares", 1)
+    def _n_shards(self) -> int:
+        return getattr(self._position.sampler, "n_shards", 1)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` said, at the next iteration."""

@@ -1,4 +1,4 @@
-"""ROI traces and trials of an NWB file, read by pynwb."""
+"""ROI traces or spikes, and trials, of an NWB file, read by pynwb."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.data.importing.csv_table import Table
 from poyo_ssl_plugin.data.importing.df_over_f import df_over_f
-from poyo_ssl_plugin.data.importing.table import Table
-from poyo_ssl_plugin.data.importing.traces import Traces, reading, sampling_rate_of
+from poyo_ssl_plugin.data.importing.traces import Spikes, Traces, reading, sampling_rate_of
 from poyo_ssl_plugin.errors import RecordingError
 
 
-def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: str | None = None) -> Traces:
-    """dF/F of the ROI response series of an NWB file, and its trials.
+def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: str | None = None) -> Traces | Spikes:
+    """dF/F of the ROI response series of an NWB file, else the spikes of its units, and its trials.
 
     A series in a ``DfOverF`` is dF/F. One in a ``Fluorescence`` is turned into dF/F, with the series whose name says
     neuropil, if there is one of the same shape, as neuropil.
@@ -25,7 +25,7 @@ def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: st
         series: Name of the series, where there are several.
 
     Raises:
-        RecordingError: If there are no traces or several, or their clock is not regular.
+        RecordingError: If there are neither traces nor spikes, or several traces, or their clock is not regular.
     """
     path = Path(path)
     try:
@@ -36,6 +36,8 @@ def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: st
     with reading(path, "NWB file"), NWBHDF5IO(str(path), "r") as io:
         file: Any = io.read()
         found = [item for item in file.objects.values() if isinstance(item, RoiResponseSeries)]
+        if not found and series is None and file.units is not None:
+            return _spikes(path, file)
         chosen = _choose(path, found, series)
         values, n_rois = np.asarray(chosen.data), len(chosen.rois)
         where = f"{path}: {chosen.name}"
@@ -58,11 +60,23 @@ def _choose(path: Path, found: list[Any], name: str | None) -> Any:
         found = [series for series in found if not _is_neuropil(series)]
         found = [series for series in found if _is_df_over_f(series)] or found
     if not found:
-        having = f"it has {names}" if names else "it has no RoiResponseSeries"
+        having = f"it has {names}" if names else "it has neither a RoiResponseSeries nor units"
         raise RecordingError(f"{path}: has no traces{f' {name!r}' if name else ''}; {having}")
     if len(found) > 1:
         raise RecordingError(f"{path}: has several traces ({names}); choose one with --traces")
     return found[0]
+
+
+def _spikes(path: Path, file: Any) -> Spikes:
+    units = file.units
+    if "spike_times" not in units.colnames:
+        raise RecordingError(f"{path}: its units have no spike_times; it has no traces either")
+    index = units["spike_times"]
+    counts = np.diff(np.r_[0, np.asarray(index.data[:], np.int64)])
+    unit_index = np.repeat(np.arange(len(counts)), counts)
+    return Spikes(
+        np.asarray(index.target.data[:]), unit_index, np.asarray(units.id[:]).astype(str), _trials(path, file)
+    )
 
 
 def _is_df_over_f(series: Any) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from poyo_ssl_plugin.data.importing.table import Table
+from poyo_ssl_plugin.data.importing.csv_table import Table
 from poyo_ssl_plugin.data.splits import PARTS
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.recordings import intersect_intervals

@@ -13,8 +13,8 @@ import numpy as np
 
 from poyo_ssl_plugin import compat
 from poyo_ssl_plugin.compat import ArrayDict, Data, Interval, IrregularTimeSeries
+from poyo_ssl_plugin.data.importing.csv_table import Table
 from poyo_ssl_plugin.data.importing.parts import FRACTIONS, split_recording
-from poyo_ssl_plugin.data.importing.table import Table
 from poyo_ssl_plugin.errors import OutputError, RecordingError
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.recordings import refuse_duplicates
@@ -76,11 +76,92 @@ def recording_from_arrays(
     rate = _checked_rate(recording, sampling_rate)
     ids = _checked_ids(recording, unit_ids, values.shape[-1])
     domain = _domain(values, rate, float(start))
-    table = None if trials is None else _checked_trials(Table.of("trials", trials), values, rate, domain)
-    parts = split_recording(split, domain, table)
+    table = None
+    if trials is not None:
+        table = Table.of("trials", trials)
+        n_cut = len(values) if values.ndim == 3 else None
+        swapped = _latest_end(table) <= values.shape[-1] / rate
+        table = _checked_trials(table, domain, 0.5 / rate, n_cut, f" at {rate:g} Hz", swapped)
     flat = np.ascontiguousarray(values.reshape(-1, values.shape[-1]), dtype=np.float32)
-    everything = compat.interval(domain)
-    own = {name: _series(name, Table.of(name, columns), domain) for name, columns in (series or {}).items()}
+    activity = {
+        "rois": ArrayDict(id=ids),
+        "calcium_traces": compat.regular_series(sampling_rate=rate, start=domain[0, 0], df_over_f=flat),
+    }
+    return _recording(activity, domain, table, series or {}, split, recording, subject, cre_line)
+
+
+def recording_from_spikes(
+    times: np.ndarray,
+    unit_index: np.ndarray,
+    *,
+    recording: str,
+    unit_ids: Sequence[str] | np.ndarray,
+    trials: Any = None,
+    series: Mapping[str, Any] | None = None,
+    split: str | Sequence[float] = FRACTIONS,
+    subject: str | None = None,
+    cre_line: str = "",
+) -> Data:
+    """A recording of spikes, which scores and models take with ``field=spikes``.
+
+    It lasts from the first to the last spike, and as long as a trial that reaches beyond them.
+
+    Args:
+        times: Times of all spikes in seconds, (S,), in any order.
+        unit_index: The neuron of each spike, its place in ``unit_ids``, (S,).
+        recording: As :func:`recording_from_arrays`, like all that follow.
+        unit_ids: Ids of the neurons, (N,).
+        trials: Columns ``start``, ``end`` and labels.
+        series: Time series by name.
+        split: Which time is for training, validation and test.
+        subject: Id of the animal.
+        cre_line: Its Cre line.
+
+    Raises:
+        RecordingError: If something does not fit; it names the table, column and row.
+
+    Example:
+        >>> data = recording_from_spikes(
+        ...     np.array([0.2, 9.0, 4.0]), np.array([0, 1, 1]), recording="mouse1", unit_ids=["a", "b"]
+        ... )
+        >>> data.spikes.timestamps.tolist(), data.spikes.unit_index.tolist(), data.units.id.tolist()
+        ([0.2, 4.0, 9.0], [0, 1, 1], ['mouse1/a', 'mouse1/b'])
+    """
+    _check_names(recording, subject)
+    times, unit_index = np.asarray(times, float), np.asarray(unit_index, np.int64)
+    ids = _checked_ids(recording, unit_ids, len(unit_ids))
+    if times.shape != unit_index.shape or times.ndim != 1 or len(times) < 2 or not np.isfinite(times).all():
+        raise RecordingError(
+            f"recording {recording}: spikes have times of shape {times.shape} and neurons of shape {unit_index.shape}; "
+            "both must be (spikes,), at least two, and times finite"
+        )
+    if not 0 <= unit_index.min() <= unit_index.max() < len(ids):
+        raise RecordingError(f"recording {recording}: spikes refer to neuron {unit_index.max()} of {len(ids)}")
+    first, last = times.min(), times.max()
+    table = None if trials is None else Table.of("trials", trials)
+    if table is not None:
+        start, end = table.numbers("start"), table.numbers("end")
+        domain = np.array([[start[end > first].min(initial=first), end[start < last].max(initial=last)]])
+        table = _checked_trials(table, domain)
+    else:
+        domain = np.array([[first, last]])
+    order = np.argsort(times, kind="stable")
+    spikes = IrregularTimeSeries(timestamps=times[order], unit_index=unit_index[order], domain=compat.interval(domain))
+    activity = {"units": ArrayDict(id=ids), "spikes": spikes}
+    return _recording(activity, domain, table, series or {}, split, recording, subject, cre_line)
+
+
+def _recording(
+    activity: Mapping[str, Any],
+    domain: np.ndarray,
+    trials: Table | None,
+    series: Mapping[str, Any],
+    split: str | Sequence[float],
+    recording: str,
+    subject: str | None,
+    cre_line: str,
+) -> Data:
+    parts = split_recording(split, domain, trials)
     return Data(
         brainset=compat.BrainsetDescription(
             id="imported",
@@ -91,12 +172,11 @@ def recording_from_arrays(
         ),
         subject=compat.SubjectDescription(id=subject or recording, species="unknown", cre_line=cre_line),
         session=compat.SessionDescription(id=recording, recording_date=_LONG_AGO),
-        rois=ArrayDict(id=ids),
-        calcium_traces=compat.regular_series(sampling_rate=rate, start=domain[0, 0], df_over_f=flat),
-        **({} if table is None else {"trials": _intervals(table)}),
-        **own,
+        **activity,
+        **({} if trials is None else {"trials": Interval(**trials.columns, timekeys=["start", "end"])}),
+        **{name: _series(name, Table.of(name, columns), domain) for name, columns in series.items()},
         **{f"{part}_domain": compat.interval(times) for part, times in parts.items()},
-        domain=everything,
+        domain=compat.interval(domain),
     )
 
 
@@ -175,20 +255,41 @@ def _domain(values: np.ndarray, rate: float, start: float) -> np.ndarray:
     return np.stack([first, first + (values.shape[1] - 0.5) / rate], axis=1)
 
 
-def _checked_trials(trials: Table, values: np.ndarray, rate: float, domain: np.ndarray) -> Table:
+def _latest_end(trials: Table) -> float:
+    return float(trials.numbers("end").max(initial=0.0))
+
+
+def _checked_trials(
+    trials: Table,
+    domain: np.ndarray,
+    slack: float = 0.0,
+    n_cut: int | None = None,
+    clock: str = "",
+    swapped: bool = False,
+) -> Table:
+    """Trials sorted and on the time of the recording.
+
+    Args:
+        trials: As the user gave them.
+        domain: Times of the recording, (R, 2).
+        slack: Seconds that a trial may reach beyond it.
+        n_cut: Number of trials that were cut out; ``None`` if the recording has no gaps.
+        clock: What to say of the clock of the recording.
+        swapped: Whether trials would fit if axes were swapped.
+    """
     start, end = trials.numbers("start"), trials.numbers("end")
     if len(trials) == 0:
         raise RecordingError(f"{trials.name}: has no trials")
     trials.check(end <= start, "end", "is not after its start")
     low, high, offset = domain[0, 0], domain[0, 1], np.zeros(len(trials))
-    if values.ndim == 3:
-        if len(trials) != len(values):
-            raise RecordingError(f"{trials.name}: has {len(trials)} rows for {len(values)} trials that were cut out")
+    if n_cut is not None:
+        if len(trials) != n_cut:
+            raise RecordingError(f"{trials.name}: has {len(trials)} rows for {n_cut} trials that were cut out")
         low, high, offset = 0.0, domain[0, 1] - domain[0, 0], domain[:, 0]
-    span = f"the recording, from {low:g} to {high:g} s at {rate:g} Hz"
-    trials.check(start < low - 0.5 / rate, "start", f"is before {span}")
-    swapped = "; are axes swapped?" if end.max() <= values.shape[-1] / rate else ""
-    trials.check(end > high + 0.5 / rate, "end", f"is beyond {span}; are times in seconds and the rate in Hz?{swapped}")
+    span = f"the recording, from {low:g} to {high:g} s{clock}"
+    trials.check(start < low - slack, "start", f"is before {span}")
+    hint = "are times in seconds and the rate in Hz?" + ("; are axes swapped?" if swapped else "")
+    trials.check(end > high + slack, "end", f"is beyond {span}; {hint}")
     start, end = np.maximum(start, low) + offset, np.minimum(end, high) + offset
     order = np.argsort(start, kind="stable")
     overlapping = np.zeros(len(trials), bool)
@@ -213,10 +314,6 @@ def _check_column(table: Table, name: str, kind: type) -> None:
     """Columns become attributes, so they must not hide what the class has."""
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or hasattr(kind, name) or name in ("timestamps", "domain"):
         raise RecordingError(f"{table.name}: column {name!r} cannot be kept by that name; use letters, digits and '_'")
-
-
-def _intervals(trials: Table) -> Interval:
-    return Interval(**trials.columns, timekeys=["start", "end"])
 
 
 def _series(name: str, table: Table, domain: np.ndarray) -> IrregularTimeSeries:

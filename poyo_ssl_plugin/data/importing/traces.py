@@ -1,4 +1,4 @@
-"""What every reader returns: traces, their clock, and the ids of their neurons."""
+"""What readers return: traces with their clock, or spikes, and the ids of their neurons."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.data.importing.table import Table
+from poyo_ssl_plugin.data.importing.csv_table import Table
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
 
 
@@ -30,6 +30,23 @@ class Traces:
     rate: float
     unit_ids: np.ndarray
     start: float = 0.0
+    trials: Table | None = None
+
+
+@dataclass(frozen=True)
+class Spikes:
+    """Spikes of one recording.
+
+    Attributes:
+        times: Their times in seconds, (S,).
+        unit_index: The neuron of each, its place in ``unit_ids``, (S,).
+        unit_ids: Ids of the neurons within the recording, (N,).
+        trials: Trials that the file itself holds.
+    """
+
+    times: np.ndarray
+    unit_index: np.ndarray
+    unit_ids: np.ndarray
     trials: Table | None = None
 
 

@@ -13,8 +13,8 @@ HALVES = ("pretrain", "finetune")
 PRETRAIN_CRE_LINES = ("Sst", "Vip", "Pvalb", "Ntsr1")
 PARTS = ("train", "valid", "test")
 
-GRATINGS_SHARES = (0.7, 0.1, 0.2)
-MOVIE_SHARES = (0.8, 0.1, 0.1)
+GRATINGS_FRACTIONS = (0.7, 0.1, 0.2)
+MOVIE_FRACTIONS = (0.8, 0.1, 0.1)
 
 # Deepest imaging plane of each class, in um below the pia. Nominal: layers differ between areas.
 DEPTH_CLASSES: Mapping[str, float] = {"layer_2_3": 250, "layer_4": 350, "layer_5": 500, "layer_6": np.inf}
@@ -40,22 +40,22 @@ def depth_class(imaging_depth: float) -> str:
     return next(name for name, deepest in DEPTH_CLASSES.items() if imaging_depth <= deepest)
 
 
-def cuts(n: int, shares: tuple[float, float, float]) -> tuple[int, int, int, int]:
+def cuts(n: int, fractions: tuple[float, float, float]) -> tuple[int, int, int, int]:
     """Where to cut ``n`` items in order into train, valid and test.
 
     Each gets at least one; fewer than three items, of an epoch that broke off, are all for training.
 
     Args:
         n: Number of items.
-        shares: Shares of train, valid and test.
+        fractions: Fractions of train, valid and test.
 
     Example:
-        >>> cuts(200, GRATINGS_SHARES), cuts(10, MOVIE_SHARES), cuts(3, MOVIE_SHARES), cuts(2, MOVIE_SHARES)
+        >>> cuts(200, GRATINGS_FRACTIONS), cuts(10, MOVIE_FRACTIONS), cuts(3, MOVIE_FRACTIONS), cuts(2, MOVIE_FRACTIONS)
         ((0, 140, 160, 200), (0, 8, 9, 10), (0, 1, 2, 3), (0, 2, 2, 2))
     """
     if n < len(PARTS):
         return 0, n, n, n
-    valid, test = (max(1, round(share * n)) for share in shares[1:])
+    valid, test = (max(1, round(fraction * n)) for fraction in fractions[1:])
     return 0, n - valid - test, n - test, n
 
 
@@ -63,7 +63,7 @@ def split_items(
     start: np.ndarray,
     end: np.ndarray,
     epoch: np.ndarray,
-    shares: tuple[float, float, float],
+    fractions: tuple[float, float, float],
     *,
     per_epoch: bool,
 ) -> dict[str, np.ndarray]:
@@ -77,8 +77,8 @@ def split_items(
         end: End times in seconds, (n,).
         epoch: Number of the stimulus epoch that each presentation is in, (n,); a part never reaches
             over the gap between two epochs.
-        shares: Shares of train, valid and test.
-        per_epoch: Take the shares of every epoch, so that each part samples the whole session, rather
+        fractions: Fractions of train, valid and test.
+        per_epoch: Take the fractions of every epoch, so that each part samples the whole session, rather
             than of all presentations.
 
     Returns:
@@ -86,13 +86,13 @@ def split_items(
 
     Example:
         >>> time = np.arange(10.0)
-        >>> times = split_items(time, time + 0.5, np.zeros(10), MOVIE_SHARES, per_epoch=False)
+        >>> times = split_items(time, time + 0.5, np.zeros(10), MOVIE_FRACTIONS, per_epoch=False)
         >>> {part: pairs.tolist() for part, pairs in times.items()}
         {'train': [[0.0, 7.5]], 'valid': [[8.0, 8.5]], 'test': [[9.0, 9.5]]}
     """
     part = np.empty(len(start), np.int64)
     for group in [epoch == number for number in np.unique(epoch)] if per_epoch else [np.ones(len(start), bool)]:
-        part[group] = np.repeat(np.arange(len(PARTS)), np.diff(cuts(int(group.sum()), shares)))
+        part[group] = np.repeat(np.arange(len(PARTS)), np.diff(cuts(int(group.sum()), fractions)))
     return {name: _spans(start, end, epoch, part == number) for number, name in enumerate(PARTS)}
 
 

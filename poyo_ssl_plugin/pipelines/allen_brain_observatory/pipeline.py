@@ -32,7 +32,7 @@ from ray import cloudpickle
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import allen_brain_observatory
-from allen_brain_observatory import movie, paper, stock
+from allen_brain_observatory import paper, stimulus_movie, stock
 
 stock_pipeline = stock.load_pipeline()
 
@@ -45,13 +45,13 @@ for _module in (
     cloudpickle.register_pickle_by_value(_module)
 
 SESSIONS_FILE = "paper_sessions.csv"
-# Stimulus, shares of train, valid and test, and whether they are of every epoch or of the session.
-SPLITS = (("drifting_gratings", paper.GRATINGS_SHARES, True), ("natural_movie_one", paper.MOVIE_SHARES, False))
+# Stimulus, fractions of train, valid and test, and whether they are of every epoch or of the session.
+SPLITS = (("drifting_gratings", paper.GRATINGS_FRACTIONS, True), ("natural_movie_one", paper.MOVIE_FRACTIONS, False))
 
 
 def _parse_size(text: str) -> tuple[int, int]:
     try:
-        return movie.parse_size(text)
+        return stimulus_movie.parse_size(text)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
 
@@ -129,9 +129,11 @@ class Pipeline(stock_pipeline.Pipeline):  # type: ignore[misc, name-defined]
         if self.args.skip_stimuli:
             return
         self.update_status("Storing movie frames")
-        path = self.processed_dir / movie.FRAMES_FILE
+        path = self.processed_dir / stimulus_movie.FRAMES_FILE
         try:
-            movie.store_movie(path, self.args.movie_size, lambda: nwb.get_stimulus_template("natural_movie_one"))
+            stimulus_movie.store_movie(
+                path, self.args.movie_size, lambda: nwb.get_stimulus_template("natural_movie_one")
+            )
         except KeyError:
             print(f"{nwb.nwb_file}: has no template of natural_movie_one; its frames are left to the next session")
 
@@ -205,7 +207,7 @@ def _extended(path: Path) -> Path:
 def _paper_split(data: Any) -> dict[str, np.ndarray]:
     """Train, valid and test times of the stimuli of the paper that the session has, by part."""
     parts = {part: [np.empty((0, 2))] for part in paper.PARTS}
-    for name, shares, per_epoch in SPLITS:
+    for name, fractions, per_epoch in SPLITS:
         if name not in data.keys():
             continue
         shown = getattr(data, name)
@@ -213,7 +215,7 @@ def _paper_split(data: Any) -> dict[str, np.ndarray]:
         if "repeat" in shown.keys():
             start, end = paper.movie_repeats(start, end, np.asarray(shown.repeat))
         epoch = paper.epoch_of(start, np.asarray(getattr(data, f"{name}_domain").start))
-        for part, times in paper.split_items(start, end, epoch, shares, per_epoch=per_epoch).items():
+        for part, times in paper.split_items(start, end, epoch, fractions, per_epoch=per_epoch).items():
             parts[part].append(times)
     joined = {part: np.concatenate(times) for part, times in parts.items()}
     return {part: times[np.argsort(times[:, 0])] for part, times in joined.items() if len(times)}

@@ -1,0 +1,107 @@
+"""Recordings in the files of suite2p, CaImAn and NWB, and the command that imports them."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from poyo_ssl_plugin.cli import main
+
+RATE, FRAMES, CELLS, TRIALS = 10.0, 600, 5, 20
+
+
+def main_run(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def run(*arguments: object) -> Result:
+    return main_run("import", *arguments)
+
+
+def refused(result: Result, out: Path, message: str = "", *, before: dict[str, bytes] | None = None) -> str:
+    """One sentence, exit code 2, and the output folder as it was. Returns the sentence."""
+    assert result.exit_code == 2, f"{result.output}{result.exception!r}"
+    said = result.stderr.removesuffix("\n")
+    assert said.startswith("error: ") and "\n" not in said and len(said) < 700 and not result.stdout, result.output
+    assert message in said, said
+    assert contents(out) == (before or {})
+    return said
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.exists() else {}
+
+
+def write_suite2p(folder: Path, traces: np.ndarray, fs: object = RATE, cells: slice = slice(None)) -> Path:
+    """Files as suite2p lays them out (roiextractors reads them so); suite2p itself is too heavy for a test."""
+    folder.mkdir(parents=True)
+    n = traces.shape[1]
+    np.save(folder / "F.npy", 100 + 20 * traces.T)
+    np.save(folder / "Fneu.npy", np.full((n, len(traces)), 40.0, np.float32))
+    iscell = np.zeros((n, 2), np.float32)
+    iscell[cells] = 1, 0.9
+    np.save(folder / "iscell.npy", iscell)
+    np.save(folder / "ops.npy", {"nplanes": 1, "fs": fs, "tau": 1.0, "nframes": len(traces), "Ly": 8, "Lx": 8})
+    roi = {"ypix": np.array([1]), "xpix": np.array([2]), "lam": np.ones(1), "med": (1, 2)}
+    np.save(folder / "stat.npy", np.array([roi] * n, dtype=object), allow_pickle=True)
+    return folder
+
+
+def write_caiman(path: Path, traces: np.ndarray, accepted: list[int] | None) -> Path:
+    """Groups as CaImAn's save_dict_to_hdf5 writes them (roiextractors reads them so)."""
+    n = traces.shape[1]
+    with h5py.File(path, "w") as file:
+        file["estimates/F_dff"], file["estimates/C"] = traces.T, traces.T
+        file["estimates/idx_components"] = "NoneType" if accepted is None else np.array(accepted)
+        file["params/data/fr"] = RATE
+        # Footprints, a sparse matrix (pixels, components), which only roiextractors asks for.
+        pixels = {"data": np.ones(n), "indices": np.arange(n), "indptr": np.arange(n + 1), "shape": (64, n)}
+        for name, values in pixels.items():
+            file[f"estimates/A/{name}"] = values
+        file["estimates/dims"] = file["params/data/dims"] = (8, 8)
+    return path
+
+
+def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f", spikes: list[np.ndarray] = ()) -> Path:
+    """A file written by pynwb."""
+    pynwb = pytest.importorskip("pynwb")
+    from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel
+
+    file = pynwb.NWBFile("test", "test", datetime(2020, 1, 1, tzinfo=timezone.utc))
+    if traces is not None:
+        device = file.create_device("microscope")
+        channel = OpticalChannel(name="channel", description="green", emission_lambda=510.0)
+        plane = file.create_imaging_plane(
+            name="plane", optical_channel=channel, description="", device=device, excitation_lambda=900.0,
+            imaging_rate=RATE, indicator="GCaMP6f", location="VISp",
+        )  # fmt: skip
+        ophys = file.create_processing_module("ophys", "ophys")
+        segmentation = ImageSegmentation()
+        ophys.add(segmentation)
+        cells = segmentation.create_plane_segmentation("cells", plane)
+        for _ in range(CELLS):
+            cells.add_roi(pixel_mask=[(0, 0, 1.0)])
+        region = cells.create_roi_table_region("all", region=list(range(CELLS)))
+        container = DfOverF() if kind == "df_over_f" else Fluorescence()
+        ophys.add(container)
+        clock = {"rois": region, "unit": "a.u."}
+        if kind == "df_over_f":
+            container.create_roi_response_series("traces", traces, rate=RATE, starting_time=0.5, **clock)
+        else:
+            times = 0.5 + np.arange(len(traces)) / RATE
+            container.create_roi_response_series("traces", 100 + traces, timestamps=times, **clock)
+            container.create_roi_response_series("Neuropil", np.full_like(traces, 40), timestamps=times, **clock)
+    for times in spikes:
+        file.add_unit(spike_times=times)
+    if traces is not None or len(spikes):
+        file.add_trial_column("side", "where to")
+        for i in range(TRIALS):
+            file.add_trial(start_time=3.0 * i + 0.5, stop_time=3.0 * i + 2.5, side="lr"[i % 2])
+    with pynwb.NWBHDF5IO(str(path), "w") as io:
+        io.write(file)
+    return path
