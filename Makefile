@@ -12,7 +12,10 @@ LEGACY_TESTS ?= $(addprefix tests/test_,imports.py score.py samplers.py transfor
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint types audit check figures clean
+DOCS_INSTALLED := $(VENV)/docs-installed.stamp
+PACKAGE_VENV ?= .venv-package
+
+.PHONY: help demo test test-slow lint types audit check docs docs-figures package package-test clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -20,6 +23,10 @@ help: ## Show this help
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(DOCS_INSTALLED): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	@touch $@
 
 # The previous torch_brain generation cannot share an environment with the current one.
@@ -58,5 +65,26 @@ check: lint types test ## All that continuous integration runs
 benchmarks: $(INSTALLED) ## Compare the speed of each part with a peer
 	$(BIN)/python -m benchmarks
 
+docs: $(DOCS_INSTALLED) ## Build the site in docs/_build/html; notebooks are run, warnings are errors
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --jobs 2 --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+docs-figures: $(INSTALLED) ## Draw the pictures of the pages that need no recordings
+	$(BIN)/python docs/figures/method.py
+	$(BIN)/python docs/figures/architecture.py
+
+package: $(DOCS_INSTALLED) ## Build and check the wheel and the source distribution
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist .
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
+
+package-test: package ## Install the wheel with its base dependencies alone, and run a command of it
+	$(PYTHON) -m venv --clear $(PACKAGE_VENV)
+	$(PACKAGE_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt dist/*.whl
+	cd $(PACKAGE_VENV) && bin/poyo-ssl simulate recordings --recordings 1 --units 8 --minutes 4
+	cd $(PACKAGE_VENV) && bin/poyo-ssl score recordings --out table.csv
+	cd $(PACKAGE_VENV) && bin/poyo-ssl show model
+
 clean: ## Remove the environment and what runs wrote
-	rm -rf $(VENV) $(LEGACY_VENV) runs
+	rm -rf $(VENV) $(LEGACY_VENV) $(PACKAGE_VENV) runs dist docs/_build docs/reference/made

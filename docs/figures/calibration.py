@@ -16,8 +16,8 @@ matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
 import numpy as np
-from poyo_ssl_plugin.experiments.figures import GREY, PREDICTABLE, STYLE
 
+from poyo_ssl_plugin.compare.figures import GREY, PREDICTABLE, style
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, skewness_kurtosis
 from poyo_ssl_plugin.simulation import make_movie, make_recording, oracle_accuracy
@@ -77,7 +77,7 @@ def draw(real_dir: Path, path: Path) -> None:
         "simulated Cux2": (measures(simulated["Cux2_CreERT2"], 30.0), PREDICTABLE),
         "simulated Pvalb": (measures(simulated["Pvalb_IRES_Cre"], 30.0), GREY),
     }
-    with plt.rc_context(STYLE):
+    with style():
         figure, axes = plt.subplots(2, 5, figsize=(17, 6.4), height_ratios=[1.2, 1])
         for axis, name in zip(axes[0, :4], next(iter(sets.values()))[0], strict=True):
             for label, (values, colour) in sets.items():

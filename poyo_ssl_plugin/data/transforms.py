@@ -150,6 +150,15 @@ class DietUnitDropout(SelectUnits):
 
     Raises:
         DietError: If ``UnitDropout`` does not have an argument; when called, as :class:`SelectUnits`.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin import Recordings
+        >>> from poyo_ssl_plugin.simulation import simulate
+        >>> dataset = Recordings(simulate(tempfile.mkdtemp(), n_recordings=1, n_units=20, minutes=4))
+        >>> drop = DietUnitDropout(min_units=5, mode_units=8, max_units=10)
+        >>> 5 <= len(drop(dataset.get_recording("sim_000").slice(0.0, 1.0)).rois.id) <= 10
+        True
     """
 
     def __init__(
