@@ -480,7 +480,7 @@ class TestSmallPreset:
         assert to_json(summary) == json.loads((place / "a" / "results.json").read_text())
         assert {"scratch", "shuffled", "curriculum_linear", "inhibitory"} <= set(summary.arms)
         for name, arm in summary.arms.items():
-            assert arm["title"] and len(arm.runs) == 2
+            assert arm.title and len(arm.runs) == 2
             # Six trials and two seeds, which may agree: no interval is of certainty, and none leaves what can be.
             assert 0 <= arm.ci95[0] < arm.ci95[1] <= 1 and arm.ci95[1] - arm.ci95[0] > 0.2
             assert dataclasses.replace(arm.compute.finetuning, seconds=0) == Spent(2, 0, steps=6, windows=48)
