@@ -29,7 +29,8 @@ BENCHMARKS = (
     "loading",
     "steps",
     "batching",
-    "convergence",
+    "accuracy",
+    "comparisons",
     "sizes",
 )
 
@@ -47,6 +48,7 @@ def main() -> None:
     settings = Settings(args_folder, arguments.quick)
 
     results: list[dict[str, Any]] = []
+    print(", ".join(f"{name} {value}" for name, value in machine().items()))
     print(HEADER, flush=True)
     for name in arguments.only:
         begin, before = time.perf_counter(), load()
@@ -71,11 +73,22 @@ def line(row: Row) -> str:
 def machine() -> dict[str, Any]:
     return {
         "cores": os.cpu_count(),
-        "processor": platform.processor() or platform.machine(),
+        "processor": processor(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torch_threads": torch.get_num_threads(),
     }
+
+
+def processor() -> str:
+    """The model of the processor and the widest vectors it has, where the system says them."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return platform.processor() or platform.machine()
+    lines = dict(line.split(":", 1) for line in info.read_text().splitlines() if ":" in line)
+    said = {key.strip(): value.strip() for key, value in lines.items()}
+    widest = next((flag for flag in ("avx512f", "avx2", "asimd") if flag in said.get("flags", "").split()), "")
+    return f"{said.get('model name', platform.machine())} {widest}".strip()
 
 
 if __name__ == "__main__":

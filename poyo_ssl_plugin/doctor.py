@@ -72,13 +72,31 @@ def _device() -> list[Finding]:
         remedy = "for a GPU install a CUDA build of torch: https://pytorch.org"
         if torch.version.cuda:
             remedy = "torch is a CUDA build, but finds no GPU: see nvidia-smi and CUDA_VISIBLE_DEVICES"
-        return [Finding("device", f"CPU, {threads}", remedy), Finding("attention", f"{kernel} on the CPU")]
+        return [
+            Finding("device", f"CPU, {threads}", remedy),
+            Finding("attention", f"{kernel} on the CPU"),
+            Finding("batches without padding", "one attention a window"),
+        ]
+    from poyo_ssl_plugin.models.packed_attention import packed_kernel
+
     usable = _cuda_kernels()
     remedy = "" if set(usable) - {"math"} else "only the slow kernel is left: use bf16-mixed or a newer torch or GPU"
     return [
         Finding("device", torch.cuda.get_device_name(0)),
         Finding("attention", f"{kernel}: {', '.join(usable)}", remedy),
+        _packing(packed_kernel("cuda")),
     ]
+
+
+def _packing(kernel: str | None) -> Finding:
+    """How batches of the attention encoder are fed without padding on a GPU."""
+    what = "batches without padding"
+    if kernel == "xformers":
+        return Finding(what, "xformers block-diagonal masks")
+    remedy = "pip install 'poyo-ssl-plugin[cuda]'"
+    if _installed("xformers"):
+        remedy = "xformers is installed but does not work with this torch: reinstall the version made for it"
+    return Finding(what, "torch nested tensors" if kernel else "none: padded with a mask", remedy)
 
 
 def _cuda_kernels() -> list[str]:

@@ -262,9 +262,18 @@ if __name__ == "__main__":
         self.assert_goes_on(tmp_path, everyone)
 
 
-def start_comparison(root: Path, out: Path) -> subprocess.Popen:
+def descendants(pid: int) -> list[int]:
+    try:
+        own = children(pid)
+    except OSError:
+        return []
+    return own + [other for child in own for other in descendants(child)]
+
+
+def start_comparison(root: Path, out: Path, *options: str) -> subprocess.Popen:
     settings = ",".join(quick("trainer.save_every_n_steps=5", steps=30, batch_size=4))
-    command = [sys.executable, "-m", "poyo_ssl_plugin.cli", "compare", f"root={root}", f"out_dir={out}", "processes=2"]
+    command = [sys.executable, "-m", "poyo_ssl_plugin.cli", "compare", *(options or ["processes=2"])]
+    command += [f"root={root}", f"out_dir={out}"]
     command += [
         "held_out=[sim_002]",
         "seeds=[0,1]",
@@ -278,7 +287,7 @@ def start_comparison(root: Path, out: Path) -> subprocess.Popen:
 def training_in(out: Path, parent: int) -> dict[str, int]:
     """Arm to process of the fine-tuning runs that have saved a state and go on, by the lock that they hold."""
     found = {}
-    for pid in filter(alive, children(parent)):
+    for pid in filter(alive, descendants(parent)):
         for handle in Path(f"/proc/{pid}/fd").iterdir():
             with suppress(OSError):
                 lock = handle.resolve()
@@ -314,6 +323,43 @@ def test_a_comparison_survives_its_processes(sim_dir, tmp_path):
     third = start_comparison(sim_dir, killed)
     _, said = third.communicate(timeout=600)
     assert third.returncode == 0, said[-2000:]
+    assert_same_comparison(whole, killed)
+
+
+@needs_proc
+@pytest.mark.slow
+def test_a_comparison_on_ray_survives_its_driver(sim_dir, tmp_path):
+    """Killed while runs go on, and started again: nothing finished is done again, the rest as if nothing had been."""
+    pytest.importorskip("ray")
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    reference = start_comparison(sim_dir, whole)
+    _, said = reference.communicate(timeout=900)
+    assert reference.returncode == 0, said[-2000:]
+
+    first = start_comparison(sim_dir, killed, "--ray")
+    wait_until(lambda: first.poll() is not None or training_in(killed, first.pid), 600)
+    assert first.returncode is None, first.communicate()[1][-2000:]
+    cluster = descendants(first.pid)
+    first.kill()
+    first.wait()
+    # The cluster that it had started is gone with it.
+    wait_until(lambda: not any(map(alive, cluster)), 120)
+    before = {path: path.stat().st_mtime_ns for path in records(killed) if "compare" in json.loads(path.read_text())}
+    assert 0 < len(before) < len(records(whole))
+
+    second = start_comparison(sim_dir, killed, "--ray")
+    _, said = second.communicate(timeout=900)
+    assert second.returncode == 0, said[-2000:]
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    assert_same_comparison(whole, killed)
+
+
+def records(out: Path) -> list[Path]:
+    return sorted((out / "runs").rglob(RECORD))
+
+
+def assert_same_comparison(whole: Path, killed: Path) -> None:
+    """The same weights of every run, bit for bit, and the same results."""
     checkpoints = sorted(path.relative_to(whole) for path in whole.rglob("last.ckpt"))
     assert len(checkpoints) == 5
     for path in checkpoints:

@@ -21,7 +21,7 @@ from poyo_ssl_plugin.errors import DietError, ExtensionError, PoyoSSLError, Reci
 from poyo_ssl_plugin.extensions import KINDS, extension_names, load_extension
 from poyo_ssl_plugin.objectives import LatentLayout, get_mask
 from poyo_ssl_plugin.predictability import PredictabilityTable, make_diet, statistic_names
-from poyo_ssl_plugin.predictability.registered_statistics import make_statistic
+from poyo_ssl_plugin.predictability.registered_statistics import find_statistic
 from poyo_ssl_plugin.training import pretrain
 
 SOURCE = Path(__file__).parent / "extension_dist"
@@ -104,13 +104,13 @@ def test_unknown_names_list_what_others_offer(installed, table):
     with pytest.raises(RecipeError, match="unknown mask 'x'.*every_other_step"):
         get_mask("x")
     with pytest.raises(PoyoSSLError, match="unknown statistic 'x'.*active_fraction"):
-        make_statistic("x", 3)
+        find_statistic("x")
 
 
 def test_scoring_with_one_still_needs_no_torch(installed):
     code = (
-        "import sys; from poyo_ssl_plugin.predictability.registered_statistics import make_statistic; "
-        "make_statistic('active_fraction', 3); assert 'torch' not in sys.modules"
+        "import sys; from poyo_ssl_plugin.predictability.registered_statistics import find_statistic; "
+        "find_statistic('active_fraction')(3); assert 'torch' not in sys.modules"
     )
     package = Path(inspect.getfile(main.callback)).resolve().parents[1]
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": f"{package}:{installed}"})

@@ -6,7 +6,7 @@ import pytest
 import torch
 from quick import quick
 
-from benchmarks import batching, steps
+from benchmarks import batching
 from poyo_ssl_plugin.training import pretrain
 
 QUICK = quick(steps=2, batch_size=4)
@@ -42,8 +42,8 @@ def test_a_gpu_gives_what_the_cpu_gives():
 def test_xformers_and_our_attention_agree():
     pytest.importorskip("xformers", reason="xformers is not installed (pip install 'poyo-ssl-plugin[cuda]')")
     torch.manual_seed(0)
-    model = batching.make("small").eval().cuda()
+    model = batching.make("paper").eval().cuda()
     inputs = on_gpu(batching.batch(model.patch_size, 4, seed=0)[0])
     ours = model(**inputs)
     # torch_brain's attention takes xformers on a GPU.
-    torch.testing.assert_close(steps.with_stock_attention(model)(**inputs), ours, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(batching.with_stock_attention(model)(**inputs), ours, rtol=1e-3, atol=1e-4)

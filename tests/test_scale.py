@@ -10,7 +10,6 @@ from quick import quick
 from torch import nn
 
 from poyo_ssl_plugin import CalciumPOYO
-from poyo_ssl_plugin.compare.cost import measure_cost
 from poyo_ssl_plugin.compare.estimates import Trend
 from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.references import run_references
@@ -21,6 +20,7 @@ from poyo_ssl_plugin.compare.settings import prepare_recordings, preset_names, r
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.models.flops import measure_cost
 from poyo_ssl_plugin.training import Inputs
 from poyo_ssl_plugin.training.run_folder import resolved
 

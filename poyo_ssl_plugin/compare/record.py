@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.training.run_folder import LATER
 
 RECORD = "run.json"
 # The part of the record that is a comparison's; the rest is what training keeps of its own run.
@@ -71,7 +72,7 @@ class Run:
             "recordings": list(self.recordings),
             "neurons": self.neurons,
             "start": self.start,
-            "recipe": {name: value for name, value in flat(self.recipe).items() if name not in _FREE},
+            "recipe": {k: v for k, v in flat(self.recipe).items() if k not in _FREE and (k, v) not in LATER.items()},
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, get_arms
 from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
-from poyo_ssl_plugin.compare.cost import Cost, model_cost
+from poyo_ssl_plugin.compare.cost import model_cost
 from poyo_ssl_plugin.compare.estimates import Trend, trend
 from poyo_ssl_plugin.compare.perform import inputs_of, recipe_of
 from poyo_ssl_plugin.compare.plan import make_plan
@@ -22,6 +22,7 @@ from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
 from poyo_ssl_plugin.compare.results import ArmResult, Compute, Leaks, Summary, TestedDecoder, independent_values
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.models.flops import Cost
 from poyo_ssl_plugin.provenance import git_revision, versions
 
 AXES: dict[str, tuple[Any, ...]] = {

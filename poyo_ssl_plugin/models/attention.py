@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from poyo_ssl_plugin.compat import RotaryCrossAttention, RotarySelfAttention
+from poyo_ssl_plugin.models.packed_attention import attend_packed
 
 
 class CrossAttention(RotaryCrossAttention):
@@ -27,7 +28,7 @@ class CrossAttention(RotaryCrossAttention):
         query_pos_emb: torch.Tensor,
         context_pos_emb: torch.Tensor,
         context_mask: torch.Tensor | None = None,
-        packed: torch.Tensor | None = None,
+        packed: list[int] | None = None,
     ) -> torch.Tensor:
         """Attend; shapes as in torch_brain: (B, N_q, D), (B, N_c, D), (B, N_q, 2H), (B, N_t, 2H), (B, N_c).
 
@@ -37,7 +38,7 @@ class CrossAttention(RotaryCrossAttention):
             query_pos_emb: Rotary embedding of the queries' times.
             context_pos_emb: Rotary embedding of the context's times.
             context_mask: Which of the context is real.
-            packed: How many sequences each of the batch has, int64 (B,). ``x_context`` is then
+            packed: How many sequences each of the batch has. ``x_context`` is then
                 (sum of them, N_t, D): those of all the batch and no padding, which costs nothing so.
         """
         query = self.to_q(self.norm(x_query))
@@ -45,14 +46,17 @@ class CrossAttention(RotaryCrossAttention):
         query_phase, key_phase = as_complex(query_pos_emb), as_complex(context_pos_emb)
         if packed is not None:
             assert context_mask is None, "a packed context has no padding to mask"
-            key_phase = key_phase.repeat_interleave(packed, dim=0)
+            counts = torch.tensor(packed).to(key_phase.device, non_blocking=True)
+            # Told how many there are, a GPU need not be waited for.
+            key_phase = key_phase.repeat_interleave(counts, dim=0, output_size=sum(packed))
         query = _rotate(query, query_phase, self.heads)
         key, value = _rotate_keys(key_value, key_phase, 2, self.heads, rotate_value=self.rotate_value)
         dropout = self.dropout if self.training else 0.0
         if packed is None:
             out = _attend(query, key, value, dropout, context_mask)
         else:
-            out = _attend_packed(query, key, value, dropout, (packed * x_context.shape[1]).tolist())
+            lengths = [n * x_context.shape[1] for n in packed]
+            out = attend_packed(query, key.flatten(0, 1), value.flatten(0, 1), lengths, dropout)
         return self.to_out(_turn_back(out, query_phase) if self.rotate_value else out.flatten(2))
 
 
@@ -88,16 +92,6 @@ def _attend(
         attn_mask=None if mask is None else mask[:, None, None, :],
         dropout_p=dropout,
     ).transpose(1, 2)
-
-
-def _attend_packed(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, lengths: list[int]
-) -> torch.Tensor:
-    """Attention of each (B, N, heads, H) to so many of the keys and values, which follow one another."""
-    keys, values = (x.flatten(0, 1).split(lengths) for x in (key, value))
-    return torch.cat(
-        [_attend(q[None], k[None], v[None], dropout, None) for q, k, v in zip(query, keys, values, strict=True)]
-    )
 
 
 def _rotate_keys(

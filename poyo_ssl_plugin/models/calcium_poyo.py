@@ -23,7 +23,8 @@ from poyo_ssl_plugin.models.attention import CrossAttention, SelfAttention
 from poyo_ssl_plugin.models.hub import PretrainedModel
 from poyo_ssl_plugin.models.latents import process_latents
 from poyo_ssl_plugin.models.layer_scale import LayerScale, scaled_attention
-from poyo_ssl_plugin.models.patches import pads_whole_neurons, patches_of
+from poyo_ssl_plugin.models.packed_attention import neurons_without_padding
+from poyo_ssl_plugin.models.patches import patches_of
 from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
 from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
 from poyo_ssl_plugin.models.vocabulary import NeuronVocabularies, look_up
@@ -226,10 +227,11 @@ class CalciumPOYO(PretrainedModel, NeuronVocabularies):
             return slots + self.read_in(input_values, units, input_mask, n_patches), rotary
         units = self.unit_emb(input_unit_index)
         token_rotary = self.rotary_emb(input_timestamps)
-        if input_mask is not None and pads_whole_neurons(input_mask):
+        counts = neurons_without_padding(input_mask)
+        if input_mask is not None and counts is not None:
             real = input_mask[:, :, 0]
             tokens = self.value_map(input_values[real]) + units[real].unsqueeze(-2)
-            attended = self.enc_atn(slots, tokens, rotary, token_rotary, packed=real.sum(dim=1))
+            attended = self.enc_atn(slots, tokens, rotary, token_rotary, packed=counts)
         else:
             tokens = (self.value_map(input_values) + units.unsqueeze(-2)).flatten(1, 2)
             mask = None if input_mask is None else input_mask.flatten(1)

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-import torch
 
 from poyo_ssl_plugin.compat import Data
 from poyo_ssl_plugin.errors import RecordingError
@@ -47,16 +46,6 @@ def patches_of(data: Data, size: int) -> Patches:
     patches[:, :n_rows] = values[:n_rows].T
     centre = _half_steps(n_patches) * (size / traces.sampling_rate) + float(traces.domain.start[0])
     return Patches(patches.reshape(n_units, n_patches, size), centre.astype(np.float32))
-
-
-def pads_whole_neurons(mask: torch.Tensor) -> bool:
-    """Whether the padding of (B, N, P) patches is whole neurons, so that it can be left out.
-
-    Always false away from the CPU: a GPU would have to wait for the answer.
-    """
-    if mask.device.type != "cpu" or bool(mask.all()):
-        return False
-    return bool((mask == mask[:, :, :1]).all())
 
 
 @lru_cache

@@ -7,12 +7,11 @@ published code selects whole Cre lines instead: :meth:`Diet.from_cre_lines`.
 
 from __future__ import annotations
 
-import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +26,6 @@ PAPER_PRETRAIN_CRE_LINES = ("Sst", "Vip", "Pvalb", "Ntsr1")
 
 _FORMAT = 1
 
-_C = TypeVar("_C")
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
 
 def unpredictability(
     table: PredictabilityTable, *, skewness: float = PAPER_SKEWNESS, kurtosis: float = PAPER_KURTOSIS
@@ -43,19 +38,11 @@ def unpredictability(
     return np.maximum(table["skewness"] / skewness, table["kurtosis"] / kurtosis)
 
 
-def _of_table(
-    function: Callable[Concatenate[_C, PredictabilityTable, _P], _R],
-) -> Callable[Concatenate[_C, PredictabilityTable, _P], _R]:
+def _require_table(table: object) -> None:
     """Say so where a diet is made from something that is no table."""
-
-    @functools.wraps(function)
-    def checked(cls: _C, table: PredictabilityTable, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        if not isinstance(table, PredictabilityTable):
-            given = repr(str(table)) if isinstance(table, str | Path) else f"a {type(table).__name__}"
-            raise TableError(f"a diet is made of a table, not of {given}: PredictabilityTable.load reads one")
-        return function(cls, table, *args, **kwargs)
-
-    return checked
+    if not isinstance(table, PredictabilityTable):
+        given = repr(str(table)) if isinstance(table, str | Path) else f"a {type(table).__name__}"
+        raise TableError(f"a diet is made of a table, not of {given}: PredictabilityTable.load reads one")
 
 
 class Diet:
@@ -85,7 +72,6 @@ class Diet:
         [False, True, False]
     """
 
-    @_of_table
     def __init__(
         self,
         table: PredictabilityTable,
@@ -95,6 +81,7 @@ class Diet:
         rule: Mapping[str, Any] | None = None,
         order: np.ndarray | None = None,
     ) -> None:
+        _require_table(table)
         order = unpredictability(table) if order is None else order
         self.name = name
         self.rule: dict[str, Any] = dict(rule or {})
@@ -107,17 +94,16 @@ class Diet:
         self._set_ranks()
 
     @classmethod
-    @_of_table
     def from_thresholds(
         cls, table: PredictabilityTable, skewness: float = PAPER_SKEWNESS, kurtosis: float = PAPER_KURTOSIS
     ) -> Diet:
         """The predictable neurons: skewness and kurtosis at most the thresholds (the paper's)."""
+        _require_table(table)
         members = (table["skewness"] <= skewness) & (table["kurtosis"] <= kurtosis)
         rule = {"kind": "thresholds", "skewness": skewness, "kurtosis": kurtosis}
         return cls(table, members, name="predictable", rule=rule)
 
     @classmethod
-    @_of_table
     def from_quantile(cls, table: PredictabilityTable, quantile: float = 0.5, *, by: str | None = None) -> Diet:
         """The most predictable fraction of all neurons, by :func:`unpredictability` or by another statistic.
 
@@ -130,6 +116,7 @@ class Diet:
             DietError: If ``quantile`` is not in (0, 1].
             TableError: If the table has no such column.
         """
+        _require_table(table)
         if not 0 < quantile <= 1:
             raise DietError(f"quantile must be in (0, 1], not {quantile}")
         if by is not None and (by not in table.columns or table[by].dtype.kind == "U"):
@@ -142,7 +129,6 @@ class Diet:
         return cls(table, indicator(len(table), keep), name=name, rule=rule, order=order)
 
     @classmethod
-    @_of_table
     def from_cre_lines(cls, table: PredictabilityTable, cre_lines: Iterable[str] = PAPER_PRETRAIN_CRE_LINES) -> Diet:
         """All neurons of some Cre lines, named in full or by their gene (``Sst`` for ``Sst_IRES_Cre``).
 
@@ -151,6 +137,7 @@ class Diet:
         Raises:
             DietError: If no recording of the table is of any of these lines.
         """
+        _require_table(table)
         wanted = {str(line).lower() for line in cre_lines}
         lines = [line.lower().replace("-", "_") for line in table["cre_line"].tolist()]
         members = np.array([line in wanted or line.split("_")[0] in wanted for line in lines], dtype=bool)
@@ -160,11 +147,11 @@ class Diet:
         return cls(table, members, name="cre-lines", rule={"kind": "cre_lines", "cre_lines": sorted(wanted)})
 
     @classmethod
-    @_of_table
     def random(
         cls, table: PredictabilityTable, *, n_units: int | None = None, fraction: float = 0.5, seed: int = 0
     ) -> Diet:
         """A random set of ``n_units`` neurons, or of a ``fraction`` of all: the control diet."""
+        _require_table(table)
         candidates = np.flatnonzero(table.ok)
         n = round(fraction * len(candidates)) if n_units is None else n_units
         if not 0 < n <= len(candidates):
@@ -174,9 +161,9 @@ class Diet:
         return cls(table, indicator(len(table), keep), name="random", rule=rule)
 
     @classmethod
-    @_of_table
     def everything(cls, table: PredictabilityTable) -> Diet:
         """Every neuron that could be scored."""
+        _require_table(table)
         return cls(table, np.ones(len(table), dtype=bool), name="everything", rule={"kind": "everything"})
 
     def subset(self, fraction: float, *, seed: int = 0) -> Diet:

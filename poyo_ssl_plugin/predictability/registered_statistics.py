@@ -90,8 +90,3 @@ def find_statistic(name: str) -> Callable[[int], Statistic]:
         known = ", ".join(statistic_names()) or "none"
         raise PoyoSSLError(f"unknown statistic {name!r}; registered are: {known}")
     return factory
-
-
-def make_statistic(name: str, n_units: int) -> Statistic:
-    """Construct a statistic for ``n_units`` neurons; errors as :func:`find_statistic`."""
-    return find_statistic(name)(n_units)

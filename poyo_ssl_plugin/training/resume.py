@@ -176,6 +176,7 @@ class ResumePoint(Checkpoint):
         self._settled: dict[str, Any] | None = None
         self._pending: dict[str, Any] | None = None
         self._due = False
+        self._accumulates = False
         self._stop = False
         self._asked = False
         self._previous: Any = None
@@ -245,10 +246,15 @@ class ResumePoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        n_batches = batch_idx + 1
+        self._accumulates = n_batches % trainer.accumulate_grad_batches > 0 and n_batches < trainer.num_training_batches
+        if self._accumulates:
+            # Gradients that wait for those of the next batches are in no checkpoint.
+            return
         # After the last step of all the run saves anyway, and only then have all hooks been called.
         last_of_all = trainer.global_step >= trainer.estimated_stepping_batches
         self._due = (self._due or trainer.global_step % self.every_n_steps == 0) and not last_of_all
-        last_of_epoch = batch_idx + 1 >= trainer.num_training_batches > 1
+        last_of_epoch = n_batches >= trainer.num_training_batches > 1
         if trainer.world_size == 1 or trainer.global_step % _STEPS_BETWEEN_ASKING == 0:
             # All processes save or none: a signal reaches them at different steps.
             self._stop = bool(trainer.strategy.reduce_boolean_decision(self._asked, all=False))
@@ -265,7 +271,7 @@ class ResumePoint(Checkpoint):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.world_size == 1:
             self._stop = self._asked
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not self._accumulates:
             self._save_if_due(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -28,7 +28,10 @@ _FREE = {"resume", "out_dir", "seeds", "data.num_workers", "data.timeout"}
 # Keys that may differ when a run that was stopped goes on: the same content in another place.
 _MOVED = {"data.root", "diet.table", "init_from"}
 # Keys of the trainer that change the result, so that a finished run is not taken for another.
-_TRAINER = ("max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite")
+_TRAINER = {"max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite"}
+_TRAINER |= {"compile", "accumulate_grad_batches"}
+# Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
+LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1}
 
 
 @dataclass
@@ -64,16 +67,18 @@ class RunRecord:
         recipe: Dotted keys and values of the recipe, and the seed, that make the run what it is.
         state: ``"begun"``, or ``"finished"`` with a result.
         result: What came of it.
+        speed: How fast it trained, see :meth:`~poyo_ssl_plugin.training.throughput.Throughput.measured`.
     """
 
     recipe: dict[str, Any]
     state: Literal["begun", "finished"] = "begun"
     result: RunResult | None = None
+    speed: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: DictConfig, *, seed: int | None = None) -> RunRecord:
         """The record of a run that is about to begin."""
-        keys = _flat(_container(config))
+        keys = {k: v for k, v in _flat(_container(config)).items() if (k, v) not in LATER.items()}
         kept = {f"trainer.{name}" for name in _TRAINER}
         recipe = {k: v for k, v in keys.items() if k in kept or not (k in _FREE or k.startswith("trainer."))}
         return cls({**recipe, **({} if seed is None else {"seed": seed})})
@@ -88,7 +93,7 @@ class RunRecord:
             if result is not None:
                 loaded = result["loaded"] and LoadReport(**result["loaded"])
                 result = RunResult(out_dir, last_checkpoint(out_dir), **{**result, "loaded": loaded})
-            return cls(content["recipe"], content["state"], result)
+            return cls(content["recipe"], content["state"], result, content.get("speed", {}))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 

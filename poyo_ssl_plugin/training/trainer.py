@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -16,12 +17,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.distributed import is_main_process, process_index
 from poyo_ssl_plugin.files import atomic_path
+from poyo_ssl_plugin.models.compiled import compile_layers
 from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
 from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
 from poyo_ssl_plugin.training.logs import MetricsLog
+from poyo_ssl_plugin.training.module import TrainingModule
 from poyo_ssl_plugin.training.resume import ResumePoint
 from poyo_ssl_plugin.training.run_folder import RunRecord, last_checkpoint
 from poyo_ssl_plugin.training.step_progress import StepProgress
+from poyo_ssl_plugin.training.throughput import Throughput
 
 # What Lightning warns of and runs here need not know: a step on a CPU does not need worker processes, windows load many
 # times faster than they train; every process validates on all windows, so there is nothing to average.
@@ -74,15 +78,19 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
             _Trajectory(filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place)
         )
     guards = [FiniteGuard(out_dir, options.on_nonfinite), CollapseWarning()]
-    bars = [StepProgress("pretraining" if mode == "min" else "fine-tuning")] if options.progress else []
+    throughput = Throughput(record)
+    # The work of the model is counted before it is compiled.
+    speed = [throughput, *([_Compile(options.compile)] if options.compile else [])]
+    label = "pretraining" if mode == "min" else "fine-tuning"
+    bars = [StepProgress(label, throughput)] if options.progress else []
     trainer = L.Trainer(
         max_steps=options.max_steps,
         max_epochs=options.max_epochs if options.max_epochs is not None else -1,
-        val_check_interval=options.val_every_n_steps,
+        val_check_interval=options.val_every_n_steps * options.accumulate_grad_batches,
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         gradient_clip_val=options.gradient_clip_val,
-        callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *bars],
+        callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *speed, *bars],
         plugins=[SafeCheckpointIO()],
         logger=_loggers(out_dir, resumed=last.exists(), tensorboard=options.tensorboard, wandb=options.wandb),
         enable_progress_bar=False,
@@ -97,6 +105,7 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
                 "strategy",
                 "precision",
                 "deterministic",
+                "accumulate_grad_batches",
                 "log_every_n_steps",
             )
         },
@@ -126,6 +135,21 @@ class _OwnRandomness(L.Callback):
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if process_index():
             torch.manual_seed(torch.initial_seed() + process_index())
+
+
+class _Compile(L.Callback):
+    """Compiles the model before the first step; ``how`` is true, or the name of a backend."""
+
+    def __init__(self, how: bool | str) -> None:
+        self.backend = how if isinstance(how, str) else "inductor"
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if self.backend:
+            assert isinstance(pl_module, TrainingModule)
+            compile_layers(pl_module.model, self.backend)
+            self.backend = ""
 
 
 class _Trajectory(ModelCheckpoint):
