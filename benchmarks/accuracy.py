@@ -1,8 +1,8 @@
 """Time to an accuracy on a real session: the default recipe from scratch, and what one would use instead.
 
-Which second of natural movie one (of 30) is shown, from all neurons of session 501574836, on its recorded
-split and, ours, over five folds of its ten repeats. All peers learn from the same windows and are asked about
-the same ones; only torch_brain's POYO reads spikes, for it takes nothing else. Time is processor time of one
+Which second of natural movie one (of 30) is shown, from the unpredictable neurons of session 501574836, on its
+recorded split and, ours, as the mean over five folds of its ten repeats. All peers learn from the same windows
+and are asked about the same ones; only torch_brain's POYO reads spikes, for it takes nothing else. Time is processor time of one
 thread, from opening the recording on, without imports and without the tests in between. Who has not arrived
 after so many times the time of ours is stopped, and the ratio is then a lower bound. POYO_SSL_RECORDINGS
 names the folder of the session.
@@ -26,7 +26,7 @@ from benchmarks.harness import Row, Settings
 from poyo_ssl_plugin.compare.references import softmax_regression
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings
-from poyo_ssl_plugin.data.splits import repeat_fold
+from poyo_ssl_plugin.data.splits import recorded_split, repeat_fold
 from poyo_ssl_plugin.predictability import score_dataset
 from poyo_ssl_plugin.training import Inputs, prepare_finetuning
 from poyo_ssl_plugin.training.run import Prepared
@@ -34,7 +34,7 @@ from poyo_ssl_plugin.training.tokens import answered
 from poyo_ssl_plugin.training.trainer import quiet_lightning
 
 SESSION = "501574836"
-TARGET = 0.8
+TARGET = 0.85
 STEPS_BETWEEN_TESTS = 5
 FOLDS = 5
 PATIENCE = 10.0
@@ -52,11 +52,13 @@ def run(settings: Settings) -> Iterator[Row]:
         print(f"    (accuracy: {SESSION}.h5 is not here; set POYO_SSL_RECORDINGS to its folder)")
         return
     n_folds = settings.pick(FOLDS, 1)
-    folds = [train(root, [], float("inf"), fold) for fold in range(n_folds)]
+    folds = [train(root, [], float("inf"), fold, target=float("inf")) for fold in range(n_folds)]
+    scores, times = (np.mean([getattr(fold, name) for fold in folds], axis=0) for name in ("scores", "times"))
+    arrived = np.flatnonzero(scores >= TARGET)
     yield Row(
-        f"time to {TARGET:.0%} of the seconds of a movie, default recipe, mean of {n_folds} folds",
+        f"time until the mean of {n_folds} folds tells {TARGET:.0%} of the seconds of a movie, default recipe",
         "-",
-        float(np.mean([fold.seconds for fold in folds])) if all(fold.arrived for fold in folds) else float("inf"),
+        float(times[arrived[0]]) if len(arrived) else float("inf"),
         20,
         "<=",
         "s",
@@ -101,35 +103,43 @@ class Arrival:
         steps: Steps of training.
         arrived: Whether the accuracy was reached.
         scores: Accuracy on the test at every look.
+        times: Processor time until each look.
     """
 
     seconds: float = 0.0
     steps: int = 0
     arrived: bool = False
     scores: list[float] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
 
 
 def recipe(root: Path, *overrides: str) -> Any:
-    common = ["init_from=null", "diet=all", f"data.root={root}", f"data.recordings=['{SESSION}']", "seeds=[0]"]
+    common = [
+        "init_from=null",
+        "diet=unpredictable",
+        f"data.root={root}",
+        f"data.recordings=['{SESSION}']",
+        "seeds=[0]",
+    ]
     common += ["trainer.accelerator=cpu", f"out_dir={tempfile.gettempdir()}"]
     return compose_recipe("finetune", "natural_movie", [*common, *overrides])
 
 
-def fold_inputs(root: Path, fold: int) -> Inputs:
-    """The session with a fifth of the movie's repeats held out."""
+def inputs_of(root: Path, fold: int | None = None) -> Inputs:
+    """The session, with a fifth of the movie's repeats held out, or, without a fold, its recorded split."""
     dataset = Recordings(root, [SESSION])
-    split = repeat_fold(dataset, "natural_movie_one", fold, FOLDS)
+    split = recorded_split(dataset) if fold is None else repeat_fold(dataset, "natural_movie_one", fold, FOLDS)
     return Inputs(dataset, score_dataset(dataset, intervals=split["train"]), split)
 
 
-def train(root: Path, overrides: list[str], budget: float, fold: int | None = None) -> Arrival:
+def train(root: Path, overrides: list[str], budget: float, fold: int | None = None, target: float = TARGET) -> Arrival:
     """Fine-tune from scratch until the accuracy is reached, the recipe is done or the budget, in seconds, is spent.
 
     Without a fold the recorded split is taken.
     """
     begin = time.process_time()
-    prepared = prepare_finetuning(recipe(root, *overrides), None if fold is None else fold_inputs(root, fold))
-    watch = Watch(prepared, begin, budget)
+    prepared = prepare_finetuning(recipe(root, *overrides), inputs_of(root, fold))
+    watch = Watch(prepared, begin, budget, target)
     options = prepared.config.trainer
     with quiet_lightning():
         trainer = L.Trainer(
@@ -150,8 +160,8 @@ def train(root: Path, overrides: list[str], budget: float, fold: int | None = No
 class Watch(L.Callback):
     """Tests every few steps, outside the time that counts, and ends the training when it has arrived."""
 
-    def __init__(self, prepared: Prepared, begin: float, budget: float) -> None:
-        self.prepared, self.begin, self.budget = prepared, begin, budget
+    def __init__(self, prepared: Prepared, begin: float, budget: float, target: float) -> None:
+        self.prepared, self.begin, self.budget, self.target = prepared, begin, budget, target
         self.arrival = Arrival()
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
@@ -161,7 +171,8 @@ class Watch(L.Callback):
             return
         paused = time.process_time()
         self.arrival.scores.append(test(self.prepared))
-        self.arrival.arrived = self.arrival.scores[-1] >= TARGET
+        self.arrival.times.append(self.arrival.seconds)
+        self.arrival.arrived = self.arrival.scores[-1] >= self.target
         trainer.should_stop = self.arrival.arrived or spent
         self.begin += time.process_time() - paused
 
@@ -182,7 +193,7 @@ def test(prepared: Prepared) -> float:
 def regress(root: Path) -> Arrival:
     """Softmax regression on patch means of the same windows."""
     begin = time.process_time()
-    data = prepare_finetuning(recipe(root)).data
+    data = prepare_finetuning(recipe(root), inputs_of(root)).data
     parts = []
     for loader in (data.labelled_windows(), data.test_dataloader()):
         batches = list(loader)
