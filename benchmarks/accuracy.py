@@ -2,10 +2,10 @@
 
 Which second of natural movie one (of 30) is shown, from the unpredictable neurons of session 501574836, on its
 recorded split and, ours, as the mean over five folds of its ten repeats. All peers learn from the same windows
-and are asked about the same ones; only torch_brain's POYO reads spikes, for it takes nothing else. Time is processor time of one
-thread, from opening the recording on, without imports and without the tests in between. Who has not arrived
-after so many times the time of ours is stopped, and the ratio is then a lower bound. POYO_SSL_RECORDINGS
-names the folder of the session.
+and are asked about the same ones; only torch_brain's POYO reads spikes, for it takes nothing else. Time is
+processor time of one thread, from opening the recording on, without imports and without the tests in between.
+Who has not arrived after so many times the time of ours is stopped, and the ratio is then a lower bound.
+POYO_SSL_RECORDINGS names the folder of the session.
 """
 
 from __future__ import annotations
