@@ -111,7 +111,7 @@ def outcome(folder: Path) -> dict[str, object]:
 def settled(value):
     """JSON without what a clock said."""
     if isinstance(value, dict):
-        return {key: settled(item) for key, item in value.items() if key not in ("seconds", "versions", "git")}
+        return {key: settled(item) for key, item in value.items() if key not in ("seconds", "speed", "versions", "git")}
     return [settled(item) for item in value] if isinstance(value, list) else value
 
 
