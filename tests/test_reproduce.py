@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
@@ -44,6 +45,23 @@ def test_every_question_runs_small(name, sim_dir, tmp_path):
     for pair in answer.planned:
         assert pair.mean == pytest.approx(column.arms[pair.arm].mean - column.arms[pair.reference].mean)
         assert pair.n == 2
+    runs = pd.read_csv(tmp_path / "runs.csv")
+    assert set(stand_in["arms"]) < set(runs.decoder)
+    for arm in stand_in["arms"]:
+        # Data sets, or folds, have equally many runs, so the mean of all is the mean of theirs.
+        assert runs.value[runs.decoder == arm].mean() == pytest.approx(column.arms[arm].mean, abs=1e-5)
+
+
+def test_data_sets_can_be_done_one_by_one(sim_dir, tmp_path):
+    question, stand_in = get_question("diet"), STAND_IN["diet"]
+    planned = planned_of(question, stand_in["arms"])
+    columns = {"quarter": {"arms": stand_in["arms"]}}
+    asked = Question(question.question, columns, planned, question.shared, question.data_sets)
+    changes = {"root": str(sim_dir), **stand_in, **TINY}
+    reproduce(asked, tmp_path, changes, only=["107"], small=True)
+    assert set(pd.read_csv(tmp_path / "runs.csv").data_set) == {107}
+    with pytest.raises(RecipeError, match="unknown data set '99'"):
+        reproduce(asked, tmp_path, changes, only=["99"])
 
 
 def test_planned_arms_are_those_of_their_column():

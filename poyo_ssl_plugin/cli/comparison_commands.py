@@ -124,11 +124,15 @@ def scale(overrides: tuple[str, ...], preset: str | None, ray: bool) -> None:
 @click.argument("overrides", nargs=-1, metavar="[KEY=VALUE]...")
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), help="Folder to write to; runs/QUESTION by default.")
 @click.option("--small", is_flag=True, help="Three steps a run: shows that all of it runs, and decides nothing.")
-def reproduce(question: str | None, overrides: tuple[str, ...], out_dir: Path | None, small: bool) -> None:
+@click.option("--only", multiple=True, metavar="DATA_SET", help="Do only this data set of the question; repeatable.")
+def reproduce(
+    question: str | None, overrides: tuple[str, ...], out_dir: Path | None, small: bool, only: tuple[str, ...]
+) -> None:
     """Rerun a page of results.
 
     Does every comparison behind the page and writes answer.md, with their values side by side and the planned
-    differences. Without QUESTION it lists them. Finished runs are kept. Keys are those of 'poyo-ssl compare'.
+    differences, and runs.csv, with the value of every run. Without QUESTION it lists them. Finished runs are kept.
+    Keys are those of 'poyo-ssl compare'.
 
     \b
     Example:
@@ -144,7 +148,7 @@ def reproduce(question: str | None, overrides: tuple[str, ...], out_dir: Path | 
         return print_table(("question", "it asks"), rows)
     asked, place = get_question(question), out_dir or Path("runs", question)
     with Stages(errors) as stage:
-        rerun(asked, place, parse_overrides(overrides), small=small, stage=stage)
+        rerun(asked, place, parse_overrides(overrides), only=only, small=small, stage=stage)
     say((place / "answer.md").read_text(encoding="utf-8"))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import yaml
 
 from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
@@ -80,6 +81,7 @@ def reproduce(
     out_dir: str | Path,
     changes: Settings | None = None,
     *,
+    only: Sequence[str] = (),
     small: bool = False,
     stage: Stage | None = None,
 ) -> Answer:
@@ -87,9 +89,10 @@ def reproduce(
 
     Args:
         question: The question.
-        out_dir: Folder of everything that is written: the comparisons, ``answer.json``, ``answer.md`` and
-            ``answer.png``.
+        out_dir: Folder of everything that is written: the comparisons, ``answer.json``, ``answer.md``,
+            ``answer.png``, and ``runs.csv`` with the value of every run.
         changes: Settings that come after those of the question, such as ``root``.
+        only: Names of the data sets to do, so that machines can share a question; empty for all.
         small: Three steps a run, one seed, two folds, two data sets: shows that all of it runs, and decides nothing.
         stage: As :func:`~poyo_ssl_plugin.compare.comparison.run_comparison`.
 
@@ -102,7 +105,7 @@ def reproduce(
     changes = dict(changes or {})
     if not question.simulate and "root" not in changes:
         raise RecipeError("root is not set: give root=..., the folder of the recordings that this question is about")
-    data_sets = list(question.data_sets.items()) or [("", {})]
+    data_sets = _chosen(question, only) or [("", {})]
     summaries: dict[str, list[ComparisonSummary]] = {column: [] for column in question.columns}
     for name, own in data_sets[:2] if small else data_sets:
         place, own = Path(out_dir, name), dict(own)
@@ -122,7 +125,32 @@ def reproduce(
     with atomic_path(Path(out_dir, "answer.md")) as path:
         path.write_text("\n".join(answer.lines()) + "\n", encoding="utf-8")
     draw_answer(answer, Path(out_dir, "answer.png"))
+    names = [name for name, _ in data_sets]
+    with atomic_path(Path(out_dir, "runs.csv")) as path:
+        _runs(names, summaries).to_csv(path, index=False, float_format="%.6g")
     return answer
+
+
+def _chosen(question: Question, only: Sequence[str]) -> list[tuple[str, Settings]]:
+    unknown = [name for name in only if name not in question.data_sets]
+    if unknown:
+        known = ", ".join(question.data_sets) or "none"
+        raise RecipeError(f"unknown data set {unknown[0]!r}; those of this question: {known}")
+    return [(name, own) for name, own in question.data_sets.items() if not only or name in only]
+
+
+def _runs(data_sets: Sequence[str], summaries: Mapping[str, Sequence[ComparisonSummary]]) -> pd.DataFrame:
+    """A row for each run of all comparisons, and one for each simple decoder of a comparison, without seed or fold."""
+    rows: list[dict[str, Any]] = []
+    for column, found in summaries.items():
+        for data_set, summary in zip(data_sets, found, strict=False):
+            place = {"data_set": data_set, "column": column}
+            for arm, result in summary.arms.items():
+                rows += [{**place, "decoder": arm, **to_json(run), "git": summary.git} for run in result.runs]
+            for name, tested in summary.baselines.items():
+                values = {key: value for key, value in to_json(tested).items() if key not in ("ci95", "trials")}
+                rows.append({**place, "decoder": name, **values, "git": summary.git})
+    return pd.DataFrame(rows)
 
 
 def _joined(*settings: Settings) -> dict[str, Any]:
