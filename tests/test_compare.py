@@ -235,6 +235,12 @@ class TestProtocol:
             ({"held_out": ("sim_9",)}, "held_out names sim_9"),
             ({"held_out": ("sim_000", "sim_001", "sim_002")}, "held_out leaves no recording"),
             ({"finetune": ("nonsense=1",)}, "unknown key 'nonsense'"),
+            ({"finetune": (*QUICK, "label_fraction=25")}, r"label_fraction must be in \(0, 1\], not 25"),
+            ({"finetune": (*QUICK, "trainer.max_steps=-3")}, "trainer.max_steps must be"),
+            (
+                {"finetune": (*QUICK, "data.window_length=90.0")},
+                "no train trial of .* that a window of 90 s fits around",
+            ),
         ):
             with pytest.raises(PoyoSSLError, match=message):
                 run_comparison(comparison(sim_dir, tmp_path, **options))
@@ -549,6 +555,7 @@ class TestPresets:
             ([], "session", "root is not set"),
             (["root=x", "arm=[scratch]"], None, "unknown key 'arm'; did you mean arms"),
             (["root=x", "seeds=[a]"], None, "seeds must be whole numbers"),
+            (["root=x", "seeds=[0,-1]"], None, "seeds must be whole numbers from 0 on"),
             (["root=x", "folds=many"], None, "folds of compare must be a number"),
             (["root=x", "folds=2.5"], None, "folds of compare must be a number"),
             (["root=x", "pretrain_each_seed=3"], None, "must be true or false"),
@@ -558,6 +565,16 @@ class TestPresets:
     def test_mistakes_are_explained(self, overrides, preset, message):
         with pytest.raises(RecipeError, match=message):
             comparison_from_overrides(overrides, preset)
+
+    def test_values_become_what_the_settings_want(self):
+        """Ids are texts though YAML has numbers like them; a task's texts stay texts on the way through a recipe."""
+        task = "task={name: turn, source: trials, label: turn, classes: [left, 'no', '2', 'côté a: b']}"
+        given = ["root=x", "recordings=[2024_05_01,007,1e3]", "held_out=007", "folds=2.0", task]
+        settings, _ = comparison_from_overrides(given)
+        assert settings.recordings == ("2024_05_01", "007", "1e3") and settings.held_out == ("007",)
+        assert isinstance(settings.folds, int)
+        for recipe in (settings.task, compose_recipe("finetune", overrides=[f"task={settings.task}"]).task):
+            assert get_task(recipe).classes == ("left", "no", "2", "côté a: b")
 
 
 def against(**changes) -> VersusScratch:

@@ -179,6 +179,23 @@ class TestBadInput:
         said = run("score", sim_dir, "--out", tmp_path / "t.csv", "--split", "training", expect=2)
         assert "no split 'training'" in said and not (tmp_path / "t.csv").exists()
 
+    @pytest.mark.parametrize("name", ["folder", "t.png", "table"])
+    def test_a_table_that_its_figures_or_a_folder_would_be_in_the_way_of(self, tmp_path, sim_dir, name):
+        (tmp_path / "folder").mkdir()
+        said = run("score", sim_dir, "--out", tmp_path / name, expect=2)
+        assert "ends in .csv or .parquet" in said and [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+    @pytest.mark.parametrize("seeds", ["0", "[0,0]", "[a]", "[-1]", "[]"])
+    def test_seeds_that_are_none(self, tmp_path, sim_dir, seeds):
+        arguments = [f"data.root={sim_dir}", "diet=all", f"seeds={seeds}", f"out_dir={tmp_path / 'f'}"]
+        said = run("finetune", "--recipe", "scratch", *arguments, expect=2)
+        assert "seeds must be different whole numbers" in said and not (tmp_path / "f").exists()
+
+    @pytest.mark.parametrize("override", ["data.root=[a", "data.root=a: b", "data.root"])
+    def test_an_override_that_cannot_be_read(self, tmp_path, override):
+        said = run("evaluate", tmp_path / "last.ckpt", override, expect=2)
+        assert override.partition("=")[0] in said and "Traceback" not in said
+
     def test_an_unknown_key(self):
         assert "unknown key 'data.rot'; did you mean data.root" in run("pretrain", "data.rot=x", expect=2)
         assert "unknown key 'seed'; did you mean seeds?" in run("compare", "root=x", "seed=1", expect=2)

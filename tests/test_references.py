@@ -13,7 +13,7 @@ from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.references import _windows, run_references, template, whitening
 from poyo_ssl_plugin.configuration import compose_recipe
-from poyo_ssl_plugin.data import Recordings, simulate
+from poyo_ssl_plugin.data import Recordings, find_trials, get_task, simulate
 from poyo_ssl_plugin.data.splits import repeat_fold
 from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.predictability import score_dataset
@@ -76,6 +76,24 @@ class TestReferences:
         config.shuffle_labels = True
         for decoded in run_references(config, inputs).values():
             assert decoded.mean() < 3 / 8
+
+    def test_recordings_of_one_class_or_without_a_labelled_trial(self, recipe):
+        """A decoder of one class names that class; what has no labels to learn from is told wrong."""
+        config = recipe("diet=unpredictable")
+        inputs = Inputs.from_recipe(config)
+        names = inputs.dataset.recording_ids
+        gratings = [inputs.dataset.get_recording(name).drifting_gratings for name in names[:2]]
+        first = find_trials(inputs.dataset.get_recording(names[0]), get_task("drifting_gratings"), "train")
+        one = first[first.label == first.label[0]]
+        inputs.split["train"][names[0]] = np.stack([one.start, one.end], axis=1)
+        before = float(min(gratings[1].start))
+        inputs.split["train"][names[1]] = np.array([[0.0, before]])
+        scores = run_references(config, inputs)
+        trials = prepare_finetuning(config, inputs).data.trials("test")
+        n, m = len(trials[names[0]]), len(trials[names[1]])
+        for right in scores.values():
+            assert right[:n].tolist() == (trials[names[0]].label == first.label[0]).tolist()
+            assert not right[n : n + m].any()
 
     def test_counts_of_spikes(self, spike_dir, spike_table_path, recipe):
         config = recipe("model=poyo", root=spike_dir, table=spike_table_path)

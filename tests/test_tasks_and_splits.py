@@ -285,6 +285,7 @@ class TestDeclaredTasks:
 
     def test_what_a_recording_supports(self, dataset, real_dir):
         found = {task.name: task for task in tasks_of(dataset.get_recording("sim_000"))}
+        assert "age" not in found  # of the animal, at no time
         assert {"drifting_gratings", "natural_movie", "running", "temporal_frequency_id"} <= found.keys()
         real = {task.name for task in tasks_of(Recordings(real_dir).get_recording("501574836"))}
         assert real == {"natural_movie", "natural_movie_three"}
@@ -292,6 +293,12 @@ class TestDeclaredTasks:
         assert [(t.name, t.kind) for t in tasks_of(data)] == [
             ("side", "classification"), ("contrast", "regression"), ("trajectory_side", "regression"),
         ]  # fmt: skip
+
+    @pytest.mark.parametrize(("source", "label"), [("subject", "age"), ("rois", "id")])
+    def test_what_has_no_times_is_refused(self, dataset, source, label):
+        task = get_task({"name": "x", "source": source, "label": label, "kind": "regression"})
+        with pytest.raises(RecordingError, match=f"'{source}', which the task 'x' decodes, is neither trials nor"):
+            fit_task(task, dataset, recorded_split(dataset)["train"])
 
     def test_movie_three_of_the_real_session(self, real_dir):
         data = Recordings(real_dir).get_recording("501574836")

@@ -290,6 +290,17 @@ class TestBadInput:
             (["data.recordings=[sim_009]"], RecordingError, "no recording sim_009"),
             (["init_from=none.ckpt"], CheckpointError, "none.ckpt: no such checkpoint"),
             (["optim.optimizer.name=sgd"], RecipeError, "unknown optimizer 'sgd'"),
+            (["optim.optimizer.lr=-1"], RecipeError, "optim.optimizer.lr must be a positive number, not -1"),
+            (["data.window_length=-2"], RecipeError, "data.window_length must be a positive number"),
+            (["data.batch_size=0"], RecipeError, "data.batch_size must be a whole number of at least 1, not 0"),
+            (["data.num_workers=-1"], RecipeError, "data.num_workers must be"),
+            (["trainer.max_steps=-5"], RecipeError, "trainer.max_steps must be"),
+            (["trainer.max_steps=-1"], RecipeError, "give trainer.max_epochs"),
+            (["trainer.max_steps=many"], RecipeError, "trainer.max_steps must be"),
+            (["trainer.val_every_n_steps=0"], RecipeError, "trainer.val_every_n_steps must be"),
+            (["trainer.precision=half"], RecipeError, "trainer: Precision 'half' is invalid"),
+            (["trainer.strategy=none"], RecipeError, "trainer: .*strategy"),
+            (["seed=-1"], RecipeError, "seed must be a whole number of at least 0"),
         ],
     )
     def test_pretrain(self, recipe, tmp_path, overrides, error, message):

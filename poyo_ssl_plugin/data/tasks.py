@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.data.series import is_series, sample_times
+from poyo_ssl_plugin.data.series import is_series, is_timed, sample_times
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.extensions import extension_names, load_extension
 from poyo_ssl_plugin.recordings import recording_id
@@ -108,6 +108,11 @@ class Task:
                 f"recording {recording_id(data)}: has no {self.source!r}, which the task {self.name!r} decodes"
             )
         table = getattr(data, self.source)
+        if not is_timed(table):
+            raise RecordingError(
+                f"recording {recording_id(data)}: {self.source!r}, which the task {self.name!r} decodes, is neither "
+                "trials nor a time series; 'poyo-ssl tasks' lists what there is"
+            )
         missing = [column for column in self.columns if column not in table.keys()]
         if missing:
             raise RecordingError(
