@@ -120,6 +120,15 @@ class TestPipeline:
         run("finetune", "--recipe", "scratch", f"out_dir={out['scratch']}", "seeds=[0,1]", *inputs)
         return out
 
+    def test_what_evaluate_and_export_refuse(self, finetuned, scored):
+        checkpoint = finetuned["scratch"] / "seed0" / "checkpoints" / "last.ckpt"
+        said = run("evaluate", checkpoint, "data=3", expect=2)
+        assert "'data' holds other keys; change one of them, data.root=..." in said
+        said = run("evaluate", finetuned["scratch"] / "seed0", expect=2)
+        assert f"did you mean {checkpoint}?" in said
+        said = run("export", scored[0] / "table.csv", scored[0] / "x.safetensors", expect=2)
+        assert "table.csv: damaged or not a checkpoint" in said and not (scored[0] / "x.safetensors").exists()
+
     def test_simulate(self, simulated):
         place, said = simulated
         assert "2 recordings of 20 neurons" in said

@@ -81,8 +81,13 @@ def recorded_recipe(
     """
     config = OmegaConf.create(content["hyper_parameters"]["recipe"])
     for key, value in (overrides or {}).items():
-        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
+        earlier = OmegaConf.select(config, key, default=_ABSENT)
+        if earlier is _ABSENT:
             raise RecipeError(f"{source}: its recipe has no key {key!r}")
+        if isinstance(earlier, DictConfig) and key != "task":
+            raise RecipeError(
+                f"{source}: {key!r} holds other keys; change one of them, {key}.{next(iter(earlier))}=..."
+            )
         OmegaConf.update(config, key, value)
     refuse_unknown_classes(config.model, source=source)
     return config
