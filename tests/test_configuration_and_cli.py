@@ -341,6 +341,11 @@ def test_score_says_when_the_thresholds_are_of_no_use(sim_dir, tmp_path):
     assert "warning" not in run("score", sim_dir, "--out", tmp_path / "t.csv", "--skewness", 1)
 
 
+def test_after_scores_of_spikes_comes_a_command_that_reads_spikes(spike_dir, tmp_path):
+    said = run("score", spike_dir, "--field", "spikes", "--bin-width", 0.2, "--out", tmp_path / "t.csv")
+    assert said.endswith(f"diet.table={tmp_path / 't.csv'} data.field=spikes data.bin_width=0.2")
+
+
 def test_diet_all_needs_no_table(sim_dir, table, tmp_path):
     said = run("pretrain", f"data.root={sim_dir}", "diet=all", f"out_dir={tmp_path / 'p'}", *QUICK)
     assert "60 units of 3 recordings" in said

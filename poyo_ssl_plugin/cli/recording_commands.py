@@ -214,7 +214,8 @@ def score(
         say(f"warning: {warning}")
     wrote(*written)
     choice = "diet=quantile " if warning else ""
-    say(f"next: poyo-ssl pretrain data.root={dataset_dir} {choice}diet.table={out}")
+    counts = "" if "." in field else f" data.field={field} data.bin_width={bin_width:g}"
+    say(f"next: poyo-ssl pretrain data.root={dataset_dir} {choice}diet.table={out}{counts}")
 
 
 def _check_table_path(out: Path) -> None:
