@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -229,6 +230,15 @@ class TestDeclaredTasks:
             fit_task(get_task(SIDE), One(data), TRAIN)
         with pytest.raises(RecordingError, match="has no column 'turn', .*; it has start, end, side"):
             fit_task(get_task({**SIDE, "label": "turn"}), One(data), TRAIN)
+
+    def test_text_where_numbers_must_be(self):
+        one, other = recording(), recording()
+        other.trials.side = np.array([0, 1] * 5)
+        both = SimpleNamespace(get_recording={"a": one, "b": other}.get)
+        with pytest.raises(RecordingError, match="trials.side is text in some recordings and numbers in others"):
+            fit_task(get_task(SIDE), both, {"a": TRAIN["a"], "b": TRAIN["a"]})
+        with pytest.raises(RecordingError, match="trials.side is text, and a regression needs numbers"):
+            fit_task(get_task({**SIDE, "kind": "regression"}), One(one), TRAIN)
 
     def test_a_regression_on_a_column_of_trials(self):
         data = recording()
