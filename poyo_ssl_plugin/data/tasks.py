@@ -128,8 +128,8 @@ class Task:
                 columns = [np.asarray(getattr(table, column), float) for column in self.columns]
             except ValueError:
                 raise RecordingError(
-                    f"task {self.name!r}: {self.source}.{', '.join(self.columns)} is text, and a regression needs numbers; "
-                    "leave kind: regression out"
+                    f"task {self.name!r}: {self.source}.{', '.join(self.columns)} is text, and a regression needs "
+                    "numbers; leave kind: regression out"
                 ) from None
             return np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
         labels = plain_labels(np.asarray(getattr(table, self.columns[0])))
