@@ -129,6 +129,8 @@ def _fix(cls: type[Any], command: str, key: str, value: Any) -> Any:
     """A value as the settings want it: tuples for lists, texts for ids and overrides, numbers for numbers."""
     default = {field.name: field.default for field in dataclasses.fields(cls)}[key]
     if isinstance(default, tuple):
+        if isinstance(value, str) and key in ("recordings", "held_out"):
+            value = value.split(",")
         items = list(value) if isinstance(value, list | tuple) else [value]
         items = [str(item) for item in items] if key in _TEXTS else items
         if key == "seeds" and not all(type(item) is int and item >= 0 for item in items):

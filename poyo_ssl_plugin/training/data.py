@@ -283,7 +283,7 @@ class FinetuningData(DietData):
         if not self.recordings:
             raise RecordingError(
                 f"no recording of {self.dataset.dataset_dir} has {self.task.source!r}, which the task "
-                f"{self.task.name!r} decodes; its names are given by data.recordings"
+                f"{self.task.name!r} decodes; 'poyo-ssl tasks {self.dataset.dataset_dir}' lists what they have"
             )
         self._adopted: dict[str, Trials] = {}
         self.samplers = {part: self._sampler(part) for part in ("train", "valid", "test") if self._has_time(part)}
