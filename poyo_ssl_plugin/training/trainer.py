@@ -30,8 +30,8 @@ from poyo_ssl_plugin.training.step_progress import StepProgress
 from poyo_ssl_plugin.training.throughput import Throughput
 
 # What Lightning warns of and runs here need not know: a step on a CPU does not need worker processes, windows load many
-# times faster than they train; every process validates on all windows, so there is nothing to average; folds leave nothing
-# to validate on.
+# times faster than they train; every process validates on all windows, so there is nothing to average; folds leave
+# nothing to validate on.
 _NOT_HERE = (
     ".*Checkpoint directory .* is not empty.*",
     ".*does not have many workers.*",
