@@ -43,9 +43,10 @@ from poyo_ssl_plugin.compare.summary import _versus_decoder
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task
+from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
 from poyo_ssl_plugin.data.splits import repeat_fold
 from poyo_ssl_plugin.errors import DietError, PoyoSSLError, RecipeError, RecordingError
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
 from poyo_ssl_plugin.training import read_checkpoint
 
 GRATINGS = get_task("drifting_gratings")
@@ -671,6 +672,18 @@ class TestFigures:
         # One panel, in words, and a point that can be seen where a line would have no length.
         assert "training loss" in said and "train/loss" not in said and "SSIM" not in said
         assert said.count('id="axes_') == 1 and "PathCollection" not in said
+
+    def test_traces_of_a_late_clock_without_splits_and_a_neuron_without_samples(self, tmp_path, recwarn):
+        traces = np.random.default_rng(0).gamma(1.0, size=(900, 5))
+        traces[:, 4] = np.nan
+        path = save_recording(recording_from_arrays(traces, recording="a", sampling_rate=10.0, start=1e6), tmp_path)
+        with h5py.File(path, "r+") as file:
+            for part in ("train", "valid", "test"):
+                del file[f"{part}_domain"]
+        table = score_dataset(Recordings(tmp_path), split=None)
+        said = figures.example_traces(Recordings(tmp_path), table, tmp_path / "t.png").with_suffix(".svg").read_text()
+        assert said.count("skewness") > 0 and "skewness nan" not in said
+        assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
 
     def test_arms_are_told_apart_by_few_colours(self):
         styles = figures.arm_styles([*ARMS, *(f"own{i}" for i in range(6))])
