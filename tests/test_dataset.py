@@ -124,7 +124,7 @@ class TestBadInput:
 
     def test_an_id_that_a_recipe_took_for_a_number(self, sim_dir, tmp_path):
         shutil.copy(sim_dir / "sim_000.h5", tmp_path / "2024_05_01.h5")
-        with pytest.raises(RecordingError, match=r"no recording 20240501; .*; put .* quotes, \['\"2024_05_01\"'\]"):
+        with pytest.raises(RecordingError, match=r"no recording 20240501; .* needs quotes, .*\[\"2024_05_01\"\]'"):
             Recordings(tmp_path, ["20240501"])
 
     def test_one_id_instead_of_a_list(self, sim_dir):

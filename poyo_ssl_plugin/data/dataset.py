@@ -206,7 +206,7 @@ def _recording_paths(folder: Path, recording_ids: Iterable[str] | None) -> dict[
     missing = sorted(set(map(str, recording_ids)) - set(found))
     if missing:
         digits = [name for name in found if name.replace("_", "").lstrip("0") in missing]
-        hint = f"; put an id of digits in quotes, ['\"{digits[0]}\"']" if digits else ""
+        hint = f"; an id of digits needs quotes, 'data.recordings=[\"{digits[0]}\"]'" if digits else ""
         raise RecordingError(
             f"{folder}: has no recording {', '.join(missing)}; it has {', '.join(list(found)[:10])}"
             + (" ..." if len(found) > 10 else "")
