@@ -338,6 +338,14 @@ class TestSplits:
             for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
                 assert len(intersect_intervals(split[a][name], split[b][name])) == 0
 
+    def test_without_time_for_validation(self):
+        data = recording(valid_domain=Interval(np.empty(0), np.empty(0)))
+        split = recorded_split(One(data))
+        assert split["valid"]["a"].shape == (0, 2) and split["train"]["a"].tolist() == [[0.0, 10.0]]
+        data.train_domain = data.valid_domain
+        with pytest.raises(RecordingError, match="recording a: split 'train' is empty"):
+            recorded_split(One(data))
+
     def test_folds_test_every_repeat_once_and_train_on_the_rest(self, dataset):
         n = 3
         splits = [repeat_fold(dataset, "natural_movie_one", fold, n) for fold in range(n)]
