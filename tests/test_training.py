@@ -280,7 +280,7 @@ class TestBadInput:
             (["diet.table=???"], RecipeError, "diet.table is not set"),
             (["data.root=nowhere"], RecordingError, "nowhere: no such folder"),
             (["diet.table=nothing.csv"], TableError, "nothing.csv: no such table"),
-            (["diet.skewness=-9"], DietError, "it keeps nothing"),
+            (["diet.skewness=-9"], DietError, "it keeps nothing; choose other thresholds, or another diet"),
             (["+diet.skewnes=1"], DietError, "unexpected keyword"),
             (["data.window_length=1000.0"], RecordingError, "window .*Set data.window_length lower"),
             (["data.stimulus=nothing"], RecordingError, "nothing_domain"),

@@ -98,7 +98,7 @@ class DietData(L.LightningDataModule):
         self.recordings = [name for name in dataset.recording_ids if diet.count(name) > 0]
         if not self.recordings:
             raise DietError(
-                f"diet {diet.name!r} keeps no neuron ({diet.summary(dataset.recording_ids)}); choose looser "
+                f"diet {diet.name!r} keeps no neuron ({diet.summary(dataset.recording_ids)}); choose other "
                 "thresholds or another diet"
             )
         self.dataset = dataset
