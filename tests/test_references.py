@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from quick import quick
 
+from poyo_ssl_plugin.compare import references
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.references import _windows, run_references, template, whitening
@@ -38,6 +39,14 @@ class TestRules:
         white = whitening(rows)(rows)
         np.testing.assert_allclose(np.cov(white.T), np.eye(3), atol=0.05)
         np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-6)
+
+    @pytest.mark.parametrize("n", [30, 200])
+    def test_whitening_of_many_features_is_the_same(self, monkeypatch, n):
+        rng = np.random.default_rng(0)
+        rows = rng.normal(size=(n, 80)) @ rng.normal(size=(80, 80)) + 5
+        expected = whitening(rows)(rows[:9])
+        monkeypatch.setattr(references, "MOST_FEATURES", 79)
+        np.testing.assert_allclose(whitening(rows)(rows[:9]), expected, rtol=1e-4, atol=1e-4)
 
 
 class TestReferences:

@@ -24,6 +24,8 @@ from poyo_ssl_plugin.training.identify_neurons import unlabelled_data
 from poyo_ssl_plugin.training.recipe import Inputs
 
 N_UNLABELLED, N_OF_EACH = 2048, 256
+# More features than this have no covariance that fits into memory.
+MOST_FEATURES = 8192
 _OF_CLASSES = ("template", "whitened template", "softmax regression")
 
 
@@ -173,10 +175,28 @@ def whitening(unlabelled: np.ndarray) -> Any:
     from sklearn.covariance import ledoit_wolf
 
     mean, std = unlabelled.mean(axis=0), unlabelled.std(axis=0) + 1e-6
+    if unlabelled.shape[1] > MOST_FEATURES:
+        root_of_many = _whitening_of_many((unlabelled - mean) / std)
+        return lambda rows: root_of_many((rows - mean) / std)
     covariance, _ = ledoit_wolf((unlabelled - mean) / std)
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors / np.sqrt(np.maximum(values, 1e-6))) @ vectors.T
     return lambda rows: ((rows - mean) / std) @ root
+
+
+def _whitening_of_many(scaled: np.ndarray) -> Any:
+    """The same for centred rows (R, F), from their inner products (R, R) instead of a covariance (F, F)."""
+    n, p = scaled.shape
+    gram = (scaled @ scaled.T).astype(float)
+    mu, squares = np.trace(gram) / (n * p), (gram**2).sum() / n**2
+    delta = squares / p - mu**2
+    shrinkage = min(((np.diag(gram) ** 2).sum() / n - squares) / (n * p), delta) / delta
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > values[-1] * 1e-9
+    axes = scaled.T @ (vectors[:, kept] / np.sqrt(values[kept]))
+    floor = np.sqrt(max(shrinkage * mu, 1e-6))
+    scale = 1 / np.sqrt((1 - shrinkage) * values[kept] / n + floor**2) - 1 / floor
+    return lambda rows: rows / floor + ((rows @ axes) * scale) @ axes.T
 
 
 def softmax_regression(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
