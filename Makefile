@@ -37,7 +37,7 @@ $(LEGACY_INSTALLED): pyproject.toml constraints.txt
 		--constraint $(LEGACY_VENV)/constraints.txt --editable '.[legacy,dev]'
 	@touch $@
 
-demo: $(INSTALLED) ## Simulate, score, pretrain, fine-tune, report: about five minutes
+demo: $(INSTALLED) ## Simulate, score, pretrain, fine-tune, report: a few minutes
 	$(BIN)/poyo-ssl demo --out $(OUT)
 
 test: $(INSTALLED) ## Run the tests and the examples in docstrings

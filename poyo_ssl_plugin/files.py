@@ -19,7 +19,10 @@ from poyo_ssl_plugin.errors import OutputError
 # What the operating system says when a place cannot take an output; all else is a defect.
 _REFUSALS = {
     getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO", "ENOTDIR", "EEXIST", "ENAMETOOLONG")
+    for name in (
+        *("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EACCES", "EPERM", "EIO"),
+        *("ENOTDIR", "EISDIR", "EEXIST", "ENAMETOOLONG"),
+    )
     if hasattr(errno, name)
 }
 

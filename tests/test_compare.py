@@ -43,9 +43,10 @@ from poyo_ssl_plugin.compare.summary import _versus_decoder
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task
+from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
 from poyo_ssl_plugin.data.splits import repeat_fold
 from poyo_ssl_plugin.errors import DietError, PoyoSSLError, RecipeError, RecordingError
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
 from poyo_ssl_plugin.training import read_checkpoint
 
 GRATINGS = get_task("drifting_gratings")
@@ -235,6 +236,12 @@ class TestProtocol:
             ({"held_out": ("sim_9",)}, "held_out names sim_9"),
             ({"held_out": ("sim_000", "sim_001", "sim_002")}, "held_out leaves no recording"),
             ({"finetune": ("nonsense=1",)}, "unknown key 'nonsense'"),
+            ({"finetune": (*QUICK, "label_fraction=25")}, r"label_fraction must be in \(0, 1\], not 25"),
+            ({"finetune": (*QUICK, "trainer.max_steps=-3")}, "trainer.max_steps must be"),
+            (
+                {"finetune": (*QUICK, "data.window_length=90.0")},
+                "no train trial of .* that a window of 90 s fits around",
+            ),
         ):
             with pytest.raises(PoyoSSLError, match=message):
                 run_comparison(comparison(sim_dir, tmp_path, **options))
@@ -298,7 +305,7 @@ class TestProtocol:
         tested = run_evaluation(folder / "checkpoints" / "last.ckpt")
         assert tested.arms["checkpoint"].mean == summary.arms["pretrained"].runs[1].value
 
-    def test_folds(self, sim_dir, tmp_path):
+    def test_folds(self, sim_dir, tmp_path, recwarn):
         settings = comparison(sim_dir, tmp_path, recordings=("sim_000",), task="natural_movie", folds=2, seeds=(0,))
         result = run_comparison(settings)
         runs = result.summary.arms["pretrained"].runs
@@ -309,6 +316,7 @@ class TestProtocol:
         assert "Nadeau-Bengio" in result.summary.independent
         tested = run_evaluation(result.finetuning["pretrained/fold1/0"] / "checkpoints" / "last.ckpt")
         assert tested.arms["checkpoint"].mean == runs[1].value
+        assert not [warning for warning in recwarn if "across ranks" in str(warning.message)]
 
     def test_leaks_that_are_allowed_are_in_the_results(self, sim_dir, tmp_path, caplog):
         arms = ("pretrained", "reverse", "scratch")
@@ -549,6 +557,7 @@ class TestPresets:
             ([], "session", "root is not set"),
             (["root=x", "arm=[scratch]"], None, "unknown key 'arm'; did you mean arms"),
             (["root=x", "seeds=[a]"], None, "seeds must be whole numbers"),
+            (["root=x", "seeds=[0,-1]"], None, "seeds must be whole numbers from 0 on"),
             (["root=x", "folds=many"], None, "folds of compare must be a number"),
             (["root=x", "folds=2.5"], None, "folds of compare must be a number"),
             (["root=x", "pretrain_each_seed=3"], None, "must be true or false"),
@@ -558,6 +567,16 @@ class TestPresets:
     def test_mistakes_are_explained(self, overrides, preset, message):
         with pytest.raises(RecipeError, match=message):
             comparison_from_overrides(overrides, preset)
+
+    def test_values_become_what_the_settings_want(self):
+        """Ids are texts though YAML has numbers like them; a task's texts stay texts on the way through a recipe."""
+        task = "task={name: turn, source: trials, label: turn, classes: [left, 'no', '2', 'côté a: b']}"
+        given = ["root=x", "recordings=[2024_05_01,007,1e3]", "held_out=007,1e3", "folds=2.0", task]
+        settings, _ = comparison_from_overrides(given)
+        assert settings.recordings == ("2024_05_01", "007", "1e3") and settings.held_out == ("007", "1e3")
+        assert isinstance(settings.folds, int)
+        for recipe in (settings.task, compose_recipe("finetune", overrides=[f"task={settings.task}"]).task):
+            assert get_task(recipe).classes == ("left", "no", "2", "côté a: b")
 
 
 def against(**changes) -> VersusScratch:
@@ -653,6 +672,18 @@ class TestFigures:
         # One panel, in words, and a point that can be seen where a line would have no length.
         assert "training loss" in said and "train/loss" not in said and "SSIM" not in said
         assert said.count('id="axes_') == 1 and "PathCollection" not in said
+
+    def test_traces_of_a_late_clock_without_splits_and_a_neuron_without_samples(self, tmp_path, recwarn):
+        traces = np.random.default_rng(0).gamma(1.0, size=(900, 5))
+        traces[:, 4] = np.nan
+        path = save_recording(recording_from_arrays(traces, recording="a", sampling_rate=10.0, start=1e6), tmp_path)
+        with h5py.File(path, "r+") as file:
+            for part in ("train", "valid", "test"):
+                del file[f"{part}_domain"]
+        table = score_dataset(Recordings(tmp_path), split=None)
+        said = figures.example_traces(Recordings(tmp_path), table, tmp_path / "t.png").with_suffix(".svg").read_text()
+        assert said.count("skewness") > 0 and "skewness nan" not in said
+        assert not [warning for warning in recwarn if warning.category is RuntimeWarning]
 
     def test_arms_are_told_apart_by_few_colours(self):
         styles = figures.arm_styles([*ARMS, *(f"own{i}" for i in range(6))])

@@ -120,6 +120,15 @@ class TestPipeline:
         run("finetune", "--recipe", "scratch", f"out_dir={out['scratch']}", "seeds=[0,1]", *inputs)
         return out
 
+    def test_what_evaluate_and_export_refuse(self, finetuned, scored):
+        checkpoint = finetuned["scratch"] / "seed0" / "checkpoints" / "last.ckpt"
+        said = run("evaluate", checkpoint, "data=3", expect=2)
+        assert "'data' holds other keys; change one of them, data.root=..." in said
+        said = run("evaluate", finetuned["scratch"] / "seed0", expect=2)
+        assert f"did you mean {checkpoint}?" in said
+        said = run("export", scored[0] / "table.csv", scored[0] / "x.safetensors", expect=2)
+        assert "table.csv: damaged or not a checkpoint" in said and not (scored[0] / "x.safetensors").exists()
+
     def test_simulate(self, simulated):
         place, said = simulated
         assert "2 recordings of 20 neurons" in said
@@ -178,6 +187,23 @@ class TestBadInput:
     def test_an_unknown_split(self, tmp_path, sim_dir):
         said = run("score", sim_dir, "--out", tmp_path / "t.csv", "--split", "training", expect=2)
         assert "no split 'training'" in said and not (tmp_path / "t.csv").exists()
+
+    @pytest.mark.parametrize("name", ["folder", "t.png", "table"])
+    def test_a_table_that_its_figures_or_a_folder_would_be_in_the_way_of(self, tmp_path, sim_dir, name):
+        (tmp_path / "folder").mkdir()
+        said = run("score", sim_dir, "--out", tmp_path / name, expect=2)
+        assert "ends in .csv or .parquet" in said and [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+    @pytest.mark.parametrize("seeds", ["0", "[0,0]", "[a]", "[-1]", "[]"])
+    def test_seeds_that_are_none(self, tmp_path, sim_dir, seeds):
+        arguments = [f"data.root={sim_dir}", "diet=all", f"seeds={seeds}", f"out_dir={tmp_path / 'f'}"]
+        said = run("finetune", "--recipe", "scratch", *arguments, expect=2)
+        assert "seeds must be different whole numbers" in said and not (tmp_path / "f").exists()
+
+    @pytest.mark.parametrize("override", ["data.root=[a", "data.root=a: b", "data.root"])
+    def test_an_override_that_cannot_be_read(self, tmp_path, override):
+        said = run("evaluate", tmp_path / "last.ckpt", override, expect=2)
+        assert override.partition("=")[0] in said and "Traceback" not in said
 
     def test_an_unknown_key(self):
         assert "unknown key 'data.rot'; did you mean data.root" in run("pretrain", "data.rot=x", expect=2)
@@ -313,6 +339,11 @@ def test_score_says_when_the_thresholds_are_of_no_use(sim_dir, tmp_path):
     said = run("score", sim_dir, "--out", tmp_path / "t.csv", "--skewness", -9)
     assert "the thresholds keep 0 of 60" in said and "diet=quantile diet.table=" in said
     assert "warning" not in run("score", sim_dir, "--out", tmp_path / "t.csv", "--skewness", 1)
+
+
+def test_after_scores_of_spikes_comes_a_command_that_reads_spikes(spike_dir, tmp_path):
+    said = run("score", spike_dir, "--field", "spikes", "--bin-width", 0.2, "--out", tmp_path / "t.csv")
+    assert said.endswith(f"diet.table={tmp_path / 't.csv'} data.field=spikes data.bin_width=0.2")
 
 
 def test_diet_all_needs_no_table(sim_dir, table, tmp_path):

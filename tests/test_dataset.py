@@ -115,6 +115,18 @@ class TestBadInput:
         with pytest.raises(RecordingError, match=f"did you mean .*{sim_dir.name}"):
             Recordings(sim_dir.parent)
 
+    def test_hidden_files_are_no_recordings(self, sim_dir, tmp_path):
+        """Those that a killed process was writing, and those of macOS beside the files of another disk."""
+        shutil.copy(sim_dir / "sim_000.h5", tmp_path)
+        for name in ("._sim_000.h5", ".sim_001.h5.x8k2.h5"):
+            (tmp_path / name).write_bytes(b"half")
+        assert Recordings(tmp_path).recording_ids == ["sim_000"]
+
+    def test_an_id_that_a_recipe_took_for_a_number(self, sim_dir, tmp_path):
+        shutil.copy(sim_dir / "sim_000.h5", tmp_path / "2024_05_01.h5")
+        with pytest.raises(RecordingError, match=r"no recording 20240501; .* needs quotes, .*\[\"2024_05_01\"\]'"):
+            Recordings(tmp_path, ["20240501"])
+
     def test_one_id_instead_of_a_list(self, sim_dir):
         with pytest.raises(RecordingError, match=r"a list of ids: give \['sim_000'\]"):
             Recordings(sim_dir, "sim_000")

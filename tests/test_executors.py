@@ -252,6 +252,15 @@ if __name__ == "__main__":
         assert run.returncode == EXIT_TERMINATED and "Traceback" not in said, said
         self.assert_goes_on(tmp_path, everyone)
 
+    def test_ctrl_c_reaches_all_processes_of_a_terminal(self, started, tmp_path):
+        """And only the parent, which the command line keeps from it, says so."""
+        run, everyone, workers = started
+        for pid in [*workers.values(), run.pid]:
+            os.kill(pid, signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+        assert said.count("Traceback") == 1 and "SpawnProcess" not in said, said
+        self.assert_goes_on(tmp_path, everyone)
+
     def test_workers_that_are_told_to_stop_are_not_an_error(self, started, tmp_path):
         """A scheduler tells all processes of a job; the parent may be the last to hear."""
         run, everyone, workers = started

@@ -139,6 +139,12 @@ class TestFolders:
             pretrain(recipe("pretrain"))
         assert (tmp_path / "run").read_text() == "mine"
 
+    def test_a_folder_where_a_file_should_be(self, tmp_path):
+        (tmp_path / "x.json").mkdir()
+        with pytest.raises(OutputError, match=r"x.json: cannot be written \(Is a directory\)"):
+            write_json(tmp_path / "x.json", {})
+        assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
     def test_a_failed_write_leaves_the_earlier_file(self, tmp_path):
         write_json(tmp_path / "x.json", {"a": 1})
         with pytest.raises(OutputError, match="No space left"), atomic_path(tmp_path / "x.json") as path:

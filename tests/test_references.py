@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from quick import quick
 
+from poyo_ssl_plugin.compare import references
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.references import _windows, run_references, template, whitening
 from poyo_ssl_plugin.configuration import compose_recipe
-from poyo_ssl_plugin.data import Recordings, simulate
+from poyo_ssl_plugin.data import Recordings, find_trials, get_task, simulate
 from poyo_ssl_plugin.data.splits import repeat_fold
 from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.predictability import score_dataset
@@ -38,6 +39,14 @@ class TestRules:
         white = whitening(rows)(rows)
         np.testing.assert_allclose(np.cov(white.T), np.eye(3), atol=0.05)
         np.testing.assert_allclose(white.mean(axis=0), 0, atol=1e-6)
+
+    @pytest.mark.parametrize("n", [30, 200])
+    def test_whitening_of_many_features_is_the_same(self, monkeypatch, n):
+        rng = np.random.default_rng(0)
+        rows = rng.normal(size=(n, 80)) @ rng.normal(size=(80, 80)) + 5
+        expected = whitening(rows)(rows[:9])
+        monkeypatch.setattr(references, "MOST_FEATURES", 79)
+        np.testing.assert_allclose(whitening(rows)(rows[:9]), expected, rtol=1e-4, atol=1e-4)
 
 
 class TestReferences:
@@ -76,6 +85,24 @@ class TestReferences:
         config.shuffle_labels = True
         for decoded in run_references(config, inputs).values():
             assert decoded.mean() < 3 / 8
+
+    def test_recordings_of_one_class_or_without_a_labelled_trial(self, recipe):
+        """A decoder of one class names that class; what has no labels to learn from is told wrong."""
+        config = recipe("diet=unpredictable")
+        inputs = Inputs.from_recipe(config)
+        names = inputs.dataset.recording_ids
+        gratings = [inputs.dataset.get_recording(name).drifting_gratings for name in names[:2]]
+        first = find_trials(inputs.dataset.get_recording(names[0]), get_task("drifting_gratings"), "train")
+        one = first[first.label == first.label[0]]
+        inputs.split["train"][names[0]] = np.stack([one.start, one.end], axis=1)
+        before = float(min(gratings[1].start))
+        inputs.split["train"][names[1]] = np.array([[0.0, before]])
+        scores = run_references(config, inputs)
+        trials = prepare_finetuning(config, inputs).data.trials("test")
+        n, m = len(trials[names[0]]), len(trials[names[1]])
+        for right in scores.values():
+            assert right[:n].tolist() == (trials[names[0]].label == first.label[0]).tolist()
+            assert not right[n : n + m].any()
 
     def test_counts_of_spikes(self, spike_dir, spike_table_path, recipe):
         config = recipe("model=poyo", root=spike_dir, table=spike_table_path)

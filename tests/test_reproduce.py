@@ -10,7 +10,7 @@ import pytest
 
 from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
 from poyo_ssl_plugin.compare.estimates import Estimate
-from poyo_ssl_plugin.compare.reproduce import Question, get_question, question_names, reproduce
+from poyo_ssl_plugin.compare.reproduce import Question, _joined, get_question, question_names, reproduce
 from poyo_ssl_plugin.compare.results import to_json
 from poyo_ssl_plugin.errors import RecipeError
 
@@ -78,6 +78,26 @@ def test_a_question_about_recordings_asks_for_them(tmp_path):
         reproduce(get_question("park"), tmp_path)
     with pytest.raises(RecipeError, match="did you mean few_labels"):
         get_question("few_label")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("diet", {"root": "here"}, "root is what the data sets of this question differ in"),
+        ("park", {"root": "here", "held_out": ["mrcuts25"]}, "held_out is what the data sets"),
+        ("few_labels", {"root": "here", "arms": ["scratch", "pretrained"]}, "arms leaves out adapted, "),
+    ],
+)
+def test_what_would_make_an_answer_untrue_is_refused(name, changes, message, tmp_path):
+    with pytest.raises(RecipeError, match=message):
+        reproduce(get_question(name), tmp_path / "out", changes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_override_of_a_recipe_is_a_list_of_one():
+    assert _joined({"finetune": ["model=small"]}, {"finetune": "model=tiny"}) == {
+        "finetune": ["model=small", "model=tiny"]
+    }
 
 
 def test_the_lines_of_an_answer():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import signal
 from pathlib import Path
 
 import pytest
 import torch
 from quick import quick
 
-from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.errors import RecipeError, Terminated
 from poyo_ssl_plugin.training import RunResult, finetune, pretrain, read_checkpoint
 from poyo_ssl_plugin.training.resume import ResumePoint
 
@@ -106,6 +107,27 @@ def test_a_stopped_run_goes_on_bit_for_bit(case, recipe, stop_after, monkeypatch
     resumed = stop_and_resume(command, config, step, stop_after, monkeypatch)
     assert resumed is not None
     assert_same_run(resumed, whole)
+
+
+def test_ctrl_c_saves_and_says_so(recipe, monkeypatch):
+    """After the step in progress; a second one does not wait for it."""
+    options = ["resume=true", "trainer.val_every_n_steps=100"]
+    whole = pretrain(recipe("pretrain", *options, name="whole"))
+    config, end, handler = recipe("pretrain", *options), ResumePoint.on_train_batch_end, signal.getsignal(signal.SIGINT)
+
+    def pressed(point, trainer, *arguments):
+        if trainer.global_step == 3:
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        end(point, trainer, *arguments)
+
+    monkeypatch.setattr(ResumePoint, "on_train_batch_end", pressed)
+    with pytest.raises(Terminated) as stopped:
+        pretrain(config)
+    assert stopped.value.message == "stopped on Ctrl-C after step 3; start again with resume=true to go on"
+    assert signal.getsignal(signal.SIGINT) is handler
+    monkeypatch.undo()
+    assert_same_run(pretrain(config), whole)
 
 
 @pytest.mark.slow

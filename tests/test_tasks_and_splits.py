@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,6 +231,15 @@ class TestDeclaredTasks:
         with pytest.raises(RecordingError, match="has no column 'turn', .*; it has start, end, side"):
             fit_task(get_task({**SIDE, "label": "turn"}), One(data), TRAIN)
 
+    def test_text_where_numbers_must_be(self):
+        one, other = recording(), recording()
+        other.trials.side = np.array([0, 1] * 5)
+        both = SimpleNamespace(get_recording={"a": one, "b": other}.get)
+        with pytest.raises(RecordingError, match="trials.side is text in some recordings and numbers in others"):
+            fit_task(get_task(SIDE), both, {"a": TRAIN["a"], "b": TRAIN["a"]})
+        with pytest.raises(RecordingError, match="trials.side is text, and a regression needs numbers"):
+            fit_task(get_task({**SIDE, "kind": "regression"}), One(one), TRAIN)
+
     def test_a_regression_on_a_column_of_trials(self):
         data = recording()
         task = fit_task(get_task({**SIDE, "label": "contrast", "kind": "regression"}), One(data), TRAIN)
@@ -285,6 +295,7 @@ class TestDeclaredTasks:
 
     def test_what_a_recording_supports(self, dataset, real_dir):
         found = {task.name: task for task in tasks_of(dataset.get_recording("sim_000"))}
+        assert "age" not in found  # of the animal, at no time
         assert {"drifting_gratings", "natural_movie", "running", "temporal_frequency_id"} <= found.keys()
         real = {task.name for task in tasks_of(Recordings(real_dir).get_recording("501574836"))}
         assert real == {"natural_movie", "natural_movie_three"}
@@ -292,6 +303,12 @@ class TestDeclaredTasks:
         assert [(t.name, t.kind) for t in tasks_of(data)] == [
             ("side", "classification"), ("contrast", "regression"), ("trajectory_side", "regression"),
         ]  # fmt: skip
+
+    @pytest.mark.parametrize(("source", "label"), [("subject", "age"), ("rois", "id")])
+    def test_what_has_no_times_is_refused(self, dataset, source, label):
+        task = get_task({"name": "x", "source": source, "label": label, "kind": "regression"})
+        with pytest.raises(RecordingError, match=f"'{source}', which the task 'x' decodes, is neither trials nor"):
+            fit_task(task, dataset, recorded_split(dataset)["train"])
 
     def test_movie_three_of_the_real_session(self, real_dir):
         data = Recordings(real_dir).get_recording("501574836")
@@ -320,6 +337,14 @@ class TestSplits:
         for name in dataset.recording_ids:
             for a, b in (("train", "valid"), ("train", "test"), ("valid", "test")):
                 assert len(intersect_intervals(split[a][name], split[b][name])) == 0
+
+    def test_without_time_for_validation(self):
+        data = recording(valid_domain=Interval(np.empty(0), np.empty(0)))
+        split = recorded_split(One(data))
+        assert split["valid"]["a"].shape == (0, 2) and split["train"]["a"].tolist() == [[0.0, 10.0]]
+        data.train_domain = data.valid_domain
+        with pytest.raises(RecordingError, match="recording a: split 'train' is empty"):
+            recorded_split(One(data))
 
     def test_folds_test_every_repeat_once_and_train_on_the_rest(self, dataset):
         n = 3

@@ -17,6 +17,7 @@ from poyo_ssl_plugin.cli.terminal import console, errors, plain
 from poyo_ssl_plugin.errors import PoyoSSLError, Terminated, terminate
 
 EXIT_INPUT = 2
+EXIT_INTERRUPTED = 130
 
 FIRST_HOUR = """\
 poyo-ssl pretrains decoders of neural activity on the neurons that are predictable.
@@ -68,6 +69,9 @@ class Commands(click.Group):
         except Terminated as stop:
             errors.print(plain(stop.message or "stopped on SIGTERM; start again to go on"), highlight=False)
             raise
+        except KeyboardInterrupt:
+            errors.print("stopped; start again, runs with resume=true, to go on", highlight=False)
+            sys.exit(EXIT_INTERRUPTED)
 
 
 @click.group(cls=Commands, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})

@@ -178,6 +178,7 @@ def score(
     from poyo_ssl_plugin.predictability import Diet, doubt, score_dataset
     from poyo_ssl_plugin.predictability.on_ray import on_ray
 
+    _check_table_path(out)
     good, hanging = responsive_recordings(
         Recordings(dataset_dir, recordings or None), on_error=on_error, timeout=timeout
     )
@@ -213,7 +214,14 @@ def score(
         say(f"warning: {warning}")
     wrote(*written)
     choice = "diet=quantile " if warning else ""
-    say(f"next: poyo-ssl pretrain data.root={dataset_dir} {choice}diet.table={out}")
+    counts = "" if "." in field else f" data.field={field} data.bin_width={bin_width:g}"
+    say(f"next: poyo-ssl pretrain data.root={dataset_dir} {choice}diet.table={out}{counts}")
+
+
+def _check_table_path(out: Path) -> None:
+    """Refuse a name for the table that its figures would take, or a folder, before anything is read."""
+    if out.suffix not in (".csv", ".parquet") or out.is_dir():
+        raise OutputError(f"--out {out}: give the table a file name that ends in .csv or .parquet")
 
 
 def _print_scores(table: PredictabilityTable, diet: Diet) -> None:

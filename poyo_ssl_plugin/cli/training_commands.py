@@ -68,7 +68,8 @@ def pretrain(recipe: str | None, recipe_dir: Path | None, show: bool, overrides:
     print_table(("held-out", "before", "after"), rows)
     say(f"diet {summary['diet']}")
     wrote(summary["checkpoint"], f"{config.out_dir}/results.json")
-    say(f"next: poyo-ssl finetune data.root={config.data.root} init_from={summary['checkpoint']} ...")
+    table = config.diet.get("table") or "TABLE"
+    say(f"next: poyo-ssl finetune data.root={config.data.root} diet.table={table} init_from={summary['checkpoint']}")
 
 
 @click.command()

@@ -189,6 +189,8 @@ def _begin(heard: Connection, notes: str) -> None:
     global _notes
     _notes = Path(notes)
     signal.signal(signal.SIGTERM, terminate)
+    # Ctrl-C reaches all processes of a terminal; the parent tells its workers what to do.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_listen, args=(heard,), daemon=True).start()
 
 

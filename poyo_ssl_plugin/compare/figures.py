@@ -126,7 +126,8 @@ def example_traces(
     )
     data = dataset.get_recording(name)
     signal: Any = open_signal(data, table.provenance.get("field", TRACES))
-    start = split_intervals(data, "train")[0, 0] if "train_domain" in data.keys() else 0.0
+    scored = table.provenance.get("intervals", {}).get(name) or split_intervals(data, None).tolist()
+    start = scored[0][0]
     rows = np.concatenate(list(signal.blocks(np.array([[start, start + seconds]]))))
     times = np.arange(len(rows)) * (seconds / max(len(rows), 1))
     members = diet.mask(name, signal.unit_ids)
@@ -137,7 +138,7 @@ def example_traces(
         axes = figure.subplots()
         level = 0.0
         for mask, colour in ((members, PREDICTABLE), (~members, UNPREDICTABLE)):
-            candidates = [i for i in order if mask[i]]
+            candidates = [i for i in order if mask[i] and np.isfinite(rows[:, i]).any()]
             places = np.linspace(0, len(candidates) - 1, n_each + 2)[1:-1].astype(int)
             for i in dict.fromkeys(candidates[place] for place in places if candidates):
                 trace = rows[:, i] - np.nanmedian(rows[:, i])

@@ -29,7 +29,7 @@ from poyo_ssl_plugin.models import model_to_train
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
-from poyo_ssl_plugin.training.recipe import auxiliary_declared
+from poyo_ssl_plugin.training.recipe import auxiliary_declared, check_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -175,7 +175,7 @@ def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow
 
 @functools.lru_cache(maxsize=64)
 def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> DictConfig:
-    return compose_recipe(command, recipe, overrides)  # type: ignore[no-any-return]
+    return check_numbers(compose_recipe(command, recipe, overrides))
 
 
 def _pretrainings(comparison: Comparison, arm: Arm, fold: Fold, recordings: tuple[str, ...]) -> list[Run | None]:
@@ -303,15 +303,15 @@ def _check_stimulus(dataset: Recordings, decoded: Sequence[str], task: Task) -> 
 def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: Task, finetune: DictConfig) -> Task:
     """Find what a fold lacks; returns the task as its training time has it."""
     where = "the recorded split" if fold.number is None else f"fold {fold.number}"
-    fitted = fit_task(task, dataset, {name: fold.split["train"][name] for name in decoded})
+    length, fitted = finetune.data.window_length, fit_task(task, dataset, {k: fold.split["train"][k] for k in decoded})
+    data = {name: of for name in decoded if task.source in (of := dataset.get_recording(name)).keys()}
     for part in ("train", "test"):
-        found = 0
-        for name in decoded:
-            data = dataset.get_recording(name)
-            if task.source in data.keys():
-                found += len(find_trials(data, fitted, None, fold.split[part][name]))
-        if found == 0:
-            raise RecordingError(f"{where} has no {part} trial of {task.name!r}; choose another task=... or folds=...")
+        trials = [find_trials(of, fitted, None, fold.split[part][name]) for name, of in data.items()]
+        if not any(len(found.that_fit(length)) for found in trials):
+            raise RecordingError(
+                f"{where} has no {part} trial of {task.name!r} that a window of {length:g} s fits around; choose "
+                "another task=... or folds=..., or a shorter data.window_length in pretrain=[...] and finetune=[...]"
+            )
     if not diet_of(finetune, fold.decoding).members_of(fold.decoding).any():
         raise RecipeError(f"{where}: the diet of fine-tuning leaves no neuron to decode; set it by finetune=[diet=...]")
     return fitted

@@ -23,7 +23,10 @@ from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
 from poyo_ssl_plugin.training.identify_neurons import unlabelled_data
 from poyo_ssl_plugin.training.recipe import Inputs
 
-N_UNLABELLED = 2048
+N_UNLABELLED, N_OF_EACH = 2048, 256
+# More features than this have no covariance that fits into memory.
+MOST_FEATURES = 8192
+_OF_CLASSES = ("template", "whitened template", "softmax regression")
 
 
 @dataclass(frozen=True)
@@ -94,19 +97,21 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
     data, model = _data_of_a_model(config, inputs, decoding_of(config, inputs))
     train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
     random = unlabelled_data(config, inputs, data, model, batch_size=128)
-    unlabelled = _windows(random.train_dataloader(), model, limit=N_UNLABELLED)
-    right: dict[str, np.ndarray] = {}
-    for recording in np.unique(test.recording):
+    # Windows come in random order, so many recordings need more, for each to have some.
+    n_unlabelled = max(N_UNLABELLED, N_OF_EACH * len(data.recordings))
+    unlabelled = _windows(random.train_dataloader(), model, limit=n_unlabelled)
+    right = {name: np.zeros(len(test.label), dtype=bool) for name in _OF_CLASSES}
+    # A recording without a labelled trial teaches them nothing, and they tell none of its test right.
+    for recording in np.intersect1d(test.recording, train.recording):
         (x, label), (x_test, truth) = train.of(recording), test.of(recording)
         whiten = whitening(unlabelled.of(recording)[0])
-        guesses = {
-            "template": template(x, label, x_test),
-            "whitened template": template(whiten(x), label, whiten(x_test)),
-            "softmax regression": softmax_regression(x, label, x_test),
-        }
-        for name, guess in guesses.items():
-            of_all = right.setdefault(name, np.zeros(len(test.label), dtype=bool))
-            of_all[test.recording == recording] = guess == truth
+        guesses = (
+            template(x, label, x_test),
+            template(whiten(x), label, whiten(x_test)),
+            softmax_regression(x, label, x_test),
+        )
+        for name, guess in zip(_OF_CLASSES, guesses, strict=True):
+            right[name][test.recording == recording] = guess == truth
     return right
 
 
@@ -170,16 +175,36 @@ def whitening(unlabelled: np.ndarray) -> Any:
     from sklearn.covariance import ledoit_wolf
 
     mean, std = unlabelled.mean(axis=0), unlabelled.std(axis=0) + 1e-6
+    if unlabelled.shape[1] > MOST_FEATURES:
+        root_of_many = _whitening_of_many((unlabelled - mean) / std)
+        return lambda rows: root_of_many((rows - mean) / std)
     covariance, _ = ledoit_wolf((unlabelled - mean) / std)
     values, vectors = np.linalg.eigh(covariance)
     root = (vectors / np.sqrt(np.maximum(values, 1e-6))) @ vectors.T
     return lambda rows: ((rows - mean) / std) @ root
 
 
+def _whitening_of_many(scaled: np.ndarray) -> Any:
+    """The same for centred rows (R, F), from their inner products (R, R) instead of a covariance (F, F)."""
+    n, p = scaled.shape
+    gram = (scaled @ scaled.T).astype(float)
+    mu, squares = np.trace(gram) / (n * p), (gram**2).sum() / n**2
+    delta = squares / p - mu**2
+    shrinkage = min(((np.diag(gram) ** 2).sum() / n - squares) / (n * p), delta) / delta
+    values, vectors = np.linalg.eigh(gram)
+    kept = values > values[-1] * 1e-9
+    axes = scaled.T @ (vectors[:, kept] / np.sqrt(values[kept]))
+    floor = np.sqrt(max(shrinkage * mu, 1e-6))
+    scale = 1 / np.sqrt((1 - shrinkage) * values[kept] / n + floor**2) - 1 / floor
+    return lambda rows: rows / floor + ((rows @ axes) * scale) @ axes.T
+
+
 def softmax_regression(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
     """Class of each test row by multinomial regression, its penalty in proportion to the number of features."""
     from sklearn.linear_model import LogisticRegression
 
+    if (label == label[0]).all():
+        return np.full(len(test), label[0])
     mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
     model = LogisticRegression(C=1.0 / train.shape[1], max_iter=40, tol=1e-3)
     scaled = ((train - mean) / std).astype(np.float32)

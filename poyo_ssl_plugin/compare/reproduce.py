@@ -15,6 +15,7 @@ import yaml
 
 from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
 from poyo_ssl_plugin.compare.answer_figure import draw_answer
+from poyo_ssl_plugin.compare.arms import get_arms
 from poyo_ssl_plugin.compare.comparison import Stage
 from poyo_ssl_plugin.compare.estimates import Scores, compare_scores, holm
 from poyo_ssl_plugin.compare.report import report_comparison
@@ -105,6 +106,8 @@ def reproduce(
     changes = dict(changes or {})
     if not question.simulate and "root" not in changes:
         raise RecipeError("root is not set: give root=..., the folder of the recordings that this question is about")
+    if not small:
+        _check_changes(question, changes)
     data_sets = _chosen(question, only) or [("", {})]
     summaries: dict[str, list[ComparisonSummary]] = {column: [] for column in question.columns}
     for name, own in data_sets[:2] if small else data_sets:
@@ -129,6 +132,25 @@ def reproduce(
     with atomic_path(Path(out_dir, "runs.csv")) as path:
         _runs(names, summaries).to_csv(path, index=False, float_format="%.6g")
     return answer
+
+
+def _check_changes(question: Question, changes: Settings) -> None:
+    """Refuse what would make one data set count as many, or leave out what is to be compared."""
+    own = {"root" if key == "simulate" else key for settings in question.data_sets.values() for key in settings}
+    if same := sorted(own & set(changes)):
+        raise RecipeError(
+            f"{same[0]} is what the data sets of this question differ in, and with one {same[0]} for all of them the "
+            "same runs would count many times; leave it out, or do one comparison with 'poyo-ssl compare'"
+        )
+    if "arms" in changes:
+        arms = changes["arms"]
+        names = {arm.name for arm in get_arms(arms if isinstance(arms, list) else [arms])}
+        lacking = {plan[role] for plan in question.planned for role in ("arm", "reference")} - names
+        if lacking:
+            raise RecipeError(
+                f"arms leaves out {', '.join(sorted(lacking))}, which this question is about; leave arms out, or "
+                "choose them in 'poyo-ssl compare'"
+            )
 
 
 def _chosen(question: Question, only: Sequence[str]) -> list[tuple[str, Settings]]:
@@ -158,7 +180,8 @@ def _joined(*settings: Settings) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for part in settings:
         for key, value in part.items():
-            values[key] = [*values.get(key, []), *value] if key in ("pretrain", "finetune") else value
+            lists = key in ("pretrain", "finetune")
+            values[key] = [*values.get(key, []), *([value] if isinstance(value, str) else value)] if lists else value
     return values
 
 

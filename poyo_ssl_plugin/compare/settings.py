@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -86,7 +87,8 @@ def parse_overrides(overrides: Sequence[str], cls: type[Any] = Comparison) -> di
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}"
             raise RecipeError(f"unknown key {key!r}; {hint}")
         try:
-            values[key] = yaml.safe_load(text)
+            # Ids are texts: YAML would make a number of 2024_05_01 and of 007.
+            values[key] = yaml.load(text, yaml.BaseLoader if key in _TEXTS else yaml.SafeLoader)  # noqa: S506
         except yaml.YAMLError as error:
             raise RecipeError(f"{key}: cannot read {text!r} ({' '.join(str(error).split())})") from None
     return values
@@ -127,10 +129,12 @@ def _fix(cls: type[Any], command: str, key: str, value: Any) -> Any:
     """A value as the settings want it: tuples for lists, texts for ids and overrides, numbers for numbers."""
     default = {field.name: field.default for field in dataclasses.fields(cls)}[key]
     if isinstance(default, tuple):
+        if isinstance(value, str) and key in ("recordings", "held_out"):
+            value = value.split(",")
         items = list(value) if isinstance(value, list | tuple) else [value]
         items = [str(item) for item in items] if key in _TEXTS else items
-        if key == "seeds" and not all(isinstance(item, int) for item in items):
-            raise RecipeError(f"seeds must be whole numbers, not {items}")
+        if key == "seeds" and not all(type(item) is int and item >= 0 for item in items):
+            raise RecipeError(f"seeds must be whole numbers from 0 on, not {items}")
         return tuple(items)
     if isinstance(default, bool):
         if not isinstance(value, bool):
@@ -138,9 +142,26 @@ def _fix(cls: type[Any], command: str, key: str, value: Any) -> Any:
     elif isinstance(default, int | float):
         if isinstance(value, bool) or not isinstance(value, int | float) or (isinstance(default, int) and value % 1):
             raise RecipeError(f"{key} of {command} must be a number, not {value!r}")
+        value = type(default)(value)
     elif isinstance(value, Mapping):
         # A declared task, as one text that recipes and get_task read.
-        value = json.dumps(value).replace('"', "")
+        value = _flow(value)
     else:
         value = str(value)
     return value
+
+
+def _flow(value: Any) -> str:
+    """A value in one line of YAML, as Hydra reads it too: keys bare, and texts bare where they stay texts.
+
+    Example:
+        >>> _flow({"name": "turn", "classes": ["left", "no", "2"], "step": 0.5})
+        '{name: turn, classes: [left, "no", "2"], step: 0.5}'
+    """
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_flow, value)) + "]"
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII) and yaml.safe_load(value) == value:
+        return value
+    return json.dumps(value, ensure_ascii=False)

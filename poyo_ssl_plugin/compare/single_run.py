@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.decoded_neurons import diet_of
@@ -81,9 +83,7 @@ class RunSummary(TestSummary):
 
 def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> RunSummary:
     """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
-    seeds = list(config.seeds)
-    if not seeds:
-        raise RecipeError("seeds is empty: give at least one, seeds=[0]")
+    seeds = _seeds(config)
     out_dir = Path(config.out_dir)
     results: dict[int, RunResult] = {}
     progress = stage("fine-tuning", len(seeds)) if stage else (lambda items, n: items)
@@ -147,8 +147,11 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Run
         key, equals, value = override.partition("=")
         if not equals:
             raise RecipeError(f"{override!r} is not of the form key=value")
-        changes[key] = OmegaConf.create(f"value: {value}").value
-    fold = held_out_by(Path(checkpoint).resolve().parents[1])
+        try:
+            changes[key] = OmegaConf.create(f"value: {value}").value
+        except (YAMLError, OmegaConfBaseException) as error:
+            raise RecipeError(f"{key}: cannot read {value!r} ({' '.join(str(error).split())})") from None
+    fold = held_out_by(Path(checkpoint).resolve().parent.parent)
     config = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
     result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(config, fold))
     decoding = decoding_of(config)
@@ -160,6 +163,15 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Run
         leaks=result.leaks,
         further={"checkpoint": str(checkpoint)},
     )
+
+
+def _seeds(config: DictConfig) -> list[int]:
+    seeds = list(config.seeds) if isinstance(config.seeds, ListConfig) else []
+    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
+        raise RecipeError(
+            f"seeds must be different whole numbers from 0 on, at least one, as in seeds=[0,1,2], not {config.seeds}"
+        )
+    return seeds
 
 
 def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[str, TestedDecoder]:

@@ -192,7 +192,8 @@ class _Files:
 def _recording_paths(folder: Path, recording_ids: Iterable[str] | None) -> dict[str, Path]:
     if not folder.is_dir():
         raise RecordingError(f"{folder}: no such folder; give the folder that holds the recordings (*.h5)")
-    found = {path.stem: path for path in sorted(folder.glob("*.h5"))}
+    # Names with a dot in front are of files that are being written, or of macOS.
+    found = {path.stem: path for path in sorted(folder.glob("*.h5")) if not path.name.startswith(".")}
     if not found:
         inner = sorted({path.parent.name for path in folder.glob("*/*.h5")})
         folders = " or ".join(str(folder / name) for name in inner[:3])
@@ -204,9 +205,12 @@ def _recording_paths(folder: Path, recording_ids: Iterable[str] | None) -> dict[
         raise RecordingError(f"recording_ids is a list of ids: give [{recording_ids!r}], not {recording_ids!r}")
     missing = sorted(set(map(str, recording_ids)) - set(found))
     if missing:
+        digits = [name for name in found if name.replace("_", "").lstrip("0") in missing]
+        hint = f"; an id of digits needs quotes, 'data.recordings=[\"{digits[0]}\"]'" if digits else ""
         raise RecordingError(
             f"{folder}: has no recording {', '.join(missing)}; it has {', '.join(list(found)[:10])}"
             + (" ..." if len(found) > 10 else "")
+            + hint
         )
     return {recording: found[recording] for recording in sorted(set(map(str, recording_ids)))}
 

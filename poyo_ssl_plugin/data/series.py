@@ -15,6 +15,11 @@ def is_series(table: Any) -> bool:
     return "start" not in table.keys()
 
 
+def is_timed(table: Any) -> bool:
+    """Whether it is a table of intervals or a time series, and not a description such as that of the animal."""
+    return hasattr(table, "timestamps") or "start" in getattr(table, "keys", list)()
+
+
 def sample_times(series: Any) -> np.ndarray:
     """Times of the samples of a regular or irregular series, in seconds, (T,)."""
     return np.asarray(series.timestamps, float)

@@ -22,7 +22,7 @@ _BLOCKS_A_FOLD = 5
 
 
 def recorded_split(dataset: Any, name: str = "recorded") -> Split:
-    """A split that each recording brings.
+    """A split that each recording brings; one without time for validation is not validated on.
 
     Args:
         dataset: The recordings.
@@ -35,11 +35,17 @@ def recorded_split(dataset: Any, name: str = "recorded") -> Split:
     prefix = "" if name == "recorded" else f"{name}_"
     return {
         part: {
-            recording: split_intervals(dataset.get_recording(recording), prefix + part)
-            for recording in dataset.recording_ids
+            recording: _recorded(dataset.get_recording(recording), prefix, part) for recording in dataset.recording_ids
         }
         for part in PARTS
     }
+
+
+def _recorded(data: Any, prefix: str, part: str) -> np.ndarray:
+    domain = getattr(data, f"{prefix}{part}_domain", None)
+    if part == "valid" and domain is not None and len(domain.start) == 0:
+        return np.empty((0, 2))
+    return split_intervals(data, prefix + part)
 
 
 def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.data.series import is_series
+from poyo_ssl_plugin.data.series import is_series, is_timed
 from poyo_ssl_plugin.data.tasks import MOST_CLASSES, TASKS, Kind, Task, plain_labels
 from poyo_ssl_plugin.recordings import SPIKES, TRACES
 
@@ -43,9 +43,7 @@ def _label_columns(data: Any) -> Iterator[tuple[str, str, Kind]]:
     """Source, column and kind of everything that looks like a label."""
     activity = {SPIKES, TRACES.partition(".")[0], "domain", "units", "rois"}
     tables = {str(source): getattr(data, source) for source in data.keys()}
-    timed = {
-        source: table for source, table in tables.items() if hasattr(table, "start") or hasattr(table, "timestamps")
-    }
+    timed = {source: table for source, table in tables.items() if is_timed(table)}
     for source in sorted(timed, key=lambda source: (is_series(timed[source]), source)):
         table = timed[source]
         if source in activity or source.endswith("_domain") or "unit_index" in table.keys():

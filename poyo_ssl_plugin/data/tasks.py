@@ -12,7 +12,7 @@ import numpy as np
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.data.series import is_series, sample_times
+from poyo_ssl_plugin.data.series import is_series, is_timed, sample_times
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.extensions import extension_names, load_extension
 from poyo_ssl_plugin.recordings import recording_id
@@ -108,6 +108,11 @@ class Task:
                 f"recording {recording_id(data)}: has no {self.source!r}, which the task {self.name!r} decodes"
             )
         table = getattr(data, self.source)
+        if not is_timed(table):
+            raise RecordingError(
+                f"recording {recording_id(data)}: {self.source!r}, which the task {self.name!r} decodes, is neither "
+                "trials nor a time series; 'poyo-ssl tasks' lists what there is"
+            )
         missing = [column for column in self.columns if column not in table.keys()]
         if missing:
             raise RecordingError(
@@ -119,7 +124,13 @@ class Task:
     def raw_labels(self, table: Any) -> np.ndarray:
         """Labels as recorded: one value per row (R,) for classes, float64 (R, D) for a regression."""
         if self.kind == "regression":
-            columns = [np.asarray(getattr(table, column), float) for column in self.columns]
+            try:
+                columns = [np.asarray(getattr(table, column), float) for column in self.columns]
+            except ValueError:
+                raise RecordingError(
+                    f"task {self.name!r}: {self.source}.{', '.join(self.columns)} is text, and a regression needs "
+                    "numbers; leave kind: regression out"
+                ) from None
             return np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
         labels = plain_labels(np.asarray(getattr(table, self.columns[0])))
         return labels if self.labels_per_class == 1 else labels.astype(np.int64) // self.labels_per_class
@@ -277,6 +288,11 @@ def fit_task(task: Task, dataset: Any, times: Mapping[str, np.ndarray]) -> Task:
     ]
     if not found:
         raise RecordingError(f"no recording has {task.source!r}, which the task {task.name!r} decodes")
+    if task.kind != "regression" and len({labels.dtype.kind == "U" for labels in found if len(labels)}) > 1:
+        raise RecordingError(
+            f"task {task.name!r}: {task.source}.{task.columns[0]} is text in some recordings and numbers in others; "
+            "write it alike in all"
+        )
     values = np.concatenate(found)
     if task.kind == "regression":
         return _fit_targets(task, values)

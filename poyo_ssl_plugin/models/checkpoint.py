@@ -33,7 +33,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path}: no such checkpoint")
+        last = path / "checkpoints" / "last.ckpt"
+        raise CheckpointError(f"{path}: no such checkpoint" + (f"; did you mean {last}?" if last.is_file() else ""))
     checkpoint = read_safetensors(path) if path.suffix == SUFFIX else _read_torch(path)
     model = checkpoint["hyper_parameters"].get("model")
     if isinstance(model, Mapping) and "token" in model:
@@ -52,7 +53,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
             f"{path}: refused, since it holds Python objects and not only tensors; save it again as a "
             f"state_dict with plain hyper-parameters ({_refused(error)})"
         ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except Exception as error:  # of any type: torch takes other files for pickles
         raise CheckpointError(f"{path}: damaged or not a checkpoint ({first_line(error)})") from None
     for key in ("state_dict", "hyper_parameters"):
         if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), Mapping):

@@ -101,7 +101,9 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
     if fraction != 1:
         diet = diet.subset(fraction)
     if len(diet) == 0:
-        raise DietError(f"diet {rule!r} {diet.summary()}: it keeps nothing; choose looser thresholds")
+        raise DietError(
+            f"diet {rule!r} {diet.summary()}: it keeps nothing; choose other thresholds, or another diet=..."
+        )
     return diet
 
 

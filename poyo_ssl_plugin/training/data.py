@@ -98,7 +98,7 @@ class DietData(L.LightningDataModule):
         self.recordings = [name for name in dataset.recording_ids if diet.count(name) > 0]
         if not self.recordings:
             raise DietError(
-                f"diet {diet.name!r} keeps no neuron ({diet.summary(dataset.recording_ids)}); choose looser "
+                f"diet {diet.name!r} keeps no neuron ({diet.summary(dataset.recording_ids)}); choose other "
                 "thresholds or another diet"
             )
         self.dataset = dataset
@@ -283,7 +283,7 @@ class FinetuningData(DietData):
         if not self.recordings:
             raise RecordingError(
                 f"no recording of {self.dataset.dataset_dir} has {self.task.source!r}, which the task "
-                f"{self.task.name!r} decodes; its names are given by data.recordings"
+                f"{self.task.name!r} decodes; 'poyo-ssl tasks {self.dataset.dataset_dir}' lists what they have"
             )
         self._adopted: dict[str, Trials] = {}
         self.samplers = {part: self._sampler(part) for part in ("train", "valid", "test") if self._has_time(part)}

@@ -24,6 +24,20 @@ logger = logging.getLogger(__name__)
 
 _ABSENT = object()
 
+# Whole numbers of a recipe, and the least that each may be.
+_LEAST = {
+    "seed": 0,
+    "data.batch_size": 1,
+    "data.num_workers": 0,
+    "trainer.max_steps": -1,
+    "trainer.max_epochs": 0,
+    "trainer.val_every_n_steps": 1,
+    "trainer.save_every_n_steps": 1,
+    "trainer.accumulate_grad_batches": 1,
+    "trainer.log_every_n_steps": 0,
+    "trainer.threads": 0,
+}
+
 
 @dataclass
 class Inputs:
@@ -67,8 +81,13 @@ def recorded_recipe(
     """
     config = OmegaConf.create(content["hyper_parameters"]["recipe"])
     for key, value in (overrides or {}).items():
-        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT:
+        earlier = OmegaConf.select(config, key, default=_ABSENT)
+        if earlier is _ABSENT:
             raise RecipeError(f"{source}: its recipe has no key {key!r}")
+        if isinstance(earlier, DictConfig) and key != "task":
+            raise RecipeError(
+                f"{source}: {key!r} holds other keys; change one of them, {key}.{next(iter(earlier))}=..."
+            )
         OmegaConf.update(config, key, value)
     refuse_unknown_classes(config.model, source=source)
     return config
@@ -88,6 +107,28 @@ def require(config: DictConfig, key: str, what: str, *, null: bool = False) -> N
     node = OmegaConf.select(config, parent) if parent else config
     if OmegaConf.is_missing(node, leaf) or (node[leaf] is None and not null):
         raise RecipeError(f"{key} is not set: give {key}=..., {what}")
+
+
+def check_numbers(config: DictConfig) -> DictConfig:
+    """The recipe as it is, if a run can be done with its numbers.
+
+    Raises:
+        RecipeError: Naming the first such key.
+    """
+    for key, least in _LEAST.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and (type(value) is not int or value < least):
+            raise RecipeError(f"{key} must be a whole number of at least {least}, not {value}")
+    if config.trainer.max_steps == -1 and config.trainer.max_epochs is None:
+        raise RecipeError("trainer.max_steps=-1 trains by trainer.max_epochs alone: give trainer.max_epochs=...")
+    for key in ("data.window_length", "optim.optimizer.lr"):
+        value = OmegaConf.select(config, key)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+            raise RecipeError(f"{key} must be a positive number, not {value}")
+    fraction = config.get("label_fraction", 1.0)
+    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
+        raise RecipeError(f"label_fraction must be in (0, 1], not {fraction}")
+    return config
 
 
 def plain(config: DictConfig, *names: str) -> dict[str, Any]:

@@ -157,7 +157,7 @@ def restore_random_states(states: dict[str, Any]) -> None:
 
 
 class ResumePoint(Checkpoint):
-    """Saves the last state every so many steps, restores all of it, and stops in order on SIGTERM.
+    """Saves the last state every so many steps, restores all of it, and stops in order on SIGTERM and Ctrl-C.
 
     A state is saved where nothing is pending: after the validation of a step that has one, else before the
     next step, when the log has the last one, but not at the end of an epoch, whose metrics have not been said
@@ -179,7 +179,8 @@ class ResumePoint(Checkpoint):
         self._accumulates = False
         self._stop = False
         self._asked = False
-        self._previous: Any = None
+        self._why = "SIGTERM"
+        self._previous: dict[int, Any] = {}
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the random states and metrics, and see that the log is not behind the checkpoint."""
@@ -241,7 +242,9 @@ class ResumePoint(Checkpoint):
         self.restore(pl_module)
         if threading.current_thread() is threading.main_thread():
             # Takes the place of Lightning's own, which stops without saving.
-            self._previous = signal.signal(signal.SIGTERM, self._ask_to_stop)
+            self._previous[signal.SIGTERM] = signal.signal(signal.SIGTERM, self._ask_to_stop)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._ask_to_stop)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -285,7 +288,7 @@ class ResumePoint(Checkpoint):
             self._due = False
             trainer.save_checkpoint(self.path)
         if self._stop:
-            message = f"stopped on SIGTERM after step {trainer.global_step}; start again with resume=true to go on"
+            message = f"stopped on {self._why} after step {trainer.global_step}; start again with resume=true to go on"
             logger.warning("%s (%s)", message, self.path)
             raise Terminated(message)
 
@@ -294,13 +297,17 @@ class ResumePoint(Checkpoint):
         """What fetching a batch moves."""
         return {"random": random_states(), "loader": _loader_state(trainer)}
 
-    def _ask_to_stop(self, *_: Any) -> None:
+    def _ask_to_stop(self, number: int, _: Any) -> None:
         self._asked = True
+        if number == signal.SIGINT:
+            self._why = "Ctrl-C"
+            # A second one does not wait for the step to end.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def _release_signal(self) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
-            self._previous = None
+        for number, previous in self._previous.items():
+            signal.signal(number, previous)
+        self._previous = {}
 
 
 def _validates_next(trainer: L.Trainer) -> bool:

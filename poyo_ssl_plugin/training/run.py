@@ -31,6 +31,7 @@ from poyo_ssl_plugin.training.prototypes import SelfTraining, start_from_class_m
 from poyo_ssl_plugin.training.recipe import (
     Inputs,
     auxiliary_task,
+    check_numbers,
     data_options,
     make_recipe_diet,
     must_fit,
@@ -64,6 +65,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
     config = resolved(config)
+    check_numbers(config)
     record = RunRecord.of(config)
     if (finished := record.finished(config)) is not None:
         logger.info("%s: finished already", config.out_dir)
@@ -121,6 +123,7 @@ class Prepared:
 def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
     """Everything of a fine-tuning run but the training; arguments as :func:`finetune`."""
     config = resolved(config)
+    check_numbers(config)
     require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
     inputs = inputs or Inputs.from_recipe(config)
     decoding = decoding_of(config, inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import warnings
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.distributed import is_main_process, process_index
+from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.models.compiled import compile_layers
 from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
@@ -28,13 +30,15 @@ from poyo_ssl_plugin.training.step_progress import StepProgress
 from poyo_ssl_plugin.training.throughput import Throughput
 
 # What Lightning warns of and runs here need not know: a step on a CPU does not need worker processes, windows load many
-# times faster than they train; every process validates on all windows, so there is nothing to average.
+# times faster than they train; every process validates on all windows, so there is nothing to average; folds leave
+# nothing to validate on.
 _NOT_HERE = (
     ".*Checkpoint directory .* is not empty.*",
     ".*does not have many workers.*",
     ".*isinstance.treespec.*",
     ".*smaller than the logging interval.*",
     ".*sync_dist=True.*",
+    ".*across ranks is zero.*",
 )
 
 
@@ -83,7 +87,7 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
     speed = [throughput, *([_Compile(options.compile)] if options.compile else [])]
     label = "pretraining" if mode == "min" else "fine-tuning"
     bars = [StepProgress(label, throughput)] if options.progress else []
-    trainer = L.Trainer(
+    trainer = _lightning_trainer(
         max_steps=options.max_steps,
         max_epochs=options.max_epochs if options.max_epochs is not None else -1,
         val_check_interval=options.val_every_n_steps * options.accumulate_grad_batches,
@@ -115,6 +119,18 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
             OmegaConf.save(config, temporary)
     record.write(out_dir)
     return trainer
+
+
+def _lightning_trainer(**options: Any) -> L.Trainer:
+    """Lightning's trainer.
+
+    Raises:
+        RecipeError: If it refuses an option.
+    """
+    try:
+        return L.Trainer(**options)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
 
 def make_tester(config: DictConfig) -> L.Trainer:
@@ -163,6 +179,8 @@ def _loggers(out_dir: Path, *, resumed: bool, tensorboard: bool, wandb: bool) ->
     if wandb:
         from lightning.pytorch.loggers import WandbLogger
 
+        if importlib.util.find_spec("wandb") is None:
+            raise RecipeError("trainer.wandb=true needs Weights & Biases: pip install wandb")
         loggers.append(WandbLogger(project="poyo-ssl", save_dir=out_dir))
     return loggers
 
