@@ -14,7 +14,6 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from poyo_ssl_plugin.compare import figures
-from poyo_ssl_plugin.compare.decoded_neurons import diet_of
 from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.perform import inputs_of
 from poyo_ssl_plugin.compare.record import held_out_by
@@ -39,7 +38,7 @@ from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
 from poyo_ssl_plugin.training.decoding import Decoding
-from poyo_ssl_plugin.training.recipe import recorded_recipe
+from poyo_ssl_plugin.training.recipe import diet_of, recorded_recipe
 from poyo_ssl_plugin.training.run_folder import resolved
 
 

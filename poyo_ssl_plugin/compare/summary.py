@@ -10,7 +10,6 @@ import numpy as np
 from omegaconf import DictConfig
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, Arm
-from poyo_ssl_plugin.compare.decoded_neurons import diet_of
 from poyo_ssl_plugin.compare.estimates import (
     Estimate,
     Scores,
@@ -41,6 +40,7 @@ from poyo_ssl_plugin.compare.results import (
 from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
+from poyo_ssl_plugin.training.recipe import diet_of
 
 Done = Sequence[tuple[Run, Outcome]]
 

@@ -21,7 +21,7 @@ from poyo_ssl_plugin.frames.images import FRAMES_TASK, MovieFrames, find_frames_
 from poyo_ssl_plugin.frames.losses import IMAGE_METRICS, FrameLoss, image_metrics
 from poyo_ssl_plugin.models import run_with_latents
 from poyo_ssl_plugin.recordings import TRACES
-from poyo_ssl_plugin.training.data import FinetuningData, _Fixed
+from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.recipe import Inputs, plain, require
@@ -70,7 +70,7 @@ class FrameData(FinetuningData):
     def _evenly(self, part: str, limit: int) -> DataLoader[Any]:
         windows = list(TrialSampler(self.trials(part), window_length=self.window_length, delay=self.delay))
         rows = np.linspace(0, len(windows) - 1, min(len(windows), limit)).round().astype(int)
-        return self._loader(_Fixed([windows[i] for i in rows]), training=False)
+        return self._loader([windows[i] for i in rows], training=False)
 
 
 class FrameDecoding(TransferModule):

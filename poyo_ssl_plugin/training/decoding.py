@@ -25,7 +25,7 @@ from poyo_ssl_plugin.models import build_model
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
 from poyo_ssl_plugin.training.module import TransferModule
-from poyo_ssl_plugin.training.recipe import Inputs, data_options, make_recipe_diet, plain
+from poyo_ssl_plugin.training.recipe import Inputs, data_options, diet_of, plain
 
 logger = logging.getLogger(__name__)
 
@@ -146,7 +146,7 @@ class Decoding(ABC):
         """What a test measured, from the module's ``predictions``."""
 
     def _data_arguments(self, inputs: Inputs) -> tuple[Any, ...]:
-        return inputs.dataset, inputs.table, make_recipe_diet(self.config, inputs.table), inputs.split
+        return inputs.dataset, inputs.table, diet_of(self.config, inputs.table), inputs.split
 
     def _data_options(self) -> dict[str, Any]:
         return {"label_fraction": self.config.get("label_fraction", 1.0), **data_options(self.config)}

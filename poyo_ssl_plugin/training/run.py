@@ -33,7 +33,7 @@ from poyo_ssl_plugin.training.recipe import (
     auxiliary_task,
     check_numbers,
     data_options,
-    make_recipe_diet,
+    diet_of,
     must_fit,
     plain,
     recorded_recipe,
@@ -72,7 +72,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         return finished
     inputs = inputs or Inputs.from_recipe(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    task, diet = auxiliary_task(config, inputs), make_recipe_diet(config, inputs.table)
+    task, diet = auxiliary_task(config, inputs), diet_of(config, inputs.table)
     options = {**{name: config.data[name] for name in _PRETRAINING_DATA}, **data_options(config)}
     data = PretrainingData(inputs.dataset, inputs.table, diet, inputs.split, task=task, seed=config.seed, **options)
     take_model_of_checkpoint(config)
