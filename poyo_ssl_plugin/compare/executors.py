@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -20,12 +20,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from poyo_ssl_plugin.compare.progress import Track
 from poyo_ssl_plugin.compare.record import Outcome, Run, finished, keep
 from poyo_ssl_plugin.errors import EXIT_TERMINATED, PoyoSSLError, Terminated, terminate
 from poyo_ssl_plugin.predictability.on_ray import error_as_value, ray_session
 
 Work = Callable[[Run], Outcome]
-Progress = Callable[[Iterator[Any], int], Iterable[Any]]
 # How often Ray starts a run again whose worker or node died.
 RETRIES = 3
 
@@ -36,7 +36,7 @@ class Executor(Protocol):
     def __call__(self, work: Work, runs: Sequence[Run]) -> Iterator[tuple[int, Outcome]]: ...
 
 
-def run_all(work: Work, runs: Sequence[Run], executor: Executor, *, progress: Progress | None = None) -> list[Outcome]:
+def run_all(work: Work, runs: Sequence[Run], executor: Executor, *, progress: Track | None = None) -> list[Outcome]:
     """Do every run that is not finished.
 
     Args:

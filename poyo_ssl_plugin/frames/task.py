@@ -107,7 +107,6 @@ class FrameDecoding(TransferModule):
         self.register_buffer("base", base.clamp(0.01, 0.99))
         # The movie is not part of what was learned.
         self.register_buffer("images", as_images(movie.image), persistent=False)
-        self.predictions = []
 
     def forward(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Frames at the queried times, :math:`(K, H, W)` for the K real queries of the batch."""
@@ -144,9 +143,6 @@ class FrameDecoding(TransferModule):
         latent = self.model(**batch["inputs"])[FRAMES_TASK.name]
         images = as_bytes(self.to_image(latent))
         return latent.float(), images, batch["target"][batch["asked"]], list(batch["recording_id"])
-
-    def on_test_epoch_start(self) -> None:
-        self.predictions = []
 
     def trained(self) -> list[nn.Module]:
         return [self.model, self.decoder]

@@ -195,6 +195,8 @@ class PretrainingData(DietData):
                 epochs=curriculum_fraction, pacing=curriculum, start_fraction=curriculum_start, **windows
             )
         self.curriculum_fraction = curriculum_fraction
+        pacing = getattr(self.sampler, "pacing", None)
+        self._loss_pacing = pacing if isinstance(pacing, LossPacing) else None
         try:
             len(self.sampler)
         except ValueError as error:
@@ -208,21 +210,18 @@ class PretrainingData(DietData):
 
     def observe(self, loss: torch.Tensor) -> None:
         """See the training loss of a step, for a curriculum that is paced by it."""
-        pacing = getattr(self.sampler, "pacing", None)
-        if isinstance(pacing, LossPacing):
+        if self._loss_pacing is not None:
             # Only here: reading a loss makes an accelerator wait. All processes open the diet together.
             losses = gathered(float(loss))
-            pacing.observe(sum(losses) / len(losses))
+            self._loss_pacing.observe(sum(losses) / len(losses))
 
     def state_dict(self) -> dict[str, Any]:
         """How far a curriculum that is paced by loss has come."""
-        pacing = getattr(self.sampler, "pacing", None)
-        return pacing.state_dict() if isinstance(pacing, LossPacing) else {}
+        return {} if self._loss_pacing is None else self._loss_pacing.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pacing = getattr(self.sampler, "pacing", None)
-        if isinstance(pacing, LossPacing):
-            pacing.load_state_dict(state_dict)
+        if self._loss_pacing is not None:
+            self._loss_pacing.load_state_dict(state_dict)
 
     def _epochs_to_train(self) -> float:
         """Length of the training in epochs, as the trainer was told it: by steps, by epochs, or the shorter."""

@@ -100,7 +100,7 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
         gradient_clip_val=options.gradient_clip_val,
         callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *speed, *bars],
         plugins=[SafeCheckpointIO()],
-        logger=_loggers(out_dir, resumed=last.exists(), tensorboard=options.tensorboard, wandb=options.wandb),
+        logger=_loggers(out_dir, last, tensorboard=options.tensorboard, wandb=options.wandb),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
@@ -146,9 +146,7 @@ class _Compile(L.Callback):
     def __init__(self, how: bool | str) -> None:
         self.backend = how if isinstance(how, str) else "inductor"
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self.backend:
             assert isinstance(pl_module, TrainingModule)
             compile_layers(pl_module.model, self.backend)
@@ -159,8 +157,8 @@ class _Trajectory(ModelCheckpoint):
     """A class of its own: Lightning tells the states of callbacks apart by class and period."""
 
 
-def _loggers(out_dir: Path, *, resumed: bool, tensorboard: bool, wandb: bool) -> list[Logger]:
-    loggers: list[Logger] = [MetricsLog(out_dir / "csv", resumed=resumed)]
+def _loggers(out_dir: Path, checkpoint: Path, *, tensorboard: bool, wandb: bool) -> list[Logger]:
+    loggers: list[Logger] = [MetricsLog(out_dir / "csv", checkpoint)]
     if tensorboard:
         loggers.append(TensorBoardLogger(out_dir, name="", version="tensorboard"))
     if wandb:
