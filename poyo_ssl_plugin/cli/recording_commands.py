@@ -145,15 +145,13 @@ def score(
     split: str,
     field: str,
     recordings: tuple[str, ...],
-    bin_width: float,
-    statistics: tuple[str, ...],
     skewness: float,
     kurtosis: float,
     pearson: bool,
     on_error: str,
     timeout: float,
-    workers: int | None,
     ray: bool,
+    **options: Any,
 ) -> None:
     """Measure how predictable every neuron of DATASET_DIR is.
 
@@ -180,13 +178,11 @@ def score(
             Recordings(dataset_dir, good),
             split=None if split == "all" else split,
             field=field,
-            bin_width=bin_width,
-            statistics=statistics,
             fisher=not pearson,
-            workers=workers,
             on_error="raise" if on_error == "stop" else "skip",
             on=on_ray if ray else None,
             progress=stage("scoring", len(good)),
+            **options,
         )
     skipped = {**hanging, **table.provenance.get("skipped", {})}
     if skipped:

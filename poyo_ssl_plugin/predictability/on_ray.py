@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
@@ -62,7 +63,7 @@ def ray_session() -> Iterator[Any]:
         raise ExtensionError("--ray needs ray, which is not installed: pip install 'poyo-ssl-plugin[ray]'") from None
     started = not ray.is_initialized()
     if started:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
     try:
         yield ray
     finally:
