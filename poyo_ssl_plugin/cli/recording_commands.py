@@ -203,7 +203,7 @@ def score(
         say(f"warning: {warning}")
     wrote(*written)
     choice = "diet=quantile " if warning else ""
-    counts = "" if "." in field else f" data.field={field} data.bin_width={bin_width:g}"
+    counts = "" if "." in field else f" data.field={field} data.bin_width={options['bin_width']:g}"
     say(f"next: poyo-ssl pretrain data.root={dataset_dir} {choice}diet.table={out}{counts}")
 
 

@@ -58,10 +58,10 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
     config = resolved(config)
-    check_numbers(config)
     record = RunRecord.of(config)
     if (finished := record.finished(config)) is not None:
         return finished
+    check_numbers(config)
     inputs = inputs or Inputs.from_recipe(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
     task, diet = auxiliary_task(config, inputs), diet_of(config, inputs.table)
