@@ -85,9 +85,8 @@ def recorded_recipe(
         if earlier is _ABSENT:
             raise RecipeError(f"{source}: its recipe has no key {key!r}")
         if isinstance(earlier, DictConfig) and key != "task":
-            raise RecipeError(
-                f"{source}: {key!r} holds other keys; change one of them, {key}.{next(iter(earlier))}=..."
-            )
+            inner = next(map(str, earlier))
+            raise RecipeError(f"{source}: {key!r} holds other keys; change one of them, {key}.{inner}=...")
         OmegaConf.update(config, key, value)
     refuse_unknown_classes(config.model, source=source)
     return config
