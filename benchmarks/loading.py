@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch_brain.transforms import UnitDropout
+from torch_brain.transforms import Compose, UnitDropout
 
 from benchmarks.harness import Row, Settings, race, resident
 from benchmarks.recordings import allen_size
@@ -20,7 +20,6 @@ from poyo_ssl_plugin import CalciumPOYO, Diet, DietUnitDropout, PredictabilitySa
 from poyo_ssl_plugin.compat import Dataset
 from poyo_ssl_plugin.data import StandardizeTraces
 from poyo_ssl_plugin.models import adapt
-from poyo_ssl_plugin.training.data import _Chain as Chain
 from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
 
 WINDOW, BATCH = 2.0, 32
@@ -72,11 +71,11 @@ def loaders(folder: Path) -> tuple[Recordings, Recordings, StockRecordings, list
     model.init_vocabs(recordings)
     tokenize = TaskTokenizer(adapt(model), None)
     fields = ["calcium_traces"]
-    ours = Recordings(folder, transform=Chain([DietUnitDropout(diet, **DROPOUT), tokenize]), fields=fields)
+    ours = Recordings(folder, transform=Compose([DietUnitDropout(diet, **DROPOUT), tokenize]), fields=fields)
     steps = [DietUnitDropout(diet, **DROPOUT), StandardizeTraces(table), tokenize]
-    standardized = Recordings(folder, transform=Chain(steps), fields=fields)
+    standardized = Recordings(folder, transform=Compose(steps), fields=fields)
     stock = StockRecordings(folder)
-    stock.transform = Chain([UnitDropout("calcium_traces.df_over_f", **DROPOUT), tokenize])
+    stock.transform = Compose([UnitDropout("calcium_traces.df_over_f", **DROPOUT), tokenize])
     intervals = recordings.get_sampling_intervals("train")
     generator = torch.Generator().manual_seed(0)
     sampler = PredictabilitySampler(sampling_intervals=intervals, window_length=WINDOW, diet=diet, generator=generator)

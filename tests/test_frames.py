@@ -24,7 +24,7 @@ from poyo_ssl_plugin.frames.simple_decoders import (
     reference_images,
     ridge,
     ridge_images,
-    template_frames,
+    template,
     window_features,
 )
 from poyo_ssl_plugin.frames.task import FrameReconstruction
@@ -307,7 +307,7 @@ class TestBaselines:
         frame = np.tile(np.arange(20) + 100, 5)
         x = np.tile(responses, (5, 1)) + 0.3 * rng.normal(size=(100, 40))
         y = responses + 0.3 * rng.normal(size=(20, 40))
-        assert np.array_equal(template_frames(x, frame, y), np.arange(20) + 100)
+        assert np.array_equal(template(x, frame, y), np.arange(20) + 100)
 
     def test_ridge_against_every_penalty_tried_by_hand(self):
         rng = np.random.default_rng(0)

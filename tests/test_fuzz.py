@@ -23,9 +23,8 @@ from scipy import stats
 
 from poyo_ssl_plugin.compat import interval
 from poyo_ssl_plugin.data import PredictabilitySampler, Recordings, SelectUnits, StandardizeTraces, simulate
-from poyo_ssl_plugin.data.check import usable_recordings
+from poyo_ssl_plugin.data.check import unresponsive_files, usable_recordings
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
-from poyo_ssl_plugin.hdf5_check import unresponsive_files
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, score_dataset
 from poyo_ssl_plugin.recordings import merge_intervals, split_intervals
 

@@ -15,9 +15,8 @@ from quick import quick
 from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings
-from poyo_ssl_plugin.data.check import usable_recordings
+from poyo_ssl_plugin.data.check import unresponsive_files, usable_recordings
 from poyo_ssl_plugin.errors import RecordingError
-from poyo_ssl_plugin.hdf5_check import unresponsive_files
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.training import pretrain, read_checkpoint
 

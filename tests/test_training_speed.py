@@ -110,10 +110,10 @@ class TestThroughput:
         record = RunRecord.read(tmp_path / "run")
         assert record is not None and record.speed == speed
 
-    def test_the_share_of_the_peak(self, monkeypatch):
+    def test_the_share_of_the_peak(self, monkeypatch, tmp_path):
         now = iter([0.0, 10.0, 12.0, 20.0, 24.0])
         monkeypatch.setattr("poyo_ssl_plugin.training.throughput.time.monotonic", lambda: next(now))
-        speed = Throughput(RunRecord({}))
+        speed = Throughput(RunRecord(tmp_path, {}))
         speed._flops, speed._peak = 2_000_000_000, 1e11
         trainer, batch = SimpleNamespace(world_size=2), {"target": torch.zeros(8)}
         assert str(speed) == ""

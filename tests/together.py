@@ -24,7 +24,7 @@ from poyo_ssl_plugin.compat import Interval
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.data.splits import recorded_split
-from poyo_ssl_plugin.distributed import n_processes, process_index
+from poyo_ssl_plugin.distributed import ShardedSampler, n_processes, process_index
 from poyo_ssl_plugin.errors import Terminated
 from poyo_ssl_plugin.objectives import Decorrelation, EMATeacher, MaskedActivity
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
@@ -153,7 +153,9 @@ def sampled() -> dict[str, list[list[tuple[str, float]]]]:
     samplers = {
         # Without a generator, processes agree on a seed.
         "wrapped": DistributedSamplerWrapper(PredictabilitySampler(**options), shuffle=False),
-        "own": PredictabilitySampler(**options, generator=common, num_replicas=n_processes(), rank=process_index()),
+        "own": ShardedSampler(
+            PredictabilitySampler(**options, generator=common), n_shards=n_processes(), index=process_index()
+        ),
     }
     return {
         name: [[(window.recording_id, window.start) for window in sampler] for _ in range(2)]

@@ -30,15 +30,15 @@ _timeout = click.option(
 
 @click.command()
 @click.argument("out_dir", type=_path)
-@click.option("--recordings", default=6, show_default=True, help="Number of recordings, each of another animal.")
-@click.option("--units", default=80, show_default=True, help="Neurons per recording.")
+@click.option(
+    "--recordings", "n_recordings", default=6, show_default=True, help="Number of recordings, each of another animal."
+)
+@click.option("--units", "n_units", default=80, show_default=True, help="Neurons per recording.")
 @click.option("--minutes", default=14.0, show_default=True, help="Length of a recording.")
 @click.option("--cre-line", "cre_lines", multiple=True, help="Cre line of the recordings in turn; repeatable.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--force", is_flag=True, help="Write into a folder that is not empty, over recordings of the same name.")
-def simulate(
-    out_dir: Path, recordings: int, units: int, minutes: float, cre_lines: tuple[str, ...], seed: int, force: bool
-) -> None:
+def simulate(out_dir: Path, n_recordings: int, n_units: int, force: bool, **options: Any) -> None:
     """Write simulated recordings to OUT_DIR, in the layout of the Allen Brain Observatory.
 
     Drifting gratings, natural movie one and spontaneous activity of animals of several Cre lines, with
@@ -54,16 +54,9 @@ def simulate(
     if not force and out_dir.is_dir() and any(out_dir.iterdir()):
         raise OutputError(f"{out_dir}: is not empty; choose another folder, or pass --force to write into it")
     with Stages(errors) as stage:
-        write(
-            out_dir,
-            n_recordings=recordings,
-            n_units=units,
-            minutes=minutes,
-            cre_lines=cre_lines or None,
-            seed=seed,
-            progress=stage("simulating", recordings),
-        )
-    say(f"{recordings} recordings of {units} neurons in {out_dir}")
+        progress = stage("simulating", n_recordings)
+        write(out_dir, n_recordings=n_recordings, n_units=n_units, progress=progress, **options)
+    say(f"{n_recordings} recordings of {n_units} neurons in {out_dir}")
     say(f"next: poyo-ssl score {out_dir} --out table.csv")
 
 
@@ -152,15 +145,13 @@ def score(
     split: str,
     field: str,
     recordings: tuple[str, ...],
-    bin_width: float,
-    statistics: tuple[str, ...],
     skewness: float,
     kurtosis: float,
     pearson: bool,
     on_error: str,
     timeout: float,
-    workers: int | None,
     ray: bool,
+    **options: Any,
 ) -> None:
     """Measure how predictable every neuron of DATASET_DIR is.
 
@@ -187,13 +178,11 @@ def score(
             Recordings(dataset_dir, good),
             split=None if split == "all" else split,
             field=field,
-            bin_width=bin_width,
-            statistics=statistics,
             fisher=not pearson,
-            workers=workers,
             on_error="raise" if on_error == "stop" else "skip",
             on=on_ray if ray else None,
             progress=stage("scoring", len(good)),
+            **options,
         )
     skipped = {**hanging, **table.provenance.get("skipped", {})}
     if skipped:
@@ -214,7 +203,7 @@ def score(
         say(f"warning: {warning}")
     wrote(*written)
     choice = "diet=quantile " if warning else ""
-    counts = "" if "." in field else f" data.field={field} data.bin_width={bin_width:g}"
+    counts = "" if "." in field else f" data.field={field} data.bin_width={options['bin_width']:g}"
     say(f"next: poyo-ssl pretrain data.root={dataset_dir} {choice}diet.table={out}{counts}")
 
 

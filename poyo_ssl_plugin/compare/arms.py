@@ -36,11 +36,6 @@ class Arm:
         """Whether it starts from pretrained weights."""
         return self.pretrain is not None
 
-    @property
-    def names_task(self) -> bool:
-        """Whether its pretraining is another one for every decoded task."""
-        return any("{" in text for text in self.pretrain or ())
-
     def pretraining(self, overrides: Sequence[str], task: Task) -> list[str]:
         """Overrides of the recipe ``pretrain``: the arm's own, after those that all arms share."""
         own = [text.format(task=in_recipe(task), source=task.source) for text in self.pretrain or ()]

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
+from poyo_ssl_plugin.predictability import PredictabilityTable
+from poyo_ssl_plugin.training.recipe import diet_of
 
 DECODED, SET_ASIDE = "decoded", "set_aside"
 
 
-def diet_of(config: DictConfig, table: PredictabilityTable) -> Diet:
-    """The diet that a recipe asks for, of a table in memory."""
-    options = OmegaConf.to_container(config.diet)
-    assert isinstance(options, dict)
-    return make_diet(table, **{str(key): value for key, value in options.items() if key != "table"})
-
-
 def withhold(table: PredictabilityTable, rows: np.ndarray, status: str) -> PredictabilityTable:
     """A table in which some neurons have another status than "ok", so that no diet has them."""
-    columns: dict[str, Any] = {name: table[name] for name in table.columns}
-    columns["status"] = np.where(rows, status, table["status"])
-    return PredictabilityTable(columns, table.provenance)
+    return PredictabilityTable(table.frame.assign(status=np.where(rows, status, table["status"])), table.provenance)
 
 
 def split_neurons(

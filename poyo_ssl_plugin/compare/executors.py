@@ -11,7 +11,7 @@ import os
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -20,11 +20,12 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from poyo_ssl_plugin.compare.progress import Track
 from poyo_ssl_plugin.compare.record import Outcome, Run, finished, keep
-from poyo_ssl_plugin.errors import EXIT_TERMINATED, ExtensionError, PoyoSSLError, Terminated, terminate
+from poyo_ssl_plugin.errors import EXIT_TERMINATED, PoyoSSLError, Terminated, terminate
+from poyo_ssl_plugin.predictability.on_ray import error_as_value, ray_session
 
 Work = Callable[[Run], Outcome]
-Progress = Callable[[Iterator[Any], int], Iterable[Any]]
 # How often Ray starts a run again whose worker or node died.
 RETRIES = 3
 
@@ -35,7 +36,7 @@ class Executor(Protocol):
     def __call__(self, work: Work, runs: Sequence[Run]) -> Iterator[tuple[int, Outcome]]: ...
 
 
-def run_all(work: Work, runs: Sequence[Run], executor: Executor, *, progress: Progress | None = None) -> list[Outcome]:
+def run_all(work: Work, runs: Sequence[Run], executor: Executor, *, progress: Track | None = None) -> list[Outcome]:
     """Do every run that is not finished.
 
     Args:
@@ -87,27 +88,18 @@ class RayExecutor:
     num_gpus: float = 0.0
 
     def __call__(self, work: Work, runs: Sequence[Run]) -> Iterator[tuple[int, Outcome]]:
-        try:
-            import ray
-        except ImportError:
-            raise ExtensionError(
-                "--ray needs ray, which is not installed: pip install 'poyo-ssl-plugin[ray]'"
-            ) from None
-        started = not ray.is_initialized()
-        if started:
-            ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
-        task = ray.remote(num_cpus=self.num_cpus, num_gpus=self.num_gpus, max_retries=RETRIES)(_answer)
-        going_on = {task.remote(work, run): i for i, run in enumerate(runs)}
-        try:
-            while going_on:
-                [ended], _ = ray.wait(list(going_on), num_returns=1)
-                answer = _answered(ray, ended, runs[going_on[ended]])
-                yield going_on.pop(ended), answer
-        finally:
-            for reference in going_on:
-                ray.cancel(reference)
-            if started:
-                ray.shutdown()
+        with ray_session() as ray:
+            options = {"num_cpus": self.num_cpus, "num_gpus": self.num_gpus, "max_retries": RETRIES}
+            task = ray.remote(**options)(error_as_value)
+            going_on = {task.remote(_do, work, run): i for i, run in enumerate(runs)}
+            try:
+                while going_on:
+                    [ended], _ = ray.wait(list(going_on), num_returns=1)
+                    answer = _answered(ray, ended, runs[going_on[ended]])
+                    yield going_on.pop(ended), answer
+            finally:
+                for reference in going_on:
+                    ray.cancel(reference)
 
 
 def default_processes() -> int:
@@ -217,14 +209,6 @@ def _in_worker(work: Work, run: Run) -> Outcome:
         os._exit(EXIT_TERMINATED)
     finally:
         note.unlink(missing_ok=True)
-
-
-def _answer(work: Work, run: Run) -> Outcome | PoyoSSLError:
-    """An outcome, or an error of ours as a value: Ray would wrap it in a traceback."""
-    try:
-        return _do(work, run)
-    except PoyoSSLError as error:
-        return error
 
 
 def _answered(ray: Any, reference: Any, run: Run) -> Outcome:

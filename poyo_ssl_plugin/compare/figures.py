@@ -83,11 +83,7 @@ def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, Any]]:
 
 
 def predictability_plane(
-    table: PredictabilityTable,
-    path: str | Path,
-    *,
-    skewness: float = PAPER_SKEWNESS,
-    kurtosis: float = PAPER_KURTOSIS,
+    table: PredictabilityTable, path: str | Path, *, skewness: float = PAPER_SKEWNESS, kurtosis: float = PAPER_KURTOSIS
 ) -> Path:
     """Every neuron in the plane of skewness and kurtosis, with the thresholds of the diet."""
     inside = Diet.from_thresholds(table, skewness, kurtosis)

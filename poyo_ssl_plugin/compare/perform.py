@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,26 +19,18 @@ def perform(run: Run) -> Outcome:
     began = time.monotonic()
     config = recipe_of(run)
     inputs = inputs_of(config, run.held_out)
+    tested: dict[str, Any] = {}
     if run.stage == "pretrain":
         result = pretrain(config, inputs)
-        steps, windows = _shown(config, run)
-        return Outcome(_rounded(result.metrics), _rounded(result.initial), result.leaks, _since(began), steps, windows)
-    assert run.seed is not None
-    result = finetune(config, inputs, seed=run.seed)
-    tested = decoding_of(config).test_result(result.predictions)
+    else:
+        assert run.seed is not None
+        result = finetune(config, inputs, seed=run.seed)
+        test = decoding_of(config).test_result(result.predictions)
+        tested = {"value": test.value, "n_test": test.n_test, "trials": test.trials, "trial_names": test.names}
     steps, windows = _shown(config, run)
-    return Outcome(
-        _rounded(result.metrics),
-        {},
-        result.leaks,
-        _since(began),
-        steps,
-        windows,
-        value=tested.value,
-        n_test=tested.n_test,
-        trials=tested.trials,
-        trial_names=tested.names,
-    )
+    seconds = round(time.monotonic() - began, 1)
+    metrics, initial = _rounded(result.metrics), _rounded(result.initial)
+    return Outcome(metrics, initial, result.leaks, seconds, steps, windows, **tested)
 
 
 def recipe_of(run: Run) -> DictConfig:
@@ -62,10 +55,6 @@ def _shown(config: DictConfig, run: Run) -> tuple[int, int]:
     steps = int(read_checkpoint(run.checkpoint)["global_step"])
     devices = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
     return steps, steps * config.data.batch_size * max(devices, 1) * config.trainer.num_nodes
-
-
-def _since(began: float) -> float:
-    return round(time.monotonic() - began, 1)
 
 
 def _rounded(metrics: dict[str, float]) -> dict[str, float]:

@@ -17,7 +17,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
-from poyo_ssl_plugin.compare.decoded_neurons import diet_of, split_neurons
+from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
@@ -29,7 +29,7 @@ from poyo_ssl_plugin.models import model_to_train
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
-from poyo_ssl_plugin.training.recipe import auxiliary_declared, check_numbers
+from poyo_ssl_plugin.training.recipe import auxiliary_declared, check_numbers, diet_of
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from poyo_ssl_plugin.files import write_json
-from poyo_ssl_plugin.training.run_folder import LATER
+from poyo_ssl_plugin.training.run_folder import LATER, RECORD, flat
 
-RECORD = "run.json"
 # The part of the record that is a comparison's; the rest is what training keeps of its own run.
 _PART = "compare"
 # Keys of a recipe that do not change the numbers of a run. Where they name what the run reads, the run says it itself.
@@ -163,16 +162,3 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-
-
-def flat(recipe: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A recipe with dotted keys.
-
-    Example:
-        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
-        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
-    """
-    found: dict[str, Any] = {}
-    for key, value in recipe.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found

@@ -17,6 +17,8 @@ from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.results import TestedDecoder
 from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.frames import FRAMES_TASK
+from poyo_ssl_plugin.frames.simple_decoders import frame_references, template
+from poyo_ssl_plugin.frames.task import FrameReconstruction
 from poyo_ssl_plugin.models import initialise
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
@@ -54,9 +56,6 @@ class Windows:
 def reference_rows(config: DictConfig, folds: Iterable[Inputs]) -> dict[str, TestedDecoder]:
     """Test the simple decoders of a task on the neurons, windows and folds of a fine-tuning recipe."""
     if config.task == FRAMES_TASK.name:
-        from poyo_ssl_plugin.frames.simple_decoders import frame_references
-        from poyo_ssl_plugin.frames.task import FrameReconstruction
-
         tested = frame_references(FrameReconstruction(config), folds)
         return {name: tested_decoder(result) for name, result in tested.items()}
     if get_task(config.task).kind == "regression":
@@ -157,19 +156,6 @@ def _data_of_a_model(config: DictConfig, inputs: Inputs, decoding: Decoding) -> 
     return data, model
 
 
-def template(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Class of each test row by correlation with the class means of training.
-
-    Example:
-        >>> train = np.array([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
-        >>> template(train, np.array([3, 5]), np.array([[5.0, 1.0, 3.0]])).tolist()
-        [3]
-    """
-    classes = np.unique(label)
-    means = np.stack([train[label == k].mean(axis=0) for k in classes])
-    return classes[(_unit(test) @ _unit(means).T).argmax(axis=1)]
-
-
 def whitening(unlabelled: np.ndarray) -> Any:
     """A map (R, F) -> (R, F) that whitens, by the shrunk covariance of unlabelled rows."""
     from sklearn.covariance import ledoit_wolf
@@ -209,11 +195,6 @@ def softmax_regression(train: np.ndarray, label: np.ndarray, test: np.ndarray) -
     model = LogisticRegression(C=1.0 / train.shape[1], max_iter=40, tol=1e-3)
     scaled = ((train - mean) / std).astype(np.float32)
     return model.fit(scaled, label).predict(((test - mean) / std).astype(np.float32))
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    return centred / (np.linalg.norm(centred, axis=1, keepdims=True) + 1e-12)
 
 
 def _windows(batches: Iterable[dict[str, Any]], model: Any, limit: int | None = None) -> Windows:

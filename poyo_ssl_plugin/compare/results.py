@@ -11,7 +11,8 @@ import numpy as np
 
 from poyo_ssl_plugin.compare.arms import SCRATCH
 from poyo_ssl_plugin.compare.estimates import Estimate, PairedComparison, Scores, compare_scores, unit_means
-from poyo_ssl_plugin.training import Metric, decoding_kind
+from poyo_ssl_plugin.provenance import git_revision, versions
+from poyo_ssl_plugin.training import Decoding, Metric, decoding_kind
 
 
 def to_json(content: Any) -> Any:
@@ -280,6 +281,18 @@ class ComparisonSummary(TestSummary):
     recipes: Mapping[str, Any]
     seconds: float
     pretrained_minus_scratch: VersusScratch | None = None
+
+
+def about(decoding: Decoding) -> dict[str, Any]:
+    """What every result says of its task and of what made it, by fields of :class:`Summary`."""
+    return {
+        "metric": decoding.describe(),
+        "task": decoding.task.name,
+        "kind": decoding.task.kind,
+        "chance": decoding.chance,
+        "versions": versions(),
+        "git": git_revision(),
+    }
 
 
 def independent_values(runs: Sequence[ComparedRun]) -> list[float]:

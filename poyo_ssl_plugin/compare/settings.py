@@ -6,12 +6,13 @@ import dataclasses
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
+from poyo_ssl_plugin.compare.progress import Track
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import read_json
 from poyo_ssl_plugin.configuration import recipes_dir
@@ -94,11 +95,7 @@ def parse_overrides(overrides: Sequence[str], cls: type[Any] = Comparison) -> di
     return values
 
 
-def prepare_recordings(
-    root: str | Path,
-    recordings: Mapping[str, Any],
-    progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
-) -> None:
+def prepare_recordings(root: str | Path, recordings: Mapping[str, Any], progress: Track | None = None) -> None:
     """Simulate the recordings of a preset, once: a second start with the same arguments keeps them.
 
     Raises:

@@ -14,32 +14,22 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from poyo_ssl_plugin.compare import figures
-from poyo_ssl_plugin.compare.decoded_neurons import diet_of
 from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.perform import inputs_of
 from poyo_ssl_plugin.compare.record import held_out_by
 from poyo_ssl_plugin.compare.references import reference_rows, tested_decoder
-from poyo_ssl_plugin.compare.results import ArmScores, TestedDecoder, TestedRun, TestSummary, to_json
+from poyo_ssl_plugin.compare.results import ArmScores, TestedDecoder, TestedRun, TestSummary, about, to_json
 from poyo_ssl_plugin.distributed import end_unless_main_process
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
 from poyo_ssl_plugin.provenance import git_revision, versions
-from poyo_ssl_plugin.training import (
-    Inputs,
-    Metric,
-    RunResult,
-    TestResult,
-    decoding_of,
-    open_finetuned,
-    read_checkpoint,
-)
+from poyo_ssl_plugin.training import Inputs, Metric, RunResult, TestResult, decoding_of, open_finetuned, read_checkpoint
 from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
-from poyo_ssl_plugin.training.decoding import Decoding
-from poyo_ssl_plugin.training.recipe import recorded_recipe
+from poyo_ssl_plugin.training.recipe import diet_of, recorded_recipe
 from poyo_ssl_plugin.training.run_folder import resolved
 
 
@@ -113,7 +103,8 @@ def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | Non
         "recipe": OmegaConf.to_container(config),
     }
     summary = RunSummary(
-        **_measured(decoding),
+        **about(decoding),
+        format=2,
         arms={arm: _arm(metric, tests)},
         baselines=references,
         predictions={seed: result.predictions for seed, result in results.items()},
@@ -156,7 +147,8 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Run
     result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(config, fold))
     decoding = decoding_of(config)
     return RunSummary(
-        **_measured(decoding),
+        **about(decoding),
+        format=2,
         arms={"checkpoint": _arm(decoding.metric, {None: decoding.test_result(result.predictions)})},
         baselines={},
         predictions=result.predictions,
@@ -193,19 +185,6 @@ def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[s
     )
     rows = score_images(linear, frame, decoding.movie, recordings)
     return {"linear decoder on latents": tested_decoder(decoding.test_result(rows))}
-
-
-def _measured(decoding: Decoding) -> dict[str, Any]:
-    """What a result says of its task and of what made it."""
-    return {
-        "format": 2,
-        "metric": decoding.describe(),
-        "task": decoding.task.name,
-        "kind": decoding.task.kind,
-        "chance": decoding.chance,
-        "versions": versions(),
-        "git": git_revision(),
-    }
 
 
 def _arm(metric: Metric, tests: Mapping[int, TestResult] | Mapping[None, TestResult]) -> ArmScores:

@@ -10,7 +10,6 @@ import numpy as np
 from omegaconf import DictConfig
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, Arm
-from poyo_ssl_plugin.compare.decoded_neurons import diet_of
 from poyo_ssl_plugin.compare.estimates import (
     Estimate,
     Scores,
@@ -36,11 +35,12 @@ from poyo_ssl_plugin.compare.results import (
     TestedDecoder,
     VersusDecoder,
     VersusScratch,
+    about,
     independent_values,
 )
 from poyo_ssl_plugin.predictability import make_diet
-from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
+from poyo_ssl_plugin.training.recipe import diet_of
 
 Done = Sequence[tuple[Run, Outcome]]
 
@@ -79,11 +79,8 @@ def summarise(
             arms[name] = replace(arms[name], versus_scratch=against)
     settings = {name: value for name, value in asdict(comparison).items() if name not in EXECUTION}
     return ComparisonSummary(
+        **about(decoding),
         format=4,
-        metric=decoding.describe(),
-        task=decoding.task.name,
-        kind=decoding.task.kind,
-        chance=decoding.chance,
         arms=arms,
         baselines=baselines,
         pretraining=[
@@ -99,20 +96,13 @@ def summarise(
         neurons=_neurons(plan, finetune),
         comparison=settings,
         recipes=shared_recipes(comparison, plan.arms),
-        versions=versions(),
-        git=git_revision(),
         seconds=round(seconds, 1),
         pretrained_minus_scratch=arms[POYO_SSL].versus_scratch if POYO_SSL in arms else None,
     )
 
 
 def _arm_result(
-    arm: Arm,
-    after: Done,
-    before: Done,
-    scores: Scores,
-    decoding: Decoding,
-    baselines: Mapping[str, TestedDecoder],
+    arm: Arm, after: Done, before: Done, scores: Scores, decoding: Decoding, baselines: Mapping[str, TestedDecoder]
 ) -> ArmResult:
     metric = decoding.metric
     runs = [_compared_run(run, done) for run, done in after]
@@ -156,13 +146,7 @@ def _versus_scratch(
 
 def _compared_run(run: Run, done: Outcome) -> ComparedRun:
     return ComparedRun(
-        run.seed,
-        done.value,
-        done.n_test,
-        fold=run.fold,
-        seconds=done.seconds,
-        steps=done.steps,
-        windows=done.windows,
+        run.seed, done.value, done.n_test, fold=run.fold, seconds=done.seconds, steps=done.steps, windows=done.windows
     )
 
 

@@ -148,12 +148,7 @@ class CurriculumSampler(PredictabilitySampler):
     """
 
     def __init__(
-        self,
-        *,
-        epochs: float,
-        pacing: str | Pacing = "linear",
-        start_fraction: float = 0.2,
-        **options: Any,
+        self, *, epochs: float, pacing: str | Pacing = "linear", start_fraction: float = 0.2, **options: Any
     ) -> None:
         if options.get("diet") is None:
             raise DietError("CurriculumSampler needs a diet to open: pass diet=")

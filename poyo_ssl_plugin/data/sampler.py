@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from poyo_ssl_plugin.compat import DatasetIndex, Interval
 from poyo_ssl_plugin.data.windows import WindowIndex
 from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.predictability import Diet
-from poyo_ssl_plugin.recordings import intersect_intervals
 
 logger = logging.getLogger(__name__)
 
@@ -34,9 +32,8 @@ class PredictabilitySampler(torch.utils.data.Sampler[DatasetIndex]):
     interval, where the stock sampler puts many windows of short intervals exactly at an edge. A whole
     epoch is drawn at once, in numpy.
 
-    Under ``torch.distributed`` each process yields its share of one common permutation if
-    ``num_replicas`` and ``rank`` are given; set Lightning's ``use_distributed_sampler=False`` then.
-    Without them every process yields the same epoch, which is what Lightning's own wrapper expects.
+    Under ``torch.distributed`` every process yields the same epoch, which is what Lightning's own wrapper
+    expects; :class:`~poyo_ssl_plugin.distributed.ShardedSampler` cuts it into shares.
 
     Args:
         sampling_intervals: Recording id to the intervals to sample from.
@@ -46,13 +43,6 @@ class PredictabilitySampler(torch.utils.data.Sampler[DatasetIndex]):
         drop_short: Skip intervals shorter than a window, with a warning; ``False`` makes them a
             ``ValueError``.
         diet: Sample only recordings in which this diet has neurons.
-        min_units: How many neurons of the diet a recording must have.
-        within: Recording id to times in seconds (``Interval``); windows lie inside these as well.
-            A recording without an entry is left out.
-        weight_by: ``"units"`` draws windows with replacement, a recording's share in proportion to
-            how many diet neurons it has; the number of windows per epoch stays.
-        num_replicas: Number of processes that share an epoch.
-        rank: Which of them this is.
 
     Raises:
         ValueError: If ``window_length`` is not positive.
@@ -74,46 +64,28 @@ class PredictabilitySampler(torch.utils.data.Sampler[DatasetIndex]):
         generator: torch.Generator | None = None,
         drop_short: bool = True,
         diet: Diet | None = None,
-        min_units: int = 1,
-        within: Mapping[str, Interval] | None = None,
-        weight_by: Literal["units"] | None = None,
-        num_replicas: int = 1,
-        rank: int = 0,
     ) -> None:
         if not isinstance(sampling_intervals, Mapping):
             kind = type(sampling_intervals).__name__
             raise RecordingError(f"sampling_intervals must be {{recording id: Interval(...), ...}}, not a {kind}")
         if window_length <= 0:
             raise ValueError("window_length must be greater than 0.")
-        if weight_by not in (None, "units"):
-            raise ValueError(f"weight_by must be None or 'units', not {weight_by!r}")
-        if weight_by is not None and diet is None:
-            raise DietError("weight_by='units' weights by the neurons of a diet: pass diet=")
-        if not 0 <= rank < num_replicas:
-            raise ValueError(f"rank {rank} is not in [0, {num_replicas})")
         self.window_length = window_length
         self.generator = generator
         self.drop_short = drop_short
         self.diet = diet
-        self.weight_by = weight_by
-        self.num_replicas, self.rank = num_replicas, rank
-        self.sampling_intervals = _restrict(_fed(sampling_intervals, diet, min_units), within)
+        self.sampling_intervals = _fed(sampling_intervals, diet)
         self._epoch_generator: torch.Generator | None = None
 
     def __len__(self) -> int:
-        """Windows per epoch, of this process."""
-        n = self._spans.n_windows
-        return n if self.num_replicas == 1 else -(-n // self.num_replicas)
+        """Windows per epoch."""
+        return self._spans.n_windows
 
     def __iter__(self) -> Iterator[WindowIndex]:
         spans = self._spans
         rng = np.random.default_rng(self._draw_seed())
         span, start = spans.draw(self.window_length, rng)
-        order = self._order(span, rng)
-        if self.num_replicas > 1:
-            # As torch's DistributedSampler: repeat from the front so that all get the same number.
-            padding = len(self) * self.num_replicas - len(order)
-            order = np.concatenate([order, np.resize(order, padding)])[self.rank :: self.num_replicas]
+        order = rng.permutation(len(span))
         seeds = rng.integers(2**63, size=spans.n_windows)
         for first in range(0, len(order), _CHUNK):
             chunk = order[first : first + _CHUNK]
@@ -125,14 +97,6 @@ class PredictabilitySampler(torch.utils.data.Sampler[DatasetIndex]):
         recordings, length = self._spans.recordings, self.window_length
         for name, start, seed in zip(names, starts, seeds, strict=True):
             yield WindowIndex(recordings[name], start, start + length, seed=seed)
-
-    def _order(self, span: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        if self.weight_by is None:
-            return rng.permutation(len(span))
-        assert self.diet is not None
-        units = np.array([self.diet.count(recording) for recording in self._spans.recordings], float)
-        cumulative = np.cumsum(units[self._spans.recording[span]])
-        return np.searchsorted(cumulative, rng.uniform(0, cumulative[-1], len(span)), side="right")
 
     def _draw_seed(self) -> int:
         generator = self.generator
@@ -214,28 +178,13 @@ class _Spans:
         return span, np.minimum(start, (self.end - window_length)[span])
 
 
-def _fed(intervals: Mapping[str, Interval], diet: Diet | None, min_units: int) -> dict[str, Interval]:
+def _fed(intervals: Mapping[str, Interval], diet: Diet | None) -> dict[str, Interval]:
     if diet is None:
         return dict(intervals)
-    fed = {name: times for name, times in intervals.items() if diet.count(name) >= max(min_units, 1)}
+    fed = {name: times for name, times in intervals.items() if diet.count(name)}
     logger.info("diet %s (%s)", diet.summary(intervals), diet.name)
     if not fed:
         raise DietError(
-            f"diet {diet.name!r} keeps no recording with at least {max(min_units, 1)} of its neurons "
-            f"({diet.summary(intervals)}); loosen its thresholds or lower min_units"
+            f"diet {diet.name!r} keeps no neuron of these recordings ({diet.summary(intervals)}); loosen its thresholds"
         )
     return fed
-
-
-def _restrict(intervals: dict[str, Interval], within: Mapping[str, Interval] | None) -> dict[str, Interval]:
-    if within is None:
-        return intervals
-    restricted = {}
-    for name in intervals.keys() & within.keys():
-        pairs = intersect_intervals(_pairs(intervals[name]), _pairs(within[name]))
-        restricted[name] = Interval(start=pairs[:, 0].copy(), end=pairs[:, 1].copy())
-    return {name: restricted[name] for name in intervals if name in restricted}
-
-
-def _pairs(times: Interval) -> np.ndarray:
-    return np.stack([np.asarray(times.start, float), np.asarray(times.end, float)], axis=1)

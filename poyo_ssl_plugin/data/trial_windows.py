@@ -16,11 +16,7 @@ from poyo_ssl_plugin.recordings import TRACES, split_intervals
 
 
 def trial_windows(
-    dataset: Recordings,
-    task: str | Mapping[str, Any] | Task,
-    *,
-    split: str = "train",
-    window_length: float = 2.0,
+    dataset: Recordings, task: str | Mapping[str, Any] | Task, *, split: str = "train", window_length: float = 2.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Traces around the middle of every trial of a recording, and its label.
 

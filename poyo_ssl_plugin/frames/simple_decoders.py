@@ -77,7 +77,7 @@ def reference_images(data: FrameData, recording: str, decoding: FrameReconstruct
     made = dict.fromkeys(("mean frame", "template", "linear decoder"), np.tile(mean, (len(test), 1, 1)))
     if len(train) and len(test):
         x, y = _standardised(window_features(data, recording, train), window_features(data, recording, test))
-        made["template"] = as_images(movie.image[movie.rows(template_frames(x, train.label, y))]).numpy()
+        made["template"] = as_images(movie.image[movie.rows(template(x, train.label, y))]).numpy()
         made["linear decoder"] = ridge_images(x, train.label, y, movie, leave_out=protocol)
     return made
 
@@ -118,17 +118,22 @@ def window_features(data: FrameData, recording: str, trials: Trials) -> np.ndarr
     return np.nan_to_num(means[:, data.diet.mask(recording, signal.unit_ids)]).reshape(len(trials), -1)
 
 
-def template_frames(x: np.ndarray, frame: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The training frame whose mean response correlates best with each test response, (R,).
+def template(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
+    """The class, or frame, whose mean response correlates best with each test response, (R,).
 
-    Training responses ``x`` are (K, F), their frames ``frame`` (K,), test responses ``y`` (R, F).
+    Training responses are (K, F), their labels (K,), test responses (R, F).
+
+    Example:
+        >>> train = np.array([[2.0, 0.0, 1.0], [0.0, 2.0, 1.0]])
+        >>> template(train, np.array([3, 5]), np.array([[5.0, 1.0, 3.0]])).tolist()
+        [3]
     """
-    frames = np.unique(frame)
-    templates = np.stack([x[frame == one].mean(axis=0) for one in frames])
-    templates, y = (z - z.mean(axis=1, keepdims=True) for z in (templates, y))
+    labels = np.unique(label)
+    templates = np.stack([train[label == one].mean(axis=0) for one in labels])
+    templates, test = (rows - rows.mean(axis=1, keepdims=True) for rows in (templates, test))
     # The length of a test response does not change which template is nearest.
     templates /= np.linalg.norm(templates, axis=1, keepdims=True) + 1e-12
-    return frames[(y @ templates.T).argmax(axis=1)]
+    return labels[(test @ templates.T).argmax(axis=1)]
 
 
 def ridge_images(x: np.ndarray, frame: np.ndarray, y: np.ndarray, movie: MovieFrames, *, leave_out: str) -> np.ndarray:

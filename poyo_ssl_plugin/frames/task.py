@@ -21,7 +21,7 @@ from poyo_ssl_plugin.frames.images import FRAMES_TASK, MovieFrames, find_frames_
 from poyo_ssl_plugin.frames.losses import IMAGE_METRICS, FrameLoss, image_metrics
 from poyo_ssl_plugin.models import run_with_latents
 from poyo_ssl_plugin.recordings import TRACES
-from poyo_ssl_plugin.training.data import FinetuningData, _Fixed
+from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.recipe import Inputs, plain, require
@@ -70,7 +70,7 @@ class FrameData(FinetuningData):
     def _evenly(self, part: str, limit: int) -> DataLoader[Any]:
         windows = list(TrialSampler(self.trials(part), window_length=self.window_length, delay=self.delay))
         rows = np.linspace(0, len(windows) - 1, min(len(windows), limit)).round().astype(int)
-        return self._loader(_Fixed([windows[i] for i in rows]), training=False)
+        return self._loader([windows[i] for i in rows], training=False)
 
 
 class FrameDecoding(TransferModule):
@@ -107,7 +107,6 @@ class FrameDecoding(TransferModule):
         self.register_buffer("base", base.clamp(0.01, 0.99))
         # The movie is not part of what was learned.
         self.register_buffer("images", as_images(movie.image), persistent=False)
-        self.predictions = []
 
     def forward(self, inputs: Mapping[str, Any]) -> torch.Tensor:
         """Frames at the queried times, :math:`(K, H, W)` for the K real queries of the batch."""
@@ -144,9 +143,6 @@ class FrameDecoding(TransferModule):
         latent = self.model(**batch["inputs"])[FRAMES_TASK.name]
         images = as_bytes(self.to_image(latent))
         return latent.float(), images, batch["target"][batch["asked"]], list(batch["recording_id"])
-
-    def on_test_epoch_start(self) -> None:
-        self.predictions = []
 
     def trained(self) -> list[nn.Module]:
         return [self.model, self.decoder]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -29,7 +31,6 @@ def on_ray(scorer: Scorer, recordings: list[str], workers: int | None = None) ->
         ExtensionError: If Ray is not installed.
         PoyoSSLError: If the dataset cannot be sent to other processes, or a recording cannot be scored.
     """
-    ray = _import_ray()
     try:
         pickle.dumps(scorer.dataset)
     except Exception as error:  # whatever an attribute of somebody's dataset raises
@@ -37,38 +38,47 @@ def on_ray(scorer: Scorer, recordings: list[str], workers: int | None = None) ->
             f"{type(scorer.dataset).__name__} cannot be sent to other processes ({error}); use "
             "poyo_ssl_plugin.Recordings, or score without Ray"
         ) from error
-    started = not ray.is_initialized()
-    if started:
-        ray.init(log_to_driver=False, include_dashboard=False, logging_level="warning")
-    try:
-        task, sent = ray.remote(num_cpus=1)(_score_one), ray.put(scorer)
+    with ray_session() as ray:
+        task, sent = ray.remote(num_cpus=1)(error_as_value), ray.put(scorer)
         waiting = iter(recordings)
-        running = deque(task.remote(sent, name) for name in islice(waiting, workers))
+        running = deque(task.remote(_score_one, sent, name) for name in islice(waiting, workers))
         while running:
             outcome = ray.get(running.popleft())
             if isinstance(outcome, PoyoSSLError):
                 raise outcome
-            running.extend(task.remote(sent, name) for name in islice(waiting, 1))
+            running.extend(task.remote(_score_one, sent, name) for name in islice(waiting, 1))
             yield outcome
+
+
+@contextmanager
+def ray_session() -> Iterator[Any]:
+    """Ray as this process has it, else the cluster that is named, else one that is stopped afterwards.
+
+    Raises:
+        ExtensionError: If Ray is not installed.
+    """
+    try:
+        import ray
+    except ImportError:
+        raise ExtensionError("--ray needs ray, which is not installed: pip install 'poyo-ssl-plugin[ray]'") from None
+    started = not ray.is_initialized()
+    if started:
+        ray.init(log_to_driver=False, include_dashboard=False, logging_level=logging.WARNING)
+    try:
+        yield ray
     finally:
         if started:
             ray.shutdown()
 
 
-def _score_one(scorer: Scorer, recording: str) -> dict[str, Any] | PoyoSSLError:
-    """A result, or an error of ours as a value: Ray would wrap it in a traceback."""
-    with ThreadPoolExecutor(1) as summing:
-        try:
-            return scorer(recording, summing)
-        except PoyoSSLError as error:
-            return error
-
-
-def _import_ray() -> Any:
+def error_as_value(work: Callable[..., Any], *arguments: Any) -> Any:
+    """What comes of some work, or an error of ours as a value: Ray would wrap it in a traceback."""
     try:
-        import ray
-    except ImportError:
-        raise ExtensionError(
-            "scoring with Ray needs ray, which is not installed: pip install 'poyo-ssl-plugin[ray]'"
-        ) from None
-    return ray
+        return work(*arguments)
+    except PoyoSSLError as error:
+        return error
+
+
+def _score_one(scorer: Scorer, recording: str) -> dict[str, Any]:
+    with ThreadPoolExecutor(1) as summing:
+        return scorer(recording, summing)

@@ -7,14 +7,7 @@ from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.recipe import Inputs
-from poyo_ssl_plugin.training.run import (
-    Prepared,
-    evaluate,
-    finetune,
-    open_finetuned,
-    prepare_finetuning,
-    pretrain,
-)
+from poyo_ssl_plugin.training.run import Prepared, evaluate, finetune, open_finetuned, prepare_finetuning, pretrain
 from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult
 
 __all__ = [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,8 @@ import lightning as L
 import numpy as np
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
+from torch_brain.transforms import Compose
 
 from poyo_ssl_plugin.compat import interval
 from poyo_ssl_plugin.data import (
@@ -41,18 +42,6 @@ from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
 logger = logging.getLogger(__name__)
 
 Transform = Callable[[Any], Any]
-
-
-class _Chain:
-    """Transforms one after another; unlike a closure it can be sent to a worker process."""
-
-    def __init__(self, transforms: Iterable[Transform]) -> None:
-        self.transforms = list(transforms)
-
-    def __call__(self, data: Any) -> Any:
-        for transform in self.transforms:
-            data = transform(data)
-        return data
 
 
 class DietData(L.LightningDataModule):
@@ -124,10 +113,8 @@ class DietData(L.LightningDataModule):
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
-    def _loader(
-        self, sampler: Sampler[Any], *, training: bool, given: Mapping[str, Trials] | None = None
-    ) -> DataLoader[Any]:
-        """Batches of a sampler's windows: a share of them in training, all of them in every process else."""
+    def _loader(self, sampler: Any, *, training: bool, given: Mapping[str, Trials] | None = None) -> DataLoader[Any]:
+        """Batches of a sampler's windows or of a list: a share of them in training, else all in every process."""
         assert self.adapter is not None, "call attach(model) first"
         field = self.activity.of(self.adapter)
         fields = [field.split(".")[0]] + ([self.task.source] if self.task else [])
@@ -139,12 +126,7 @@ class DietData(L.LightningDataModule):
         transforms += self.activity.transforms(self.adapter, self.table, standardize=self.standardize)
         transforms += self._label_transforms(training, given)
         transforms.append(TaskTokenizer(self.adapter, self.task))
-        windows = Recordings(
-            self.dataset.dataset_dir,
-            self.recordings,
-            _Chain(transforms),
-            fields=fields,
-        )
+        windows = Recordings(self.dataset.dataset_dir, self.recordings, Compose(transforms), fields=fields)
         if training:
             sampler = ShardedSampler(sampler, n_shards=n_processes(), index=process_index())
         kind = ResumableLoader if training else DataLoader
@@ -156,7 +138,7 @@ class DietData(L.LightningDataModule):
             collate_fn=collate_windows,
             # A generator of its own, so that making an iterator does not advance torch's.
             generator=self._generator(),
-            drop_last=training and len(sampler) >= self.batch_size,  # type: ignore[arg-type]
+            drop_last=training and len(sampler) >= self.batch_size,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -213,6 +195,8 @@ class PretrainingData(DietData):
                 epochs=curriculum_fraction, pacing=curriculum, start_fraction=curriculum_start, **windows
             )
         self.curriculum_fraction = curriculum_fraction
+        pacing = getattr(self.sampler, "pacing", None)
+        self._loss_pacing = pacing if isinstance(pacing, LossPacing) else None
         try:
             len(self.sampler)
         except ValueError as error:
@@ -226,21 +210,18 @@ class PretrainingData(DietData):
 
     def observe(self, loss: torch.Tensor) -> None:
         """See the training loss of a step, for a curriculum that is paced by it."""
-        pacing = getattr(self.sampler, "pacing", None)
-        if isinstance(pacing, LossPacing):
+        if self._loss_pacing is not None:
             # Only here: reading a loss makes an accelerator wait. All processes open the diet together.
             losses = gathered(float(loss))
-            pacing.observe(sum(losses) / len(losses))
+            self._loss_pacing.observe(sum(losses) / len(losses))
 
     def state_dict(self) -> dict[str, Any]:
         """How far a curriculum that is paced by loss has come."""
-        pacing = getattr(self.sampler, "pacing", None)
-        return pacing.state_dict() if isinstance(pacing, LossPacing) else {}
+        return {} if self._loss_pacing is None else self._loss_pacing.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        pacing = getattr(self.sampler, "pacing", None)
-        if isinstance(pacing, LossPacing):
-            pacing.load_state_dict(state_dict)
+        if self._loss_pacing is not None:
+            self._loss_pacing.load_state_dict(state_dict)
 
     def _epochs_to_train(self) -> float:
         """Length of the training in epochs, as the trainer was told it: by steps, by epochs, or the shorter."""
@@ -254,7 +235,7 @@ class PretrainingData(DietData):
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         windows = _tile(self.valid_times, self.window_length, self.max_valid_windows)
-        return self._loader(_Fixed(windows), training=False) if windows else []
+        return self._loader(windows, training=False) if windows else []
 
 
 class FinetuningData(DietData):
@@ -370,19 +351,6 @@ class FinetuningData(DietData):
         return TrialSampler(
             trials, window_length=self.window_length, jitter=jitter, generator=self._generator(), repeats=repeats
         )
-
-
-class _Fixed(Sampler[WindowIndex]):
-    """The same windows in the same order, always."""
-
-    def __init__(self, windows: list[WindowIndex]) -> None:
-        self.windows = windows
-
-    def __len__(self) -> int:
-        return len(self.windows)
-
-    def __iter__(self) -> Any:
-        return iter(self.windows)
 
 
 def _tile(times: Mapping[str, np.ndarray], length: float, limit: int) -> list[WindowIndex]:

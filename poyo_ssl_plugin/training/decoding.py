@@ -6,9 +6,9 @@ subclass of :class:`Decoding` and name it in :data:`KINDS`.
 
 from __future__ import annotations
 
-import importlib
 import logging
 import math
+import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,7 @@ from poyo_ssl_plugin.models import build_model
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
 from poyo_ssl_plugin.training.module import TransferModule
-from poyo_ssl_plugin.training.recipe import Inputs, data_options, make_recipe_diet, plain
+from poyo_ssl_plugin.training.recipe import Inputs, data_options, diet_of, plain
 
 logger = logging.getLogger(__name__)
 
@@ -94,9 +94,9 @@ class Decoding(ABC):
         self.config = config
 
     @property
-    @abstractmethod
     def n_outputs(self) -> int:
         """How many numbers the model's readout gives for a query."""
+        return self.task.n_outputs
 
     @property
     def has_classes(self) -> bool:
@@ -104,14 +104,14 @@ class Decoding(ABC):
         return self.task.kind == "classification"
 
     @property
-    @abstractmethod
     def chance(self) -> float | None:
         """What guessing gives; ``None`` where there is no such thing."""
+        return self.task.chance
 
     @property
-    @abstractmethod
     def label_task(self) -> Task:
         """The classification whose labels an arm may learn from before it is fine-tuned to this task."""
+        return self.task
 
     def recorded(self) -> Any:
         """The task as a checkpoint's recipe names it; it says what was found in the training labels."""
@@ -121,8 +121,7 @@ class Decoding(ABC):
     def describe(self) -> str:
         """What is measured on what, in words."""
 
-    @abstractmethod
-    def check(self, *, field: str) -> None:
+    def check(self, *, field: str) -> None:  # noqa: B027  most say it all by their recipe and recordings
         """Find what would stop a run before the first one; ``field`` is the activity that is decoded.
 
         Raises:
@@ -146,7 +145,7 @@ class Decoding(ABC):
         """What a test measured, from the module's ``predictions``."""
 
     def _data_arguments(self, inputs: Inputs) -> tuple[Any, ...]:
-        return inputs.dataset, inputs.table, make_recipe_diet(self.config, inputs.table), inputs.split
+        return inputs.dataset, inputs.table, diet_of(self.config, inputs.table), inputs.split
 
     def _data_options(self) -> dict[str, Any]:
         return {"label_fraction": self.config.get("label_fraction", 1.0), **data_options(self.config)}
@@ -161,23 +160,8 @@ class LabelDecoding(Decoding):
         if inputs is not None:
             self.task = fit_task(self.task, inputs.dataset, inputs.split["train"])
 
-    @property
-    def n_outputs(self) -> int:
-        return self.task.n_outputs
-
-    @property
-    def chance(self) -> float:
-        return self.task.chance
-
-    @property
-    def label_task(self) -> Task:
-        return self.task
-
     def recorded(self) -> Any:
         return self.config.task if get_task(self.config.task).is_fitted else self.task.to_dict()
-
-    def check(self, *, field: str) -> None:
-        """Nothing that a recipe and its recordings do not say themselves."""
 
     def data(self, inputs: Inputs, *, seed: int = 0) -> FinetuningData:
         return FinetuningData(
@@ -273,8 +257,7 @@ def decoding_kind(kind: str) -> type[Decoding]:
         >>> decoding_kind("classification").metric.name, decoding_kind("frames").metric.name
         ('accuracy', 'SSIM')
     """
-    module, _, name = KINDS[kind].partition(":")
-    found: type[Decoding] = getattr(importlib.import_module(module), name)
+    found: type[Decoding] = pkgutil.resolve_name(KINDS[kind])
     return found
 
 

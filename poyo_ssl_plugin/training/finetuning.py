@@ -39,7 +39,6 @@ class TaskModule(TransferModule):
         self.task = task
         # A name of its own for each: "train" is a method of modules.
         self.metrics = nn.ModuleDict({f"of_{part}": self.make_metric() for part in _PARTS})
-        self.predictions = []
 
     @abstractmethod
     def make_metric(self) -> Metric:
@@ -76,9 +75,6 @@ class TaskModule(TransferModule):
         metric: Any = self.metrics["of_train"]
         self.log(f"train/{self.metric_name}", metric.compute(), prog_bar=True)
         metric.reset()
-
-    def on_test_epoch_start(self) -> None:
-        self.predictions = []
 
     def _score(self, output: Any, batch: dict[str, Any], part: str) -> torch.Tensor:
         answer, target = answered(self.adapter, output, batch, self.task.name)

@@ -23,21 +23,21 @@ class MetricsLog(Logger):
 
     Args:
         folder: Folder of the file.
-        resumed: Keep what an earlier start wrote.
+        checkpoint: The run's; where there is one before the first row is written, what an earlier start wrote is kept.
 
     Example:
         >>> import tempfile
-        >>> log = MetricsLog(tempfile.mkdtemp(), resumed=False)
+        >>> log = MetricsLog(tempfile.mkdtemp())
         >>> log.log_metrics({"train/loss": 0.5}, step=3)
         >>> log.save()
         >>> log.path.read_text()
         'step,train/loss\\n3,0.5\\n'
     """
 
-    def __init__(self, folder: str | Path, *, resumed: bool) -> None:
+    def __init__(self, folder: str | Path, checkpoint: Path | None = None) -> None:
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self._resumed = resumed
+        self._checkpoint = checkpoint
         self._columns: list[str] | None = None
         self._rows: list[dict[str, Any]] = []
         self._latest: dict[str, Any] = {}
@@ -86,7 +86,7 @@ class MetricsLog(Logger):
 
     def _take_up(self) -> list[str]:
         """The columns of the file of an earlier start, its last line removed if it was cut off."""
-        if not self._resumed or not self.path.exists():
+        if self._checkpoint is None or not self._checkpoint.exists() or not self.path.exists():
             self.path.unlink(missing_ok=True)
             return []
         text = self.path.read_text(encoding="utf-8")

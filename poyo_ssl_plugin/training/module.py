@@ -110,10 +110,14 @@ class TransferModule(TrainingModule):
         self, model: nn.Module, *, transfer: str = "full", probe_fraction: float = 0.3, **options: Any
     ) -> None:
         super().__init__(model, **options)
+        self.predictions = []
         starts = {"full": 0.0, "lp_ft": probe_fraction, "probe": 1.0}
         if transfer not in starts:
             raise RecipeError(f"transfer must be full, lp_ft or probe, not {transfer!r}")
         self._backbone_start = starts[transfer]
+
+    def on_test_epoch_start(self) -> None:
+        self.predictions = []
 
     def backbone_start(self, total_steps: int) -> int:
         """The step from which everything is trained."""

@@ -38,13 +38,7 @@ class Pretraining(TrainingModule):
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        objective: nn.Module,
-        *,
-        auxiliary: str | None,
-        auxiliary_weight: float,
-        **options: Any,
+        self, model: nn.Module, objective: nn.Module, *, auxiliary: str | None, auxiliary_weight: float, **options: Any
     ) -> None:
         unused = (*DECODER, "readout", *getattr(objective, "untrained", ())) if auxiliary is None else ()
         super().__init__(model, frozen=unused, **options)

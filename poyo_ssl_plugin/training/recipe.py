@@ -85,9 +85,8 @@ def recorded_recipe(
         if earlier is _ABSENT:
             raise RecipeError(f"{source}: its recipe has no key {key!r}")
         if isinstance(earlier, DictConfig) and key != "task":
-            raise RecipeError(
-                f"{source}: {key!r} holds other keys; change one of them, {key}.{next(iter(earlier))}=..."
-            )
+            inner = next(map(str, earlier))
+            raise RecipeError(f"{source}: {key!r} holds other keys; change one of them, {key}.{inner}=...")
         OmegaConf.update(config, key, value)
     refuse_unknown_classes(config.model, source=source)
     return config
@@ -135,9 +134,10 @@ def plain(config: DictConfig, *names: str) -> dict[str, Any]:
     return {name: OmegaConf.to_container(config[name]) for name in names}
 
 
-def make_recipe_diet(config: DictConfig, table: PredictabilityTable) -> Diet:
-    options = {key: value for key, value in config.diet.items() if key not in ("rule", "table")}
-    return make_diet(table, config.diet.rule, **OmegaConf.to_container(OmegaConf.create(options)))  # type: ignore[arg-type]
+def diet_of(config: DictConfig, table: PredictabilityTable) -> Diet:
+    """The diet that a recipe asks for, of a table in memory."""
+    options = plain(config, "diet")["diet"]
+    return make_diet(table, **{key: value for key, value in options.items() if key != "table"})
 
 
 def data_options(config: DictConfig) -> dict[str, Any]:

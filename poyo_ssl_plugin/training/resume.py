@@ -264,9 +264,7 @@ class ResumePoint(Checkpoint):
         if (self._due or self._stop) and not _validates_next(trainer) and not last_of_epoch:
             self._settled = self._moving(trainer)
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
         if self._settled is not None:
             self._save_if_due(trainer)
             self._settled = None

@@ -33,20 +33,13 @@ from poyo_ssl_plugin.training.recipe import (
     auxiliary_task,
     check_numbers,
     data_options,
-    make_recipe_diet,
+    diet_of,
     must_fit,
     plain,
     recorded_recipe,
     require,
 )
-from poyo_ssl_plugin.training.run_folder import (
-    RunRecord,
-    RunResult,
-    hardware_errors,
-    last_checkpoint,
-    own_folder,
-    resolved,
-)
+from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult, hardware_errors, resolved
 from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, quiet_lightning, validate
 
 logger = logging.getLogger(__name__)
@@ -65,14 +58,13 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         PoyoSSLError: If the recipe or what it names is not as it must be.
     """
     config = resolved(config)
-    check_numbers(config)
     record = RunRecord.of(config)
     if (finished := record.finished(config)) is not None:
-        logger.info("%s: finished already", config.out_dir)
         return finished
+    check_numbers(config)
     inputs = inputs or Inputs.from_recipe(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
-    task, diet = auxiliary_task(config, inputs), make_recipe_diet(config, inputs.table)
+    task, diet = auxiliary_task(config, inputs), diet_of(config, inputs.table)
     options = {**{name: config.data[name] for name in _PRETRAINING_DATA}, **data_options(config)}
     data = PretrainingData(inputs.dataset, inputs.table, diet, inputs.split, task=task, seed=config.seed, **options)
     take_model_of_checkpoint(config)
@@ -90,13 +82,13 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         hyper_parameters={**seen, "leaks": leaks},
         **plain(config.optim, "optimizer", "schedule"),
     )
-    with own_folder(config), quiet_lightning():
+    with hardware_errors(), quiet_lightning():
         trainer = make_trainer(config, record, monitor="valid/loss", mode="min")
-        initial = validate(trainer, module, data)
-        metrics = fit(trainer, module, data)
-        metrics |= validate(trainer, module, data)
-        last = last_checkpoint(config.out_dir)
-        return record.finish(RunResult(last.parents[1], last, metrics, initial=initial, loaded=loaded, leaks=leaks))
+        with record.own_folder(config):
+            initial = validate(trainer, module, data)
+            metrics = fit(trainer, module, data)
+            metrics |= validate(trainer, module, data)
+            return record.finish(metrics, initial=initial, loaded=loaded, leaks=leaks)
 
 
 @dataclass
@@ -163,24 +155,20 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
     config = resolved(config)
     record = RunRecord.of(config, seed=seed)
     if (finished := record.finished(config)) is not None:
-        logger.info("%s: finished already", config.out_dir)
         return finished
     run = prepare_finetuning(config, inputs, seed=seed)
-    with own_folder(run.config), quiet_lightning():
+    with hardware_errors(), quiet_lightning():
         trainer = make_trainer(run.config, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
-        metrics = fit(trainer, run.module, run.data)
-        trainer.test(run.module, run.data, verbose=False)
-        last = last_checkpoint(config.out_dir)
-        result = RunResult(
-            last.parents[1],
-            last,
-            {**metrics, **numbers(trainer)},
-            predictions=run.module.predictions,
-            loaded=run.loaded,
-            task=run.decoding.task.name,
-            leaks=run.leaks,
-        )
-        return record.finish(result)
+        with record.own_folder(run.config):
+            metrics = fit(trainer, run.module, run.data)
+            trainer.test(run.module, run.data, verbose=False)
+            return record.finish(
+                {**metrics, **numbers(trainer)},
+                predictions=run.module.predictions,
+                loaded=run.loaded,
+                task=run.decoding.task.name,
+                leaks=run.leaks,
+            )
 
 
 def open_finetuned(

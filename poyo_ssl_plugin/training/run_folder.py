@@ -6,9 +6,10 @@ Beside it are ``recipe.yaml``, ``csv/metrics.csv``, and ``checkpoints`` with the
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
-from poyo_ssl_plugin.files import only_run_in, write_json
+from poyo_ssl_plugin.files import atomic_path, only_run_in, write_json
 from poyo_ssl_plugin.models import LoadReport, read_checkpoint
+
+logger = logging.getLogger(__name__)
 
 RECORD = "run.json"
 # Keys of a recipe that change neither a run nor its result.
@@ -61,15 +64,17 @@ class RunResult:
 
 @dataclass
 class RunRecord:
-    """The content of ``run.json``.
+    """A run and its folder; all but the folder is the content of ``run.json``.
 
     Attributes:
+        out_dir: The folder.
         recipe: Dotted keys and values of the recipe, and the seed, that make the run what it is.
         state: ``"begun"``, or ``"finished"`` with a result.
         result: What came of it.
         speed: How fast it trained, see :meth:`~poyo_ssl_plugin.training.throughput.Throughput.measured`.
     """
 
+    out_dir: Path
     recipe: dict[str, Any]
     state: Literal["begun", "finished"] = "begun"
     result: RunResult | None = None
@@ -78,10 +83,10 @@ class RunRecord:
     @classmethod
     def of(cls, config: DictConfig, *, seed: int | None = None) -> RunRecord:
         """The record of a run that is about to begin."""
-        keys = {k: v for k, v in _flat(_container(config)).items() if (k, v) not in LATER.items()}
+        keys = {k: v for k, v in flat(_container(config)).items() if (k, v) not in LATER.items()}
         kept = {f"trainer.{name}" for name in _TRAINER}
         recipe = {k: v for k, v in keys.items() if k in kept or not (k in _FREE or k.startswith("trainer."))}
-        return cls({**recipe, **({} if seed is None else {"seed": seed})})
+        return cls(Path(config.out_dir), {**recipe, **({} if seed is None else {"seed": seed})})
 
     @classmethod
     def read(cls, out_dir: str | Path) -> RunRecord | None:
@@ -93,23 +98,29 @@ class RunRecord:
             if result is not None:
                 loaded = result["loaded"] and LoadReport(**result["loaded"])
                 result = RunResult(out_dir, last_checkpoint(out_dir), **{**result, "loaded": loaded})
-            return cls(content["recipe"], content["state"], result, content.get("speed", {}))
+            return cls(out_dir, content["recipe"], content["state"], result, content.get("speed", {}))
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, out_dir: str | Path) -> None:
+    @property
+    def last(self) -> Path:
+        """Its last checkpoint."""
+        return last_checkpoint(self.out_dir)
+
+    def write(self) -> None:
         """Write the record in one step; one process does it for all."""
         content = asdict(self)
+        del content["out_dir"]
         if self.result is not None:
             del content["result"]["out_dir"], content["result"]["checkpoint"]
         if is_main_process():
-            write_json(Path(out_dir) / RECORD, {"format": 2, **_to_json(content)})
+            write_json(self.out_dir / RECORD, {"format": 2, **_to_json(content)})
 
-    def finish(self, result: RunResult) -> RunResult:
-        """Write that the run is finished, and give back its result."""
-        self.state, self.result = "finished", result
-        self.write(result.out_dir)
-        return result
+    def finish(self, metrics: dict[str, float], **further: Any) -> RunResult:
+        """Write that the run is finished, and what came of it, in the fields of :class:`RunResult`."""
+        self.state, self.result = "finished", RunResult(self.out_dir, self.last, metrics, **further)
+        self.write()
+        return self.result
 
     def finished(self, config: DictConfig) -> RunResult | None:
         """The result of an earlier run of this recipe in its folder, if it is to be resumed and was finished.
@@ -117,14 +128,36 @@ class RunRecord:
         Raises:
             RecipeError: If the run that is to be resumed is of another recipe.
         """
-        last = last_checkpoint(config.out_dir)
-        if not config.resume or not last.exists():
+        if not config.resume or not self.last.exists():
             return None
-        earlier, recipe = RunRecord.read(config.out_dir), json.loads(json.dumps(self.recipe))
+        earlier, recipe = RunRecord.read(self.out_dir), json.loads(json.dumps(self.recipe))
         if earlier is not None and earlier.state == "finished" and earlier.recipe == recipe:
+            logger.info("%s: finished already", self.out_dir)
             return earlier.result
-        _refuse_other_recipe(config, read_checkpoint(last)["hyper_parameters"].get("recipe", {}), last)
+        _refuse_other_recipe(config, read_checkpoint(self.last)["hyper_parameters"].get("recipe", {}), self.last)
         return None
+
+    @contextmanager
+    def own_folder(self, config: DictConfig) -> Iterator[None]:
+        """Have the folder to oneself, and write the recipe and the record into it.
+
+        Raises:
+            OutputError: If another run goes on there.
+            RecipeError: If the folder holds a run that is not to be resumed.
+        """
+        if not is_main_process():
+            # One process does it for all.
+            yield
+            return
+        with only_run_in(self.out_dir):
+            if not config.resume and self.last.exists():
+                raise RecipeError(
+                    f"{self.out_dir} holds a run already: pass resume=true to continue it, or another out_dir=..."
+                )
+            with atomic_path(self.out_dir / "recipe.yaml") as temporary:
+                OmegaConf.save(config, temporary)
+            self.write()
+            yield
 
 
 def resolved(config: DictConfig) -> DictConfig:
@@ -138,24 +171,6 @@ def resolved(config: DictConfig) -> DictConfig:
 def last_checkpoint(out_dir: str | Path) -> Path:
     """Where a run keeps its last state."""
     return Path(out_dir) / "checkpoints" / "last.ckpt"
-
-
-@contextmanager
-def own_folder(config: DictConfig) -> Iterator[None]:
-    """Have the folder of a run to oneself, and say in plain words what is wrong with the hardware.
-
-    Raises:
-        OutputError: If another run goes on there.
-        RecipeError: If the folder holds a run that is not to be resumed.
-        DeviceError: As :func:`hardware_errors`.
-    """
-    # One process holds it for all.
-    with hardware_errors(), only_run_in(config.out_dir) if is_main_process() else nullcontext():
-        if not config.resume and last_checkpoint(config.out_dir).exists():
-            raise RecipeError(
-                f"{config.out_dir} holds a run already: pass resume=true to continue it, or another out_dir=..."
-            )
-        yield
 
 
 @contextmanager
@@ -188,7 +203,7 @@ def _refuse_other_recipe(config: DictConfig, earlier: Mapping[str, Any], source:
     Raises:
         RecipeError: Naming the first such key.
     """
-    now, before = _flat(_container(config)), _flat(earlier)
+    now, before = flat(_container(config)), flat(earlier)
     # A model that starts from a checkpoint is that of the checkpoint.
     free = ("trainer.",) if config.init_from is None else ("trainer.", "model.")
     for key in sorted(now.keys() & before.keys()):
@@ -205,11 +220,16 @@ def _container(config: DictConfig) -> dict[str, Any]:
     return recipe  # type: ignore[return-value]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values of nested mappings."""
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of nested mappings.
+
+    Example:
+        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
+        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
+    """
     found: dict[str, Any] = {}
     for key, value in values.items():
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
 
 

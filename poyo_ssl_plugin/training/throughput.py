@@ -54,9 +54,7 @@ class Throughput(L.Callback):
         self._mark = None
         self._peak = trainer.world_size * peak_flops(pl_module.device, str(trainer.precision))
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
         if self._mark is None:
             if not self._flops:
                 model: Any = pl_module.model

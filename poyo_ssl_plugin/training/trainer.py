@@ -14,18 +14,17 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from poyo_ssl_plugin.distributed import is_main_process, process_index
+from poyo_ssl_plugin.distributed import process_index
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.models.compiled import compile_layers
 from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
 from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
 from poyo_ssl_plugin.training.logs import MetricsLog
 from poyo_ssl_plugin.training.module import TrainingModule
 from poyo_ssl_plugin.training.resume import ResumePoint
-from poyo_ssl_plugin.training.run_folder import RunRecord, last_checkpoint
+from poyo_ssl_plugin.training.run_folder import RunRecord
 from poyo_ssl_plugin.training.step_progress import StepProgress
 from poyo_ssl_plugin.training.throughput import Throughput
 
@@ -40,6 +39,11 @@ _NOT_HERE = (
     ".*sync_dist=True.*",
     ".*across ranks is zero.*",
 )
+
+
+# Keys of the recipe that are the trainer's own.
+_AS_THEY_ARE = {"accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic"}
+_AS_THEY_ARE |= {"accumulate_grad_batches", "log_every_n_steps"}
 
 
 @contextmanager
@@ -58,7 +62,7 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: str) -> L.Trainer:
-    """The trainer of a recipe; the recipe and the record of the run are written into its folder.
+    """The trainer of a recipe.
 
     Args:
         config: The recipe.
@@ -67,7 +71,7 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
         mode: ``"min"`` or ``"max"``.
     """
     options = config.trainer
-    out_dir, last = Path(config.out_dir), last_checkpoint(config.out_dir)
+    out_dir, last = record.out_dir, record.last
     if options.threads:
         torch.set_num_threads(options.threads)
     place = {"dirpath": last.parent, "enable_version_counter": False}
@@ -87,7 +91,7 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
     speed = [throughput, *([_Compile(options.compile)] if options.compile else [])]
     label = "pretraining" if mode == "min" else "fine-tuning"
     bars = [StepProgress(label, throughput)] if options.progress else []
-    trainer = _lightning_trainer(
+    return _lightning_trainer(
         max_steps=options.max_steps,
         max_epochs=options.max_epochs if options.max_epochs is not None else -1,
         val_check_interval=options.val_every_n_steps * options.accumulate_grad_batches,
@@ -96,29 +100,12 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
         gradient_clip_val=options.gradient_clip_val,
         callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *speed, *bars],
         plugins=[SafeCheckpointIO()],
-        logger=_loggers(out_dir, resumed=last.exists(), tensorboard=options.tensorboard, wandb=options.wandb),
+        logger=_loggers(out_dir, last, tensorboard=options.tensorboard, wandb=options.wandb),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        **{
-            name: options[name]
-            for name in (
-                "accelerator",
-                "devices",
-                "num_nodes",
-                "strategy",
-                "precision",
-                "deterministic",
-                "accumulate_grad_batches",
-                "log_every_n_steps",
-            )
-        },
+        **{name: options[name] for name in _AS_THEY_ARE},
     )
-    if is_main_process():
-        with atomic_path(out_dir / "recipe.yaml") as temporary:
-            OmegaConf.save(config, temporary)
-    record.write(out_dir)
-    return trainer
 
 
 def _lightning_trainer(**options: Any) -> L.Trainer:
@@ -159,9 +146,7 @@ class _Compile(L.Callback):
     def __init__(self, how: bool | str) -> None:
         self.backend = how if isinstance(how, str) else "inductor"
 
-    def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
         if self.backend:
             assert isinstance(pl_module, TrainingModule)
             compile_layers(pl_module.model, self.backend)
@@ -172,8 +157,8 @@ class _Trajectory(ModelCheckpoint):
     """A class of its own: Lightning tells the states of callbacks apart by class and period."""
 
 
-def _loggers(out_dir: Path, *, resumed: bool, tensorboard: bool, wandb: bool) -> list[Logger]:
-    loggers: list[Logger] = [MetricsLog(out_dir / "csv", resumed=resumed)]
+def _loggers(out_dir: Path, checkpoint: Path, *, tensorboard: bool, wandb: bool) -> list[Logger]:
+    loggers: list[Logger] = [MetricsLog(out_dir / "csv", checkpoint)]
     if tensorboard:
         loggers.append(TensorBoardLogger(out_dir, name="", version="tensorboard"))
     if wandb:
