@@ -190,6 +190,7 @@ if __name__ == "__main__":
     from poyo_ssl_plugin.errors import PoyoSSLError, terminate
     from test_executors import lingering_runs, work
     signal.signal(signal.SIGTERM, terminate)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background processes ignore
     try:
         run_all(work, lingering_runs(Path(sys.argv[1])), LocalExecutor(2))
     except PoyoSSLError as error:

@@ -88,7 +88,7 @@ class TestReferences:
 
     def test_recordings_of_one_class_or_without_a_labelled_trial(self, recipe):
         """A decoder of one class names that class; what has no labels to learn from is told wrong."""
-        config = recipe("diet=unpredictable")
+        config = recipe("diet=all")
         inputs = Inputs.from_recipe(config)
         names = inputs.dataset.recording_ids
         gratings = [inputs.dataset.get_recording(name).drifting_gratings for name in names[:2]]

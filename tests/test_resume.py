@@ -109,11 +109,19 @@ def test_a_stopped_run_goes_on_bit_for_bit(case, recipe, stop_after, monkeypatch
     assert_same_run(resumed, whole)
 
 
-def test_ctrl_c_saves_and_says_so(recipe, monkeypatch):
+@pytest.fixture
+def heeds_ctrl_c():
+    """As on a terminal: where tests run in the background, their shell has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_saves_and_says_so(recipe, monkeypatch, heeds_ctrl_c):
     """After the step in progress; a second one does not wait for it."""
     options = ["resume=true", "trainer.val_every_n_steps=100"]
     whole = pretrain(recipe("pretrain", *options, name="whole"))
-    config, end, handler = recipe("pretrain", *options), ResumePoint.on_train_batch_end, signal.getsignal(signal.SIGINT)
+    config, end = recipe("pretrain", *options), ResumePoint.on_train_batch_end
 
     def pressed(point, trainer, *arguments):
         if trainer.global_step == 3:
@@ -125,7 +133,7 @@ def test_ctrl_c_saves_and_says_so(recipe, monkeypatch):
     with pytest.raises(Terminated) as stopped:
         pretrain(config)
     assert stopped.value.message == "stopped on Ctrl-C after step 3; start again with resume=true to go on"
-    assert signal.getsignal(signal.SIGINT) is handler
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     monkeypatch.undo()
     assert_same_run(pretrain(config), whole)
 
