@@ -18,6 +18,10 @@ def centred_latents(latents: torch.Tensor) -> torch.Tensor:
 
     Returns:
         Shape :math:`(B L, D)`.
+
+    Example:
+        >>> centred_latents(torch.tensor([[[1.0, 5.0]], [[3.0, 5.0]]])).tolist()
+        [[-1.0, 0.0], [1.0, 0.0]]
     """
     return (latents - latents.mean(dim=0, keepdim=True)).flatten(0, 1)
 
@@ -55,7 +59,16 @@ def effective_rank(latents: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def latent_health(latents: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Input-dependent standard deviation and effective rank of latents (B, L, D), to be logged."""
+    """Input-dependent standard deviation and effective rank of latents (B, L, D), to be logged.
+
+    Example:
+        >>> alive = latent_health(torch.randn(64, 2, 4, generator=torch.Generator().manual_seed(0)))
+        >>> {name: round(value.item(), 1) for name, value in alive.items()}
+        {'latent_std': 1.0, 'effective_rank': 4.0}
+        >>> collapsed = latent_health(torch.ones(64, 2, 4))  # the same whatever the input
+        >>> {name: value.item() for name, value in collapsed.items()}
+        {'latent_std': 0.0, 'effective_rank': 0.0}
+    """
     return {
         "latent_std": input_dependent_std(latents),
         "effective_rank": effective_rank(latents),

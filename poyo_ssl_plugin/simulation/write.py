@@ -117,7 +117,14 @@ def make_recording(
     movie: np.ndarray,
     rng: np.random.Generator,
 ) -> compat.Data:
-    """Simulate one recording in memory; see :func:`simulate` for the meaning of the arguments."""
+    """Simulate one recording in memory; see :func:`simulate` for the meaning of the arguments.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> recording = make_recording("sim_000", "Sst_IRES_Cre", 4, 4.0, make_movie(), rng)
+        >>> recording.calcium_traces.df_over_f.shape[1], recording.subject.cre_line
+        (4, 'Sst_IRES_Cre')
+    """
     schedule = Schedule.draw(minutes, rng)
     neurons = Neurons.draw(n_units, CRE_LINES[cre_line][0], rng)
     states = draw_states(schedule.n_rows, rng)

@@ -101,6 +101,14 @@ class Finetuning(TaskModule):
         task: The classification.
         label_smoothing: Of the cross-entropy.
         **options: As :class:`TransferModule`.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> task = Task("turn", source="trials", label="turn", classes=("left", "right"))
+        >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim_out={"turn": 2}, dim=16)
+        >>> module = Finetuning(model, task, optimizer={"lr": 1e-3}, schedule={}, hyper_parameters={})
+        >>> module.row(torch.tensor([0.1, 2.0]), torch.tensor(0))  # numbers of classes
+        {'label': 0, 'prediction': 1}
     """
 
     metric_name = "accuracy"
@@ -130,6 +138,14 @@ class RegressionFinetuning(TaskModule):
 
     Raises:
         RecipeError: If the loss is unknown.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> task = Task("speed", source="running", label="speed", kind="regression", mean=(5.0,), std=(2.0,))  # cm/s
+        >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim_out={"speed": 1}, dim=16, readout="linear")
+        >>> module = RegressionFinetuning(model, task, optimizer={"lr": 1e-3}, schedule={}, hyper_parameters={})
+        >>> module.row(torch.tensor([0.5]), torch.tensor([0.0]))
+        {'label': [5.0], 'prediction': [6.0]}
     """
 
     metric_name = "r2"

@@ -35,6 +35,17 @@ class Pretraining(TrainingModule):
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
         **options: As :class:`TrainingModule`.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO, MaskedLatentReconstruction
+        >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim_out={"turn": 2}, dim=16)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> module = Pretraining(
+        ...     model, MaskedLatentReconstruction(dim=16), auxiliary=None, auxiliary_weight=0.0,
+        ...     optimizer={"lr": 2e-3}, schedule={}, hyper_parameters={},
+        ... )
+        >>> model.dec_atn.to_out.weight.requires_grad, model.latent_emb.weight.requires_grad  # nothing is decoded
+        (False, True)
     """
 
     def __init__(

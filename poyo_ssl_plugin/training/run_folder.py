@@ -47,6 +47,12 @@ class RunResult:
         loaded: Which weights the run started from.
         task: What was decoded, of a fine-tuning run.
         leaks: What of the test was seen before, and whether that was allowed.
+
+    Example:
+        >>> folder = Path("runs/pretrain")
+        >>> result = RunResult(folder, last_checkpoint(folder), {"valid/masked": 0.7}, initial={"valid/masked": 1.0})
+        >>> result.checkpoint.as_posix()
+        'runs/pretrain/checkpoints/last.ckpt'
     """
 
     out_dir: Path
@@ -68,6 +74,14 @@ class RunRecord:
         state: ``"begun"``, or ``"finished"`` with a result.
         result: What came of it.
         speed: How fast it trained, see :meth:`~poyo_ssl_plugin.training.throughput.Throughput.measured`.
+
+    Example:
+        >>> import tempfile
+        >>> config = OmegaConf.create({"model": {"dim": 64}, "out_dir": tempfile.mkdtemp(), "resume": True})
+        >>> record = RunRecord.of(config, seed=1)
+        >>> record.write(config.out_dir)
+        >>> RunRecord.read(config.out_dir).recipe  # where it is written does not make a run another
+        {'model.dim': 64, 'seed': 1}
     """
 
     recipe: dict[str, Any]
