@@ -19,6 +19,9 @@ class WindowIndex(DatasetIndex):
     fields on to the transforms, as attributes of the sample.
 
     Args:
+        recording_id: Id of the recording.
+        start: Start of the window in seconds.
+        end: Its end in seconds.
         seed: Seed of whatever is random about this window (which units are dropped), so that a
             window is the same in any worker process and after a resumed run.
         diet_fraction: The share of the diet that is open, from its most predictable neuron on.

@@ -131,7 +131,7 @@ def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPa
 
 
 def encoder_latents(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Latents after the encoder, :math:`Z_1`, alone.
+    """Latents after the encoder, :math:`Z_1`, alone, :math:`(B, L, D)`; arguments as :func:`run_with_latents`.
 
     Example:
         >>> from poyo_ssl_plugin import CalciumPOYO
@@ -160,6 +160,14 @@ def _run_in_parts(model: Any, inputs: Mapping[str, Any]) -> LatentPass:
 def process_latents(model: nn.Module, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     """Apply the self-attention layers of a POYO-family model, residuals and dropout included.
 
+    Args:
+        model: The model.
+        latents: Latents after the encoder, :math:`(B, L, D)`.
+        rotary: Rotary embedding of their times, as :class:`LatentPass` has it.
+
+    Returns:
+        Latents after the processor, :math:`(B, L, D)`.
+
     Example:
         >>> from poyo_ssl_plugin import CalciumPOYO
         >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1, patch_size=10)
@@ -186,7 +194,10 @@ def layer_outputs(model: Any, latents: torch.Tensor, rotary: torch.Tensor) -> li
 
 
 def check_family(model: nn.Module) -> None:
-    """Raise a RecipeError unless ``model`` has the parts that POYO-family models share.
+    """Refuse a model that lacks the parts that POYO-family models share.
+
+    Raises:
+        RecipeError: If it lacks one, or has no processing layer.
 
     Example:
         >>> check_family(nn.Linear(2, 2))

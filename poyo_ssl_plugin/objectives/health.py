@@ -27,7 +27,7 @@ def centred_latents(latents: torch.Tensor) -> torch.Tensor:
 
 
 def input_dependent_std(latents: torch.Tensor) -> torch.Tensor:
-    r"""Root mean square of :func:`centred_latents`, a scalar.
+    r"""Root mean square of :func:`centred_latents` of latents :math:`(B, L, D)`, a scalar.
 
     Example:
         >>> latents = torch.tensor([[[1.0, 5.0]], [[3.0, 5.0]]])
@@ -38,7 +38,7 @@ def input_dependent_std(latents: torch.Tensor) -> torch.Tensor:
 
 
 def effective_rank(latents: torch.Tensor) -> torch.Tensor:
-    r"""Effective rank (Roy & Vetterli 2007) of the input-dependent part of latents, a scalar.
+    r"""Effective rank (Roy & Vetterli 2007) of the input-dependent part of latents :math:`(B, L, D)`, a scalar.
 
     :math:`\exp H(p)` with :math:`p_i = \sigma_i / \sum_j \sigma_j` the normalised singular values of
     :func:`centred_latents`; between 1 and :math:`\min(B L, D)`, and 0 where nothing depends on the input.

@@ -126,7 +126,7 @@ def unit_ids(data: Any, field: str = TRACES) -> np.ndarray:
 
 
 def unique_ids(ids: np.ndarray, recording: str) -> np.ndarray:
-    """Ids that no other recording has: ``recording/id``, as torch_brain writes them. Those that have it stay.
+    """Ids (N,) that no other recording has: ``recording/id``, as torch_brain writes them. Those that have it stay.
 
     Example:
         >>> unique_ids(np.array(["7", "8"]), "a").tolist()
@@ -136,7 +136,7 @@ def unique_ids(ids: np.ndarray, recording: str) -> np.ndarray:
 
 
 def own_ids(ids: np.ndarray, recording: str) -> np.ndarray:
-    """Ids within a recording, as tables and diets hold them: what :func:`unique_ids` put before them is gone.
+    """Ids (N,) within a recording, as tables and diets hold them: without what :func:`unique_ids` put before them.
 
     Example:
         >>> own_ids(np.array(["a/7", "a/8"]), "a").tolist()
@@ -167,7 +167,10 @@ def clone(thing: Any, **changes: Any) -> Any:
 
 
 def refuse_duplicates(ids: np.ndarray, recording: str) -> None:
-    """Raise a RecordingError if two neurons of a recording share an id.
+    """Refuse ids (N,) of which two are the same.
+
+    Raises:
+        RecordingError: If two neurons of the recording share an id.
 
     Example:
         >>> refuse_duplicates(np.array(["a", "b", "a"]), "mouse1")

@@ -112,6 +112,12 @@ class Rows:
     thread read at a time. Where an array is one piece of the file, as brainsets writes it, they are read
     from there instead.
 
+    Args:
+        samples: An array or h5py dataset, (T, ...).
+
+    Raises:
+        RecordingError: When rows are read, if the file has become shorter since it was opened.
+
     Example:
         >>> rows = Rows(np.arange(6.0).reshape(3, 2))
         >>> len(rows), rows[1:3].tolist()
@@ -169,6 +175,7 @@ class TraceSignal(Signal):
     """The traces of a recording, dF/F for calcium.
 
     Attributes:
+        unit_ids: Ids of the neurons within the recording, (N,).
         samples: The samples (T, N), an array, an open h5py dataset or its :class:`Rows`.
         clock: When they were sampled.
 

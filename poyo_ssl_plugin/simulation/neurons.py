@@ -120,10 +120,17 @@ class Neurons:
     """The drawn parameters of the neurons of one recording; the first dimension is that of neurons.
 
     Attributes:
-        states: Loadings :math:`A`, (N, 6).
-        factors: Loadings :math:`B`, (N, 6).
+        baseline: :math:`b`, spontaneous rate in Hz, (N,).
         grating_rate: :math:`g` for gratings, in Hz.
         movie_rate: :math:`g` for movies, in Hz.
+        states: Loadings :math:`A`, (N, 6).
+        factors: Loadings :math:`B`, (N, 6).
+        reliability: :math:`r`, shape of the gain's Gamma distribution.
+        concentration: Concentration of the direction tuning.
+        exponent: :math:`p`, sharpens the drive.
+        amplitude: :math:`a`, dF/F per spike.
+        decay: :math:`\\tau`, in seconds.
+        noise: :math:`\\sigma`, in dF/F.
         preferred_direction: In rad; also the direction of the Gabor filter.
         opposite: Weight of the lobe at the opposite direction.
         preferred_frequency: In log2 Hz.

@@ -117,7 +117,15 @@ def make_recording(
     movie: np.ndarray,
     rng: np.random.Generator,
 ) -> compat.Data:
-    """Simulate one recording in memory; see :func:`simulate` for the meaning of the arguments.
+    """Simulate one recording in memory.
+
+    Args:
+        recording_id: Its id.
+        cre_line: Its Cre line, one of :data:`CRE_LINES`.
+        n_units: Number of neurons N.
+        minutes: Its length, at least 4; the traces are (T, N) at 30 Hz.
+        movie: Movie one, uint8 (900, 64, 128), see :func:`make_movie`.
+        rng: Source of randomness.
 
     Example:
         >>> rng = np.random.default_rng(0)

@@ -73,6 +73,9 @@ class DietData(L.LightningDataModule):
         activity: Which recorded activity the windows are of.
         seed: Seed of the windows.
 
+    Raises:
+        DietError: If the diet has no neuron of the recordings.
+
     Example:
         >>> from types import SimpleNamespace
         >>> skewness = {"a": 1.0, "b": 9.0}

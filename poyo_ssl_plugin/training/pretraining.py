@@ -36,6 +36,9 @@ class Pretraining(TrainingModule):
         auxiliary_weight: Its weight.
         **options: As :class:`TrainingModule`.
 
+    Raises:
+        RecipeError: If there is neither an auxiliary task nor anything to reconstruct.
+
     Example:
         >>> from poyo_ssl_plugin import CalciumPOYO, MaskedLatentReconstruction
         >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim_out={"turn": 2}, dim=16)

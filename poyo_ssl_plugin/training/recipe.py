@@ -31,6 +31,12 @@ class Inputs:
 
     A run reads them as its recipe says; an experiment can make them once and hand them to many runs.
 
+    Attributes:
+        dataset: The recordings.
+        table: Their scored neurons.
+        split: Part (``"train"``, ``"valid"``, ``"test"``) to recording id to times in seconds, (R, 2).
+        skipped: Recordings that were left out since they are damaged, with the reason.
+
     Example:
         >>> import tempfile
         >>> import numpy as np
