@@ -175,7 +175,7 @@ def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow
 
 @functools.lru_cache(maxsize=64)
 def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> DictConfig:
-    return compose_recipe(command, recipe, overrides)  # type: ignore[no-any-return]
+    return compose_recipe(command, recipe, overrides)
 
 
 def _pretrainings(comparison: Comparison, arm: Arm, fold: Fold, recordings: tuple[str, ...]) -> list[Run | None]:

@@ -97,7 +97,7 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
 
     handles = [
         model.proc_layers[0][0].register_forward_pre_hook(before_processor, with_kwargs=True),  # type: ignore[index, union-attr]
-        model.dec_atn.register_forward_pre_hook(before_decoder, with_kwargs=True),  # type: ignore[union-attr, operator]
+        model.dec_atn.register_forward_pre_hook(before_decoder, with_kwargs=True),  # type: ignore[union-attr]
     ]
     try:
         output = model(**inputs)

@@ -158,7 +158,7 @@ class NeuronVocabularies:
     def _of_sessions(self) -> list[InfiniteVocabEmbedding]:
         """Every embedding with a row for each recording."""
         prototypes = self.readout.prototypes.values() if isinstance(self.readout, PrototypeReadout) else ()
-        return [self.session_emb, *prototypes]  # type: ignore[list-item]
+        return [self.session_emb, *prototypes]
 
 
 def _draw(embedding: Any, words: list[str], generator: torch.Generator | None) -> torch.Tensor:

@@ -64,7 +64,7 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
         table: A table, or the file that ``poyo-ssl score`` wrote.
         rule: ``predictable``, ``unpredictable``, ``all``, ``random``, ``random_matched``, ``mixed``,
             ``quantile``, ``cre_lines`` or ``not_cre_lines``, or one that another distribution offers
-            (:mod:`poyo_ssl_plugin.extensions`).
+            (``docs/ecosystem.md``).
         **options: Arguments of the rule, such as ``skewness`` and ``kurtosis``; and ``fraction``, for a
             random part of the neurons (:meth:`Diet.subset`).
 

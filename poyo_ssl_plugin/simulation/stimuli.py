@@ -68,8 +68,8 @@ class Schedule:
     Attributes:
         n_rows: Length of the traces.
         grating_start: Start of each grating in seconds, (R,).
-        direction: Index into :data:`DIRECTIONS`, (R,).
-        frequency: Index into :data:`TEMPORAL_FREQUENCIES`, (R,).
+        direction: Its direction in steps of 45 degrees, 0 to 7, (R,).
+        frequency: Index into the temporal frequencies 1, 2, 4, 8 and 15 Hz, (R,).
         grating_blocks: Start and end of the blocks of gratings in seconds, (2, 2).
         movie_start: Start of each repeat of movie one in seconds.
         spontaneous: Start and end of the grey screen in seconds.

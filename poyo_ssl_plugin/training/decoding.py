@@ -274,7 +274,7 @@ class Regression(LabelDecoding):
 
 
 def task_kind(task: Any) -> str:
-    """The kind of a task, by its name or declaration: a key of :data:`KINDS`.
+    """The kind of a task, by its name or declaration: ``"classification"``, ``"regression"`` or ``"frames"``.
 
     Example:
         >>> task_kind("drifting_gratings"), task_kind("{name: speed, source: running, label: v, kind: regression}")

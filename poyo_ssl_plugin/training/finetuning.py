@@ -97,10 +97,11 @@ class Finetuning(TaskModule):
     """Learn a classification.
 
     Args:
-        model: As :class:`TaskModule`.
-        task: The classification.
+        model: The model, its vocabularies initialised, with a readout of the task's name.
+        task: The classification, fitted.
         label_smoothing: Of the cross-entropy.
-        **options: As :class:`TransferModule`.
+        **options: ``transfer`` and ``probe_fraction``, see ``poyo-ssl show transfer``, and what
+            :class:`Pretraining` takes as options.
 
     Example:
         >>> from poyo_ssl_plugin import CalciumPOYO
@@ -131,10 +132,10 @@ class RegressionFinetuning(TaskModule):
     """Learn a regression: targets are in standard deviations of the training time, predictions in their own units.
 
     Args:
-        model: As :class:`TaskModule`.
-        task: The regression.
+        model: The model, its vocabularies initialised, with a readout of the task's name.
+        task: The regression, fitted.
         loss: ``"smooth_l1"``, ``"mse"`` or ``"l1"``.
-        **options: As :class:`TransferModule`.
+        **options: As :class:`Finetuning`.
 
     Raises:
         RecipeError: If the loss is unknown.

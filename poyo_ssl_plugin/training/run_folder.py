@@ -73,7 +73,8 @@ class RunRecord:
         recipe: Dotted keys and values of the recipe, and the seed, that make the run what it is.
         state: ``"begun"``, or ``"finished"`` with a result.
         result: What came of it.
-        speed: How fast it trained, see :meth:`~poyo_ssl_plugin.training.throughput.Throughput.measured`.
+        speed: How fast it trained: ``training_seconds``, ``windows_per_second``, ``gflop_per_window`` and
+            ``flop_utilisation``, as far as they are known.
 
     Example:
         >>> import tempfile
