@@ -75,7 +75,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(.*\._\w+|dict\[str|np\.ndarray|pd\.DataFrame)"),
     # Types in signatures that are nobody's to make.
-    ("py:class", r"poyo_ssl_plugin\.(predictability\.score\.Scorer|training\.(activity\.Activity|module\.TransferModule))"),
+    (
+        "py:class",
+        r"poyo_ssl_plugin\.(predictability\.score\.Scorer|training\.(activity\.Activity|module\.TransferModule))",
+    ),
 ]
 intersphinx_mapping = links.intersphinx_mapping()
 

@@ -35,7 +35,9 @@ def recipe_names(command: str) -> list[str]:
     return names + (["scratch"] if command == "finetune" else [])
 
 
-def compose_recipe(command: str, recipe: str | None = None, overrides: Sequence[str] = (), folder: Path | None = None) -> DictConfig:
+def compose_recipe(
+    command: str, recipe: str | None = None, overrides: Sequence[str] = (), folder: Path | None = None
+) -> DictConfig:
     """Compose a recipe.
 
     One that starts from a checkpoint has the checkpoint's model, unless an override names another.

@@ -62,10 +62,7 @@ ELSEWHERE: dict[str, tuple[str, dict[str, str]]] = {
     # The guide of its data format; its pages of single classes move from version to version.
     "torch_brain": (
         "https://torch-brain.readthedocs.io/en/latest/",
-        {
-            f"torch_brain.data.{name}": "guides/data/index.html"
-            for name in ("data.Data", "interval.Interval")
-        },
+        {f"torch_brain.data.{name}": "guides/data/index.html" for name in ("data.Data", "interval.Interval")},
     ),
 }
 
@@ -86,7 +83,7 @@ def write_inventories() -> None:
 
 
 def short_name(app: Sphinx, env: BuildEnvironment, node: pending_xref, content: Any) -> nodes.reference | None:
-    """Where a name leads that the module of the page does not have: errors to their page, others to the one so named."""
+    """Where a name leads that the module of its page does not have: errors to their page, else its namesake."""
     if node.get("refdomain") != "py":
         return None
     target = str(node["reftarget"])

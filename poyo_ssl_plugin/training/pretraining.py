@@ -34,8 +34,8 @@ class Pretraining(TrainingModule):
             gradient.
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
-        **options: ``optimizer`` and ``schedule``, as a recipe's ``optim`` has them, and ``hyper_parameters``, plain values
-            that are kept in checkpoints.
+        **options: ``optimizer`` and ``schedule``, as a recipe's ``optim`` has them, and ``hyper_parameters``, plain
+            values that are kept in checkpoints.
 
     Raises:
         RecipeError: If there is neither an auxiliary task nor anything to reconstruct.
