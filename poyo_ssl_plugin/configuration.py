@@ -5,9 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from poyo_ssl_plugin.errors import RecipeError
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig  # takes long to import, and not every command needs it
+
+__all__ = ["compose_recipe"]
 
 
 def recipes_dir() -> Path:
@@ -30,7 +35,9 @@ def recipe_names(command: str) -> list[str]:
     return names + (["scratch"] if command == "finetune" else [])
 
 
-def compose_recipe(command: str, recipe: str | None = None, overrides: Sequence[str] = (), folder: Path | None = None):  # type: ignore[no-untyped-def]  # omegaconf is imported only when needed
+def compose_recipe(
+    command: str, recipe: str | None = None, overrides: Sequence[str] = (), folder: Path | None = None
+) -> DictConfig:
     """Compose a recipe.
 
     One that starts from a checkpoint has the checkpoint's model, unless an override names another.

@@ -42,7 +42,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     reads the windows of its training trials, and ``score`` those of its test trials.
 
     ``sklearn.utils.estimator_checks.check_estimator`` passes, as a classifier and as a regressor, but for the checks in
-    :data:`EXPECTED_FAILURES`, which says why.
+    ``EXPECTED_FAILURES``, which says why.
 
     Args:
         kind: ``"classification"``, or ``"regression"`` of one or several numbers.

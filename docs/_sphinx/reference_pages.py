@@ -21,15 +21,22 @@ MADE = ROOT / "docs" / "reference" / "made"
 RECIPES = ROOT / "recipes"
 # The command line has a page of its own.
 _NO_API = ("poyo_ssl_plugin.cli",)
+# Modules that are public by themselves, beside the subpackages.
+_ALONE = (
+    "poyo_ssl_plugin.configuration",
+    "poyo_ssl_plugin.compare.answer_figure",
+    "poyo_ssl_plugin.compare.figures",
+    "poyo_ssl_plugin.compare.masked_figure",
+)
 
 
 def public_modules() -> Iterator[ModuleType]:
-    """The package and its subpackages that say in ``__all__`` what is public."""
+    """The package, and the subpackages and modules that say in ``__all__`` what is public."""
     names = ["poyo_ssl_plugin"]
     names += [
         found.name for found in pkgutil.walk_packages(poyo_ssl_plugin.__path__, "poyo_ssl_plugin.") if found.ispkg
     ]
-    for name in names:
+    for name in (*names, *_ALONE):
         module = importlib.import_module(name)
         if name not in _NO_API and hasattr(module, "__all__"):
             yield module

@@ -10,6 +10,8 @@ from matplotlib.figure import Figure
 from poyo_ssl_plugin.compare.answer import Answer
 from poyo_ssl_plugin.compare.figures import GREY, arm_styles, in_words, save, style
 
+__all__ = ["draw_answer"]
+
 _MARKS = ("_", "x", "+")
 
 
@@ -20,7 +22,7 @@ def draw_answer(answer: Answer, path: str | Path) -> Path:
     dashed line is chance.
 
     Args:
-        answer: The answer.
+        answer: The answer, as ``poyo_ssl_plugin.compare.reproduce`` gives it.
         path: Where to write the PNG; the SVG goes beside it.
 
     Returns:

@@ -222,4 +222,4 @@ def _answered(ray: Any, reference: Any, run: Run) -> Outcome:
         ) from None
     if isinstance(answer, PoyoSSLError):
         raise answer
-    return answer  # type: ignore[no-any-return]
+    return answer

@@ -20,6 +20,8 @@ from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, Diet, PredictabilityTable
 from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals
 
+__all__ = ["arm_bars", "example_traces", "image_rows", "predictability_plane", "scaling_curves", "training_curves"]
+
 STYLE_FILE = Path(__file__).with_name("style.mplstyle")
 PREDICTABLE, UNPREDICTABLE, GREY = "#0072B2", "#D55E00", "#8A8F98"
 OTHER_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9")
@@ -85,7 +87,23 @@ def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, Any]]:
 def predictability_plane(
     table: PredictabilityTable, path: str | Path, *, skewness: float = PAPER_SKEWNESS, kurtosis: float = PAPER_KURTOSIS
 ) -> Path:
-    """Every neuron in the plane of skewness and kurtosis, with the thresholds of the diet."""
+    """Draw every neuron in the plane of skewness and kurtosis, with the thresholds of the diet.
+
+    Args:
+        table: The scored neurons.
+        path: Where to write the PNG; the SVG goes beside it, here and below.
+        skewness: Threshold of the skewness.
+        kurtosis: Threshold of the kurtosis, in the table's convention.
+
+    Returns:
+        The path of the PNG, here and below.
+
+    Example:
+        >>> import tempfile
+        >>> rows = [dict(recording_id="a", unit_id=str(i), skewness=i, kurtosis=i**2) for i in range(9)]
+        >>> predictability_plane(PredictabilityTable.from_rows(rows), tempfile.mkdtemp() + "/plane.png").name
+        'plane.png'
+    """
     inside = Diet.from_thresholds(table, skewness, kurtosis)
     members, ok = inside.members_of(table), table.ok
     x, y = table["skewness"], table["kurtosis"]
@@ -113,7 +131,26 @@ def predictability_plane(
 def example_traces(
     dataset: Any, table: PredictabilityTable, path: str | Path, *, n_each: int = 4, seconds: float = 60.0
 ) -> Path:
-    """A minute of the traces of typical predictable and unpredictable neurons of one recording."""
+    """Draw traces of typical predictable and unpredictable neurons of one recording.
+
+    Args:
+        dataset: The recordings; the one with most neurons of both kinds is drawn.
+        table: Their scored neurons.
+        path: Where to write.
+        n_each: Neurons of each kind.
+        seconds: How much of the training time, from its start.
+
+    Example:
+        >>> import tempfile
+        >>> from types import SimpleNamespace
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> data = recording_from_arrays(np.random.rand(900, 2), recording="a", sampling_rate=15.0)
+        >>> dataset = SimpleNamespace(recording_ids=["a"], get_recording=lambda name: data)
+        >>> rows = [dict(recording_id="a", unit_id=str(i), skewness=9 * i, kurtosis=0) for i in range(2)]
+        >>> table = PredictabilityTable.from_rows(rows)
+        >>> example_traces(dataset, table, tempfile.mkdtemp() + "/traces.png", seconds=30.0).name
+        'traces.png'
+    """
     diet = Diet.from_thresholds(table)
     # The recording that has most of the kind it has fewer of.
     name = max(
@@ -153,15 +190,24 @@ def example_traces(
 
 
 def training_curves(folders: Mapping[str, Path], path: str | Path, *, metrics: Sequence[str]) -> Path | None:
-    """Curves of metrics over steps, one panel per metric that was logged and one line per run.
+    """Draw metrics over training steps, one panel per metric that was logged and one line per run.
 
     Args:
-        folders: Label to the folder of a run; labels before a ``/`` share a colour.
+        folders: Label to the folder of a run; labels with the same text before a ``/`` share a colour.
         path: Where to write.
         metrics: Names of metrics, such as ``"train/loss"``.
 
     Returns:
-        The file; ``None``, and nothing is drawn, if no run logged any of the metrics.
+        The path of the PNG; ``None``, and nothing is drawn, if no run logged any of the metrics.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "csv").mkdir()
+        >>> log = ["step,train/loss", "0,2.0", "10,1.0"]
+        >>> _ = (folder / "csv" / "metrics.csv").write_text(chr(10).join(log))
+        >>> training_curves({"pretrained": folder}, folder / "curves.png", metrics=["train/loss"]).name
+        'curves.png'
     """
     curves = {name: {label: read_metric(folder, name) for label, folder in folders.items()} for name in metrics}
     curves = {name: found for name, found in curves.items() if any(len(steps) for steps, _ in found.values())}
@@ -198,15 +244,23 @@ def arm_bars(
     label: str,
     bounds: tuple[float, float] = (0.0, 1.0),
 ) -> Path:
-    """What each arm reached, with its 95 % interval and its runs, over lines for chance and simple decoders.
+    """Draw what each arm reached, with its 95 % interval and its runs, over lines for chance and simple decoders.
 
     Args:
-        arms: What each arm reached.
+        arms: Arm to what it reached.
         lines: Name to place of a line.
         path: Where to write.
         title: Of the figure.
         label: What was measured.
         bounds: The least and the greatest value that it can have; no interval is drawn beyond them.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin.compare.results import TestedRun
+        >>> runs = [TestedRun(seed=0, value=0.6, n_test=48), TestedRun(seed=1, value=0.7, n_test=48)]
+        >>> arms = {"pretrained": ArmScores("accuracy", runs, mean=0.65, ci95=[0.5, 0.8], trials_ci95=None)}
+        >>> arm_bars(arms, {"chance": 1 / 8}, tempfile.mkdtemp() + "/arms.png", title="one arm", label="accuracy").name
+        'arms.png'
     """
     lowest = min(run.value for arm in arms.values() for run in arm.runs)
     with style():
@@ -242,7 +296,7 @@ def scaling_curves(
     bounds: tuple[float, float] = (0.0, 1.0),
     decoders: Sequence[str] = (),
 ) -> Path:
-    """What each arm reached over an axis, with its 95 % interval, and lines for chance and simple decoders.
+    """Draw what each arm reached over an axis, with its 95 % interval, and lines for chance and simple decoders.
 
     Args:
         curves: Arm to its estimates, in the order of ``places``.
@@ -254,6 +308,13 @@ def scaling_curves(
         measured: What was measured.
         bounds: The least and the greatest value that it can have; no interval is drawn beyond them.
         decoders: Those of the curves that are of simple decoders.
+
+    Example:
+        >>> import tempfile
+        >>> curves = {"scratch": [Estimate(0.3, [0.2, 0.4], 5), Estimate(0.5, [0.4, 0.6], 5)]}
+        >>> options = dict(label="labelled trials", names=["a half", "all"], measured="accuracy")
+        >>> scaling_curves(curves, [0.5, 1.0], {"chance": 0.1}, tempfile.mkdtemp() + "/labels.png", **options).name
+        'labels.png'
     """
     styles = arm_styles(name for name in curves if name not in decoders)
     styles |= {name: (GREY, LINE_STYLES[1 + i % 4]) for i, name in enumerate(decoders)}
@@ -306,12 +367,18 @@ def _side_by_side(places: Sequence[float], n: int) -> np.ndarray:
 
 
 def image_rows(lines: Mapping[str, np.ndarray], titles: Sequence[str], path: str | Path) -> Path:
-    """Rows of grayscale images, such as true frames over reconstructed ones.
+    """Draw rows of grayscale images, such as true frames over reconstructed ones.
 
     Args:
         lines: Label of a row to its images, (C, H, W) of values in [0, 1].
-        titles: Title of each column.
+        titles: Title of each of the C columns.
         path: Where to write.
+
+    Example:
+        >>> import tempfile
+        >>> frames = np.random.rand(2, 16, 32)
+        >>> image_rows({"true": frames, "told": frames}, ["frame 7", "frame 8"], tempfile.mkdtemp() + "/rows.png").name
+        'rows.png'
     """
     height, width = next(iter(lines.values())).shape[1:]
     size = 1.6 * len(titles) + 1.2, 1.6 * height / width * len(lines) + 0.6

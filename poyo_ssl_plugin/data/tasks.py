@@ -82,13 +82,13 @@ class Task:
 
     @property
     def n_outputs(self) -> int:
-        """Outputs of a model's readout: one per class, or one per target of a regression."""
+        """Outputs of a model's readout, one per class or one per target of a regression."""
         self._require_fitted()
         return len(self.mean) if self.kind == "regression" else len(self.classes)
 
     @property
     def chance(self) -> float:
-        """The score of a guess: accuracy for a classification, R2 for a regression."""
+        """The score of a guess, an accuracy for a classification and R2 for a regression."""
         return 0.0 if self.kind == "regression" else 1 / self.n_classes
 
     def to_dict(self) -> dict[str, Any]:

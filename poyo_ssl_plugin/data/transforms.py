@@ -29,6 +29,14 @@ def keep_units(data: Data, keep: np.ndarray, field: str = TRACES, *, reset_index
 
     Returns:
         ``data``.
+
+    Example:
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> traces = np.zeros((100, 3))
+        >>> data = recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0, unit_ids=["a", "b", "c"])
+        >>> data = keep_units(data, np.array([True, False, True]))
+        >>> data.rois.id.tolist(), data.calcium_traces.df_over_f.shape
+        (['mouse1/a', 'mouse1/c'], (100, 2))
     """
     ids = unit_ids(data, field)
     groups = neuron_groups(data, field)

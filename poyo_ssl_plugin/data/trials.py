@@ -33,6 +33,14 @@ class Trials:
         end: End times in seconds, (R,).
         label: Classes, int64 (R,), or standardized targets of a regression, float32 (R, D).
         bounds: Start and end of the split interval that each trial lies in, (R, 2).
+
+    Example:
+        >>> trials = Trials(
+        ...     start=np.array([0.0, 2.0]), end=np.array([1.0, 4.0]), label=np.array([0, 1]),
+        ...     bounds=np.array([[0.0, 4.0], [0.0, 4.0]]),
+        ... )
+        >>> trials.centre.tolist(), len(trials[trials.label == 1])
+        ([0.5, 3.0], 1)
     """
 
     start: np.ndarray
@@ -120,6 +128,17 @@ def find_trials(data: Any, task: Task, split: str | None, intervals: np.ndarray 
 
     Raises:
         RecordingError: If the recording lacks the labels or the split, or has a label that training has not.
+
+    Example:
+        >>> from poyo_ssl_plugin.data import get_task
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> turns = {"start": [0.0, 4.0, 8.0], "end": [3.0, 7.0, 9.0], "turn": ["left", "right", "left"]}
+        >>> data = recording_from_arrays(np.zeros((100, 4)), recording="mouse1", sampling_rate=10.0, trials=turns)
+        >>> task = get_task({"name": "turn", "source": "trials", "label": "turn", "classes": ["left", "right"]})
+        >>> find_trials(data, task, None).label.tolist()  # None: in all time of the recording
+        [0, 1, 0]
+        >>> find_trials(data, task, None, np.array([[0.0, 7.5]])).centre.tolist()
+        [1.5, 5.5]
     """
     table = task.table(data)
     times = split_intervals(data, split) if intervals is None else np.asarray(intervals, float)
@@ -257,6 +276,16 @@ def find_targets(data: Any, task: Task) -> tuple[np.ndarray, np.ndarray]:
     Returns:
         Times in seconds from the start of the window, float32 (K,), and classes, int64 (K,), or standardized
         targets, float32 (K, D), NaN where unknown.
+
+    Example:
+        >>> from poyo_ssl_plugin.data import get_task
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> turns = {"start": [0.0, 4.0, 8.0], "end": [3.0, 7.0, 9.0], "turn": ["left", "right", "left"]}
+        >>> data = recording_from_arrays(np.zeros((100, 4)), recording="mouse1", sampling_rate=10.0, trials=turns)
+        >>> task = get_task({"name": "turn", "source": "trials", "label": "turn", "classes": ["left", "right"]})
+        >>> times, classes = find_targets(data.slice(4.0, 7.0), task)
+        >>> times.tolist(), classes.tolist()  # 1.5 s after the start of this window the mouse turned right
+        ([1.5], [1])
     """
     moment = getattr(data, "window_target_time", None)
     table = getattr(data, task.source) if task.source in data.keys() else None

@@ -19,10 +19,18 @@ class WindowIndex(DatasetIndex):
     fields on to the transforms, as attributes of the sample.
 
     Args:
+        recording_id: Id of the recording.
+        start: Start of the window in seconds.
+        end: Its end in seconds.
         seed: Seed of whatever is random about this window (which units are dropped), so that a
             window is the same in any worker process and after a resumed run.
         diet_fraction: The share of the diet that is open, from its most predictable neuron on.
         target_time: Absolute time in seconds of what is to be decoded, if one moment is asked for.
+
+    Example:
+        >>> index = WindowIndex("mouse1", 10.0, 12.0, seed=7)
+        >>> index.recording_id, index.end - index.start, index.diet_fraction
+        ('mouse1', 2.0, 1.0)
     """
 
     seed: int | None = None

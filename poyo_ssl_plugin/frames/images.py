@@ -27,6 +27,11 @@ class MovieFrames:
     Attributes:
         image: Grayscale images, uint8 (F, H, W).
         frame: Which frames of the movie they are, increasing, int64 (F,).
+
+    Example:
+        >>> frames = MovieFrames(np.zeros((2, 64, 128), np.uint8), frame=np.array([7, 8]))
+        >>> frames.size, frames.rows(np.array([8, 7, 8])).tolist()
+        ((64, 128), [1, 0, 1])
     """
 
     image: np.ndarray
@@ -93,6 +98,13 @@ def find_frames_file(folder: str | Path, file: str | Path | None = None) -> Path
 
     Raises:
         RecordingError: If there is none.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> np.savez(folder / "natural_movie_one_frames.npz", image=np.zeros((1, 64, 128), np.uint8), frame=[0])
+        >>> find_frames_file(folder).name
+        'natural_movie_one_frames.npz'
     """
     if file is not None:
         return Path(file)
@@ -179,6 +191,13 @@ def find_presentations(data: Any, frames: np.ndarray, times: np.ndarray) -> Tria
 
     Raises:
         RecordingError: If the recording was not shown the movie.
+
+    Example:
+        >>> from poyo_ssl_plugin.compat import Data, Interval
+        >>> shown = Interval(start=np.array([0.0, 0.5, 1.0]), end=np.array([0.5, 1.0, 1.5]), frame=np.array([7, 8, 7]))
+        >>> data = Data(domain=Interval(0.0, 2.0), natural_movie_one=shown)
+        >>> find_presentations(data, np.array([7]), np.array([[0.0, 2.0]])).start.tolist()
+        [0.0, 1.0]
     """
     task = FRAMES_TASK
     if task.source not in data.keys():

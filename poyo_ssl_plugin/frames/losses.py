@@ -137,8 +137,8 @@ class FrameLoss(nn.Module):
 
     Args:
         weights: Term (``l1``, ``focal``, ``fft``, ``fft_magnitude``, ``gradient``, ``ssim``, ``perceptual``)
-            to its weight; a weight of 0 turns a term off. :data:`LIGHT_WEIGHTS` by default,
-            :data:`PAPER_WEIGHTS` are the paper's.
+            to its weight; a weight of 0 turns a term off. ``LIGHT_WEIGHTS`` by default,
+            ``PAPER_WEIGHTS`` are the paper's.
 
     Raises:
         RecipeError: If a term is unknown, a weight negative, or none is left.

@@ -45,6 +45,12 @@ class Adapter(ABC):
 
     Attributes:
         field: The activity the model reads, ``"calcium_traces.df_over_f"`` or ``"spikes"``.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> adapter = adapt(CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim=16, dim_out={"turn": 2}))
+        >>> adapter.field, adapter.readout({"speed": 1})
+        ('calcium_traces.df_over_f', {'dim_out': {'speed': 1}})
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -170,6 +176,11 @@ def adapter_class(model: type) -> type[Adapter]:
 
     Raises:
         RecipeError: If it is none of the known contracts.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> adapter_class(CalciumPOYO).__name__
+        'CalciumPOYOAdapter'
     """
     takes = set(inspect.signature(model.forward).parameters) if hasattr(model, "forward") else set()
     if "output_decoder_index" in takes:

@@ -69,6 +69,18 @@ def take_model_of_checkpoint(config: Any, chosen: Collection[str] = ()) -> None:
     Raises:
         RecipeError: If the user chose another model.
         CheckpointError: If the checkpoint cannot be read.
+
+    Example:
+        >>> import tempfile
+        >>> import torch
+        >>> from omegaconf import OmegaConf
+        >>> path = Path(tempfile.mkdtemp()) / "last.ckpt"
+        >>> model = {"_target_": "poyo_ssl_plugin.CalciumPOYO", "dim": 32}
+        >>> torch.save({"state_dict": {}, "hyper_parameters": {"recipe": {"model": model}}}, path)
+        >>> config = OmegaConf.create({"init_from": str(path), "model": {**model, "dim": 64}})
+        >>> take_model_of_checkpoint(config)
+        >>> config.model.dim
+        32
     """
     if config.init_from is None:
         return

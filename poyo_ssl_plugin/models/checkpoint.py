@@ -30,6 +30,18 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing, damaged, holds more than tensors and plain values, or is of a
             version whose encoder is gone.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "last.ckpt"
+        >>> torch.save({"state_dict": {"a": torch.ones(2)}, "hyper_parameters": {"model": {"dim": 8}}}, path)
+        >>> read_checkpoint(path)["hyper_parameters"]
+        {'model': {'dim': 8}}
+        >>> torch.save({"state_dict": {}, "hyper_parameters": {"run": Path}}, path)  # a class is code
+        >>> read_checkpoint(path)
+        Traceback (most recent call last):
+        ...
+        poyo_ssl_plugin.errors.CheckpointError: ...: refused, since it holds Python objects and not only tensors; ...
     """
     path = Path(path)
     if not path.is_file():
@@ -66,6 +78,10 @@ def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
 
     A Lightning module keeps its model under ``model.``; what else it keeps is left out. A checkpoint
     without that prefix is of a bare model.
+
+    Example:
+        >>> model_state({"state_dict": {"model.readout.bias": torch.ones(1), "objective.token": torch.zeros(1)}})
+        {'readout.bias': tensor([1.])}
     """
     state = checkpoint["state_dict"]
     of_model = {key.removeprefix(_PREFIX): value for key, value in state.items() if key.startswith(_PREFIX)}
@@ -126,6 +142,13 @@ def read_safetensors(path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: If the file is damaged or not written by it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "model.safetensors"
+        >>> write_safetensors({"state_dict": {"a": torch.ones(2)}, "hyper_parameters": {"model": {"dim": 8}}}, path)
+        >>> read_safetensors(path)["hyper_parameters"]
+        {'model': {'dim': 8}}
     """
     from safetensors import SafetensorError, safe_open
 

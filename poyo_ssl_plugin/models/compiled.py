@@ -19,7 +19,7 @@ def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
         backend: Of ``torch.compile``.
     """
     parts = [getattr(model, name) for name in _PARTS if hasattr(model, name)]
-    parts += [part for layer in model.proc_layers for part in layer]  # type: ignore[union-attr, misc]
+    parts += [part for layer in model.proc_layers for part in layer]  # type: ignore[union-attr]
     hooked = [] if hasattr(model, "encode") else [model.dec_atn, model.proc_layers[0][0]]  # type: ignore[index]
     for part in parts:
         if not any(part is other for other in hooked):

@@ -33,6 +33,15 @@ class PretrainedModel(nn.Module):
     Attributes:
         arguments: What it was made with, in plain values.
         record: What its checkpoint says of it: recipe, neurons, recordings, leaks. Empty for a new model.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> folder = model.save_pretrained(tempfile.mkdtemp())
+        >>> sorted(path.name for path in folder.iterdir()), CalciumPOYO.from_pretrained(folder).arguments["dim"]
+        (['README.md', 'config.json', 'model.safetensors'], 16)
     """
 
     arguments: dict[str, Any]

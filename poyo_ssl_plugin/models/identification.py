@@ -31,6 +31,18 @@ def identify_units(model: Any, windows: Iterable[Mapping[str, Any]], *, steps: i
 
     Raises:
         ValueError: If there is no batch.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1, patch_size=10)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> windows = dict(
+        ...     input_values=torch.randn(64, 2, 3, 10), input_unit_index=torch.tensor([[1, 2]] * 64),
+        ...     input_timestamps=torch.arange(3).repeat(64, 1) / 3, input_mask=None,
+        ... )
+        >>> before = identify_units(model, [windows], steps=1)
+        >>> identify_units(model, [windows], steps=20) < before
+        True
     """
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)

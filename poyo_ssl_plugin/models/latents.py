@@ -29,6 +29,17 @@ class LatentPass:
         encoder_latents: Latents after the encoder, :math:`Z_1`, of shape :math:`(B, L, D)`.
         processor_latents: Latents after the processor, :math:`Z_L`, of the same shape.
         rotary: Rotary embedding of the latents' times.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1, patch_size=10)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> found = run_with_latents(model, dict(
+        ...     input_values=torch.randn(4, 2, 3, 10), input_unit_index=torch.tensor([[1, 2]] * 4),
+        ...     input_timestamps=torch.arange(3).repeat(4, 1) / 3, input_mask=None,
+        ... ))
+        >>> tuple(found.encoder_latents.shape), found.output  # it was asked nothing
+        ((4, 16, 16), None)
     """
 
     output: Any
@@ -57,6 +68,18 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
 
     Raises:
         RecipeError: If the model is not of the POYO family or has no processing layer.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1, patch_size=10)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> found = run_with_latents(model, dict(
+        ...     input_values=torch.randn(4, 2, 3, 10), input_unit_index=torch.tensor([[1, 2]] * 4),
+        ...     input_timestamps=torch.arange(3).repeat(4, 1) / 3, input_mask=None,
+        ...     session_index=torch.ones(4, dtype=torch.long), output_timestamps=torch.full((4, 1), 0.5),
+        ... ))
+        >>> tuple(found.processor_latents.shape), tuple(found.output.shape)
+        ((4, 16, 16), (4, 1, 8))
     """
     check_family(model)
     if hasattr(model, "encode") and hasattr(model, "decode"):
@@ -74,7 +97,7 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
 
     handles = [
         model.proc_layers[0][0].register_forward_pre_hook(before_processor, with_kwargs=True),  # type: ignore[index, union-attr]
-        model.dec_atn.register_forward_pre_hook(before_decoder, with_kwargs=True),  # type: ignore[union-attr, operator]
+        model.dec_atn.register_forward_pre_hook(before_decoder, with_kwargs=True),  # type: ignore[union-attr]
     ]
     try:
         output = model(**inputs)
@@ -85,7 +108,20 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
 
 
 def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
-    """As :func:`run_with_latents`, in evaluation mode, with gradient."""
+    """As :func:`run_with_latents`, in evaluation mode, with gradient.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1, patch_size=10)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> inputs = dict(
+        ...     input_values=torch.randn(4, 2, 3, 10), input_unit_index=torch.tensor([[1, 2]] * 4),
+        ...     input_timestamps=torch.arange(3).repeat(4, 1) / 3, input_mask=None,
+        ... )
+        >>> one, other = (run_without_dropout(model, inputs).processor_latents for _ in range(2))
+        >>> torch.equal(one, other), model.training
+        (True, True)
+    """
     training = model.training
     model.eval()
     try:
@@ -95,7 +131,19 @@ def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPa
 
 
 def encoder_latents(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
-    """Latents after the encoder, :math:`Z_1`, alone."""
+    """Latents after the encoder, :math:`Z_1`, alone, :math:`(B, L, D)`; arguments as :func:`run_with_latents`.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1, patch_size=10)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> inputs = dict(
+        ...     input_values=torch.randn(4, 2, 3, 10), input_unit_index=torch.tensor([[1, 2]] * 4),
+        ...     input_timestamps=torch.arange(3).repeat(4, 1) / 3, input_mask=None,
+        ... )
+        >>> tuple(encoder_latents(model, inputs).shape)  # 4 windows, 4 steps of 4 latents, width 16
+        (4, 16, 16)
+    """
     if hasattr(model, "encode"):
         return model.encode(**inputs)[0]
     return run_with_latents(model, inputs).encoder_latents
@@ -110,7 +158,28 @@ def _run_in_parts(model: Any, inputs: Mapping[str, Any]) -> LatentPass:
 
 
 def process_latents(model: nn.Module, latents: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
-    """Apply the self-attention layers of a POYO-family model, residuals and dropout included."""
+    """Apply the self-attention layers of a POYO-family model, residuals and dropout included.
+
+    Args:
+        model: The model.
+        latents: Latents after the encoder, :math:`(B, L, D)`.
+        rotary: Rotary embedding of their times, as :class:`LatentPass` has it.
+
+    Returns:
+        Latents after the processor, :math:`(B, L, D)`.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1, patch_size=10)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> found = run_without_dropout(model, dict(
+        ...     input_values=torch.randn(4, 2, 3, 10), input_unit_index=torch.tensor([[1, 2]] * 4),
+        ...     input_timestamps=torch.arange(3).repeat(4, 1) / 3, input_mask=None,
+        ... ))
+        >>> again = process_latents(model.eval(), found.encoder_latents, found.rotary)
+        >>> torch.allclose(again, found.processor_latents)
+        True
+    """
     return layer_outputs(model, latents, rotary)[-1]
 
 
@@ -125,7 +194,17 @@ def layer_outputs(model: Any, latents: torch.Tensor, rotary: torch.Tensor) -> li
 
 
 def check_family(model: nn.Module) -> None:
-    """Raise a RecipeError unless ``model`` has the parts that POYO-family models share."""
+    """Refuse a model that lacks the parts that POYO-family models share.
+
+    Raises:
+        RecipeError: If it lacks one, or has no processing layer.
+
+    Example:
+        >>> check_family(nn.Linear(2, 2))
+        Traceback (most recent call last):
+        ...
+        poyo_ssl_plugin.errors.RecipeError: Linear is not a POYO-family model: it lacks proc_layers, ...
+    """
     missing = [name for name in _PARTS if not hasattr(model, name)]
     if missing:
         raise RecipeError(

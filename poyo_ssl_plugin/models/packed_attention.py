@@ -128,7 +128,7 @@ def _nested(
         jagged(value, key_ends, lengths),
         dropout_p=dropout,
     )
-    return out.transpose(1, 2).values().unflatten(0, (n_windows, n_queries))  # type: ignore[no-any-return]
+    return out.transpose(1, 2).values().unflatten(0, (n_windows, n_queries))
 
 
 def _xformers(
@@ -142,7 +142,7 @@ def _xformers(
     mask = BlockDiagonalMask.from_seqlens([n_queries] * n_windows, lengths, device=query.device)
     flat = query.flatten(0, 1)[None]
     out = memory_efficient_attention(flat, key[None], value[None], attn_bias=mask, p=dropout)
-    return out[0].unflatten(0, (n_windows, n_queries))  # type: ignore[no-any-return]
+    return out[0].unflatten(0, (n_windows, n_queries))
 
 
 Kernel = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, list[int], float], torch.Tensor]

@@ -33,6 +33,12 @@ def build_model(recipe: Mapping[str, Any], tasks: Mapping[str, int], *, classes:
 
     Raises:
         RecipeError: If there is no such class, or it is not of the family or refuses its arguments.
+
+    Example:
+        >>> recipe = {"_target_": "poyo_ssl_plugin.CalciumPOYO", "sequence_length": 2.0, "latent_step": 0.5, "dim": 16}
+        >>> model = build_model(recipe, {"turn": 2})
+        >>> type(model).__name__, model.arguments["dim_out"]
+        ('CalciumPOYO', {'turn': 2})
     """
     arguments = dict(recipe)
     if not classes and arguments.get("readout") == "prototypes":
@@ -57,6 +63,14 @@ def instantiate(recipe: Mapping[str, Any], group: str, **further: Any) -> Any:
 
     Raises:
         RecipeError: If it cannot be made.
+
+    Example:
+        >>> instantiate({"_target_": "torch.nn.Linear", "in_features": 2}, "model", out_features=3)
+        Linear(in_features=2, out_features=3, bias=True)
+        >>> instantiate({"_target_": "torch.nn.Linear", "width": 2}, "model")
+        Traceback (most recent call last):
+        ...
+        poyo_ssl_plugin.errors.RecipeError: model: ...
     """
     try:
         # Hydra would turn dataclasses among the arguments into dictionaries, so these are given afterwards.
@@ -87,6 +101,14 @@ def initialise(
 
     Raises:
         CheckpointError: If the checkpoint cannot be read, or is of another architecture.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1)
+        >>> initialise(model, ["a", "b"], ["mouse1"]) is None  # no checkpoint
+        True
+        >>> list(model.unit_emb.vocab), list(model.session_emb.vocab)
+        (['NA', 'a', 'b'], ['NA', 'mouse1'])
     """
     of: Any = model
     vocabularies: dict[str, tuple[Any, Sequence[str]]] = {

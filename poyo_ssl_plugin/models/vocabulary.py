@@ -23,6 +23,14 @@ def dataset_unit_ids(dataset: Any) -> list[str]:
 
     Raises:
         RecordingError: If it has neither ``get_unit_ids`` nor ``get_roi_ids``.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin import Recordings
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
+        >>> data = recording_from_arrays(np.zeros((100, 2)), recording="mouse1", sampling_rate=10.0)
+        >>> dataset_unit_ids(Recordings(save_recording(data, tempfile.mkdtemp()).parent))
+        ['mouse1/0', 'mouse1/1']
     """
     get_ids = getattr(dataset, "get_unit_ids", None) or getattr(dataset, "get_roi_ids", None)
     if get_ids is None:
@@ -150,7 +158,7 @@ class NeuronVocabularies:
     def _of_sessions(self) -> list[InfiniteVocabEmbedding]:
         """Every embedding with a row for each recording."""
         prototypes = self.readout.prototypes.values() if isinstance(self.readout, PrototypeReadout) else ()
-        return [self.session_emb, *prototypes]  # type: ignore[list-item]
+        return [self.session_emb, *prototypes]
 
 
 def _draw(embedding: Any, words: list[str], generator: torch.Generator | None) -> torch.Tensor:

@@ -28,6 +28,11 @@ class LoadReport:
         loaded: Names of the tensors that were taken.
         skipped: Names of the tensors of the checkpoint that were not, with the reason.
         fresh: Names of the model's tensors that the checkpoint does not have or that do not fit.
+
+    Example:
+        >>> report = LoadReport(["latent_emb.weight"], skipped={"a": "not in the model"}, fresh=["readout.weight"])
+        >>> report.summary()
+        'loaded 1 tensors; skipped a (not in the model); new: readout.weight'
     """
 
     loaded: list[str] = field(default_factory=list)
@@ -60,6 +65,15 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Pa
 
     Raises:
         CheckpointError: If the transformer itself does not fit: another architecture.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> make = dict(sequence_length=1.0, latent_step=0.25, dim=16, depth=1)
+        >>> old, new = CalciumPOYO(dim_out=8, **make), CalciumPOYO(dim_out=2, **make)
+        >>> old.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> report = load_weights(new, old.state_dict(), source="old.ckpt")
+        >>> report.skipped["readout.weight"], list(new.unit_emb.vocab)
+        ("shape (8, 16), the model's is (2, 16)", ['NA', 'a', 'b'])
     """
     if is_calcium_poyo_plus(state) and hasattr(model, "value_map"):
         state = as_calcium_poyo(state)

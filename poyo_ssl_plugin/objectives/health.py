@@ -18,12 +18,16 @@ def centred_latents(latents: torch.Tensor) -> torch.Tensor:
 
     Returns:
         Shape :math:`(B L, D)`.
+
+    Example:
+        >>> centred_latents(torch.tensor([[[1.0, 5.0]], [[3.0, 5.0]]])).tolist()
+        [[-1.0, 0.0], [1.0, 0.0]]
     """
     return (latents - latents.mean(dim=0, keepdim=True)).flatten(0, 1)
 
 
 def input_dependent_std(latents: torch.Tensor) -> torch.Tensor:
-    r"""Root mean square of :func:`centred_latents`, a scalar.
+    r"""Root mean square of :func:`centred_latents` of latents :math:`(B, L, D)`, a scalar.
 
     Example:
         >>> latents = torch.tensor([[[1.0, 5.0]], [[3.0, 5.0]]])
@@ -34,7 +38,7 @@ def input_dependent_std(latents: torch.Tensor) -> torch.Tensor:
 
 
 def effective_rank(latents: torch.Tensor) -> torch.Tensor:
-    r"""Effective rank (Roy & Vetterli 2007) of the input-dependent part of latents, a scalar.
+    r"""Effective rank (Roy & Vetterli 2007) of the input-dependent part of latents :math:`(B, L, D)`, a scalar.
 
     :math:`\exp H(p)` with :math:`p_i = \sigma_i / \sum_j \sigma_j` the normalised singular values of
     :func:`centred_latents`; between 1 and :math:`\min(B L, D)`, and 0 where nothing depends on the input.
@@ -55,7 +59,16 @@ def effective_rank(latents: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def latent_health(latents: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Input-dependent standard deviation and effective rank of latents (B, L, D), to be logged."""
+    """Input-dependent standard deviation and effective rank of latents (B, L, D), to be logged.
+
+    Example:
+        >>> alive = latent_health(torch.randn(64, 2, 4, generator=torch.Generator().manual_seed(0)))
+        >>> {name: round(value.item(), 1) for name, value in alive.items()}
+        {'latent_std': 1.0, 'effective_rank': 4.0}
+        >>> collapsed = latent_health(torch.ones(64, 2, 4))  # the same whatever the input
+        >>> {name: value.item() for name, value in collapsed.items()}
+        {'latent_std': 0.0, 'effective_rank': 0.0}
+    """
     return {
         "latent_std": input_dependent_std(latents),
         "effective_rank": effective_rank(latents),

@@ -44,7 +44,7 @@ class MaskedActivity(nn.Module):
         dim_head: Width of the model's attention heads.
         heads: Heads of the attention to the latents.
         mask: ``"neurons"``, ``"time"``, ``"both"``, or a function like
-            :func:`~poyo_ssl_plugin.objectives.activity_masks.mask_neurons`.
+            ``mask_neurons`` of ``poyo_ssl_plugin.objectives.activity_masks``.
         ratio: Share to hide.
         distance: ``"mse"``, ``"l1"`` or ``"smooth_l1"``.
 

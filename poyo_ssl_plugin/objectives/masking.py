@@ -27,6 +27,11 @@ class LatentLayout:
         per_step: Latents per step :math:`K`; :math:`L = T K`, steps in the order of time.
         dim: Width :math:`D`.
         device: Where masks are to live.
+
+    Example:
+        >>> layout = LatentLayout(n_windows=2, n_steps=4, per_step=3, dim=8)
+        >>> tuple(mask_causal_time(layout, 0.5, None).shape)  # of the 12 latents of each window
+        (2, 12, 1)
     """
 
     n_windows: int
@@ -92,6 +97,12 @@ def get_mask(name: str) -> MaskFunction:
     Raises:
         RecipeError: If there is none of that name.
         ExtensionError: If the distribution that offers it is broken.
+
+    Example:
+        >>> mask = get_mask("random_time")
+        >>> hidden = mask(LatentLayout(n_windows=2, n_steps=4, per_step=1, dim=8), 0.5, None)
+        >>> hidden.sum(dim=1).flatten().tolist()  # 2 of the 4 steps of either window
+        [2, 2]
     """
     mask = MASKS.get(name) or load_extension("masks", name)
     if mask is None:

@@ -21,6 +21,17 @@ class ObjectiveOutput:
             predicts nothing.
         target: What it should be, same shape.
         hidden: Which positions count, bool, same shape.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO, MaskedLatentReconstruction
+        >>> model = CalciumPOYO(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1, patch_size=10)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> output = MaskedLatentReconstruction(dim=16, hide_neurons=0.0)(model, dict(
+        ...     input_values=torch.randn(4, 2, 3, 10), input_unit_index=torch.tensor([[1, 2]] * 4),
+        ...     input_timestamps=torch.arange(3).repeat(4, 1) / 3, input_mask=None,
+        ... ))
+        >>> tuple(output.predicted.shape), output.hidden.float().mean().item()  # half of the latents were hidden
+        ((4, 16, 16), 0.5)
     """
 
     loss: torch.Tensor

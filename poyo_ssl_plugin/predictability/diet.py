@@ -34,6 +34,14 @@ def unpredictability(
 
     A neuron passes both thresholds exactly where this is at most 1, so it orders neurons from the
     most to the least predictable in the sense of the paper.
+
+    Example:
+        >>> rows = [(0.5, 1.0), (3.51, 1.0), (1.0, 45.24)]  # skewness and kurtosis
+        >>> table = PredictabilityTable.from_rows(
+        ...     dict(recording_id="a", unit_id=str(i), skewness=s, kurtosis=k) for i, (s, k) in enumerate(rows)
+        ... )
+        >>> unpredictability(table).round(2).tolist()
+        [0.14, 1.0, 2.0]
     """
     return np.maximum(table["skewness"] / skewness, table["kurtosis"] / kurtosis)
 

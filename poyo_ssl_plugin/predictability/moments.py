@@ -51,6 +51,9 @@ class Moments:
         nan_policy: ``"omit"`` leaves NaN samples out, neuron by neuron. ``"propagate"`` gives NaN
             for a neuron with any NaN, as scipy does by default. ``"raise"`` refuses NaN.
 
+    Raises:
+        PoyoSSLError: If ``nan_policy`` is none of these.
+
     Example:
         >>> import numpy as np
         >>> moments = Moments(2)

@@ -56,6 +56,21 @@ def register_statistic(name: str) -> Callable[[_Factory], _Factory]:
 
     Raises:
         PoyoSSLError: If the name is taken or is not an identifier.
+
+    Example:
+        >>> @register_statistic("peak")
+        ... class Peak:
+        ...     def __init__(self, n_units):
+        ...         self.peak = np.full(n_units, -np.inf)
+        ...     def update(self, rows):
+        ...         self.peak = np.fmax(self.peak, rows.max(axis=0))
+        ...     def result(self):
+        ...         return self.peak
+        >>> peak = find_statistic("peak")(2)
+        >>> peak.update(np.array([[1.0, 5.0], [3.0, 2.0]]))
+        >>> peak.result().tolist()
+        [3.0, 5.0]
+        >>> unregister_statistic("peak")
     """
     if not name.isidentifier():
         raise PoyoSSLError(f"a statistic's name becomes a column and must be an identifier, not {name!r}")
@@ -70,12 +85,27 @@ def register_statistic(name: str) -> Callable[[_Factory], _Factory]:
 
 
 def unregister_statistic(name: str) -> None:
-    """Take a statistic back."""
+    """Take a statistic back.
+
+    Example:
+        >>> register_statistic("half")(lambda n_units: None) is None
+        False
+        >>> unregister_statistic("half")
+        >>> "half" in statistic_names()
+        False
+    """
     _REGISTRY.pop(name, None)
 
 
 def statistic_names() -> list[str]:
-    """Names of the statistics that are registered or offered by installed distributions, sorted."""
+    """Names of the statistics that are registered or offered by installed distributions, sorted.
+
+    Example:
+        >>> _ = register_statistic("peak")(lambda n_units: None)
+        >>> "peak" in statistic_names()
+        True
+        >>> unregister_statistic("peak")
+    """
     return sorted({*_REGISTRY, *extension_names("statistics")})
 
 

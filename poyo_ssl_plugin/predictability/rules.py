@@ -64,7 +64,7 @@ def make_diet(table: PredictabilityTable | str | Path | None, rule: str = "predi
         table: A table, or the file that ``poyo-ssl score`` wrote.
         rule: ``predictable``, ``unpredictable``, ``all``, ``random``, ``random_matched``, ``mixed``,
             ``quantile``, ``cre_lines`` or ``not_cre_lines``, or one that another distribution offers
-            (:mod:`poyo_ssl_plugin.extensions`).
+            (``docs/ecosystem.md``).
         **options: Arguments of the rule, such as ``skewness`` and ``kurtosis``; and ``fraction``, for a
             random part of the neurons (:meth:`Diet.subset`).
 
@@ -115,6 +115,13 @@ def configured_diet(table: str | Path | None = None, rule: str = "predictable", 
 
     Returns:
         The diet; for ``all`` without a table ``None``, which transforms and samplers take for all neurons.
+
+    Example:
+        >>> configured_diet(rule="all") is None
+        True
+        >>> rows = [dict(recording_id="a", unit_id=str(i), skewness=3.0 * i, kurtosis=0.0) for i in range(3)]
+        >>> configured_diet(PredictabilityTable.from_rows(rows)).units("a")
+        ['0', '1']
     """
     if rule == "all" and table is None and not options:
         logger.info("diet kept all units, scored or not (all)")
@@ -125,7 +132,14 @@ def configured_diet(table: str | Path | None = None, rule: str = "predictable", 
 
 
 def fed_recordings(diet: Diet | None) -> list[str] | None:
-    """The recordings of which a diet has neurons, for a dataset's ``recording_ids``; ``None`` stands for all."""
+    """The recordings of which a diet has neurons, for a dataset's ``recording_ids``; ``None`` stands for all.
+
+    Example:
+        >>> skewness = {"a": 1.0, "b": 9.0}
+        >>> rows = [dict(recording_id=name, unit_id="0", skewness=skewness[name], kurtosis=0.0) for name in skewness]
+        >>> fed_recordings(Diet.from_thresholds(PredictabilityTable.from_rows(rows))), fed_recordings(None)
+        (['a'], None)
+    """
     return None if diet is None else [recording for recording in diet.recordings if diet.count(recording) > 0]
 
 

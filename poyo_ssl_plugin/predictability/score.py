@@ -64,7 +64,7 @@ def score_dataset(
         on_error: ``"raise"`` stops at the first unreadable recording; ``"skip"`` leaves it out and
             lists it, with the reason, under ``skipped`` in the provenance.
         on: Where recordings are scored: by default in threads of this process; see
-            :func:`~poyo_ssl_plugin.predictability.on_ray.on_ray`. The table is the same.
+            ``poyo_ssl_plugin.predictability.on_ray``. The table is the same.
         progress: Wraps the iterator of finished recordings, given their number, to show progress.
 
     Returns:

@@ -117,7 +117,7 @@ class PredictabilityTable:
 
     @property
     def ok(self) -> np.ndarray:
-        """Boolean (N,): neurons that can be in a diet."""
+        """Which neurons can be in a diet, bool (N,)."""
         return self["status"] == STATUS_OK
 
     def by_recording(self) -> dict[str, np.ndarray]:

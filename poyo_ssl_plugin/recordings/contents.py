@@ -63,7 +63,13 @@ def recording_errors(name: str) -> Iterator[None]:
 
 
 def recording_id(data: Any) -> str:
-    """The session id a recording carries (``"?"`` if it has none), for messages."""
+    """The session id a recording carries (``"?"`` if it has none), for messages.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> recording_id(SimpleNamespace(session=SimpleNamespace(id="mouse1"))), recording_id(SimpleNamespace())
+        ('mouse1', '?')
+    """
     return str(getattr(getattr(data, "session", None), "id", "?"))
 
 
@@ -84,7 +90,13 @@ def neurons(data: Any, field: str = TRACES) -> Any:
 
 
 def neuron_groups(data: Any, field: str = TRACES) -> list[str]:
-    """Names of the tables (``rois``, ``units``) that describe the neurons of ``field``, best first."""
+    """Names of the tables (``rois``, ``units``) that describe the neurons of ``field``, best first.
+
+    Example:
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> neuron_groups(recording_from_arrays(np.zeros((100, 2)), recording="mouse1", sampling_rate=10.0))
+        ['rois']
+    """
     order = ("units", "rois") if field.partition(".")[0] == SPIKES else ("rois", "units")
     attributes = data.__dict__  # keys() makes a list of all of them, for every window anew
     return [name for name in order if name in attributes]
@@ -95,6 +107,13 @@ def unit_ids(data: Any, field: str = TRACES) -> np.ndarray:
 
     Raises:
         RecordingError: If there are none.
+
+    Example:
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> traces = np.zeros((100, 2))
+        >>> data = recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0, unit_ids=["a", "b"])
+        >>> unit_ids(data).tolist()
+        ['mouse1/a', 'mouse1/b']
     """
     table = neurons(data, field)
     try:
@@ -107,7 +126,7 @@ def unit_ids(data: Any, field: str = TRACES) -> np.ndarray:
 
 
 def unique_ids(ids: np.ndarray, recording: str) -> np.ndarray:
-    """Ids that no other recording has: ``recording/id``, as torch_brain writes them. Those that have it stay.
+    """Ids (N,) that no other recording has: ``recording/id``, as torch_brain writes them. Those that have it stay.
 
     Example:
         >>> unique_ids(np.array(["7", "8"]), "a").tolist()
@@ -117,7 +136,7 @@ def unique_ids(ids: np.ndarray, recording: str) -> np.ndarray:
 
 
 def own_ids(ids: np.ndarray, recording: str) -> np.ndarray:
-    """Ids within a recording, as tables and diets hold them: what :func:`unique_ids` put before them is gone.
+    """Ids (N,) within a recording, as tables and diets hold them: without what :func:`unique_ids` put before them.
 
     Example:
         >>> own_ids(np.array(["a/7", "a/8"]), "a").tolist()
@@ -134,6 +153,13 @@ def clone(thing: Any, **changes: Any) -> Any:
 
     Constructors and attributes of torch_brain check what they are given; for a window that is cut from
     a checked recording this would be most of the time it takes.
+
+    Example:
+        >>> from poyo_ssl_plugin.compat import Interval
+        >>> short = Interval(0.0, 2.0)
+        >>> long = clone(short, end=np.array([9.0]))
+        >>> short.end.tolist(), long.start.tolist(), long.end.tolist()
+        ([2.0], [0.0], [9.0])
     """
     made = object.__new__(type(thing))
     made.__dict__.update(thing.__dict__, **changes)
@@ -141,7 +167,17 @@ def clone(thing: Any, **changes: Any) -> Any:
 
 
 def refuse_duplicates(ids: np.ndarray, recording: str) -> None:
-    """Raise a RecordingError if two neurons of a recording share an id."""
+    """Refuse ids (N,) of which two are the same.
+
+    Raises:
+        RecordingError: If two neurons of the recording share an id.
+
+    Example:
+        >>> refuse_duplicates(np.array(["a", "b", "a"]), "mouse1")
+        Traceback (most recent call last):
+        ...
+        poyo_ssl_plugin.errors.RecordingError: recording mouse1: unit id 'a' occurs twice; ids must be unique ...
+    """
     unique, counts = np.unique(ids, return_counts=True)
     if (counts > 1).any():
         raise RecordingError(
@@ -151,7 +187,13 @@ def refuse_duplicates(ids: np.ndarray, recording: str) -> None:
 
 
 def cre_line(data: Any) -> str:
-    """The Cre line of the animal, ``""`` where the recording does not say."""
+    """The Cre line of the animal, ``""`` where the recording does not say.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> cre_line(SimpleNamespace(subject=SimpleNamespace(cre_line="Sst_IRES_Cre"))), cre_line(SimpleNamespace())
+        ('Sst_IRES_Cre', '')
+    """
     return str(getattr(getattr(data, "subject", None), "cre_line", "") or "")
 
 
@@ -165,6 +207,13 @@ def split_intervals(data: Any, split: str | None) -> np.ndarray:
 
     Raises:
         RecordingError: If the recording has no such split, or it is empty.
+
+    Example:
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> traces = np.zeros((100, 2))
+        >>> data = recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0, split="0.6,0.2,0.2")
+        >>> split_intervals(data, "train").tolist(), split_intervals(data, None).tolist()
+        ([[0.0, 6.0]], [[0.0, 10.0]])
     """
     domain = data.domain if split is None else getattr(data, f"{split}_domain", None)
     if domain is None:

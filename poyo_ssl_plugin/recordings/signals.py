@@ -29,6 +29,16 @@ class Signal(ABC):
 
     Attributes:
         unit_ids: Ids of the neurons within the recording, shape (N,).
+
+    Example:
+        >>> from poyo_ssl_plugin.data.importing import recording_from_spikes
+        >>> times, unit_index = np.array([0.0, 0.25, 4.0]), np.array([0, 0, 1])
+        >>> data = recording_from_spikes(times, unit_index, recording="mouse1", unit_ids=["a", "b"])
+        >>> signal = open_signal(data, "spikes", bin_width=0.5)
+        >>> next(signal.blocks(np.array([[0.0, 1.0]]))).tolist()  # counts in two bins
+        [[2.0, 0.0], [0.0, 0.0]]
+        >>> signal.means(np.array([[0.0, 1.0]])).tolist()  # spikes a second
+        [[2.0, 0.0]]
     """
 
     unit_ids: np.ndarray
@@ -57,6 +67,11 @@ class SampleClock:
         start: Time of the first row, in seconds.
         rate: Sampling rate, in Hz.
         n_rows: Number of rows.
+
+    Example:
+        >>> clock = SampleClock(start=100.0, rate=30.0, n_rows=300)
+        >>> clock.row(101.0), clock.rows(np.array([[100.0, 101.0], [109.0, 200.0]])).tolist()
+        (30, [[0, 30], [270, 300]])
     """
 
     start: float
@@ -96,6 +111,17 @@ class Rows:
     HDF5 takes longer to find out where the rows of a window are than it takes to read them, and lets one
     thread read at a time. Where an array is one piece of the file, as brainsets writes it, they are read
     from there instead.
+
+    Args:
+        samples: An array or h5py dataset, (T, ...).
+
+    Raises:
+        RecordingError: When rows are read, if the file has become shorter since it was opened.
+
+    Example:
+        >>> rows = Rows(np.arange(6.0).reshape(3, 2))
+        >>> len(rows), rows[1:3].tolist()
+        (3, [[2.0, 3.0], [4.0, 5.0]])
     """
 
     def __init__(self, samples: Any) -> None:
@@ -149,8 +175,15 @@ class TraceSignal(Signal):
     """The traces of a recording, dF/F for calcium.
 
     Attributes:
+        unit_ids: Ids of the neurons within the recording, (N,).
         samples: The samples (T, N), an array, an open h5py dataset or its :class:`Rows`.
         clock: When they were sampled.
+
+    Example:
+        >>> clock = SampleClock(start=0.0, rate=2.0, n_rows=4)
+        >>> signal = TraceSignal(np.array(["a"]), np.array([[1.0], [2.0], [3.0], [4.0]]), clock)
+        >>> signal.means(np.array([[0.0, 1.0], [1.0, 2.0]])).tolist()
+        [[1.5], [3.5]]
     """
 
     unit_ids: np.ndarray
@@ -228,6 +261,13 @@ def open_signal(data: Any, field: str = TRACES, *, bin_width: float = 0.1) -> Si
 
     Raises:
         RecordingError: If the recording has no such field, or its shape and its ids disagree.
+
+    Example:
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> data = recording_from_arrays(np.zeros((100, 4)), recording="mouse1", sampling_rate=10.0)
+        >>> signal = open_signal(data)
+        >>> signal.unit_ids.tolist(), [block.shape for block in signal.blocks(np.array([[0.0, 2.0]]))]
+        (['0', '1', '2', '3'], [(20, 4)])
     """
     group, _, name = field.partition(".")
     series = getattr(data, group, None) if group in data.keys() else None

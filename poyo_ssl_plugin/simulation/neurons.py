@@ -63,6 +63,10 @@ class Population:
         amplitude: :math:`a`, dF/F per spike.
         decay: :math:`\\tau`, in seconds (GCaMP6f).
         noise: :math:`\\sigma`, in dF/F.
+
+    Example:
+        >>> POPULATIONS["dense"].baseline[0], POPULATIONS["sparse"].baseline[0]  # Hz, the median neuron at rest
+        (4.0, 0.06)
     """
 
     baseline: tuple[float, float]
@@ -116,14 +120,26 @@ class Neurons:
     """The drawn parameters of the neurons of one recording; the first dimension is that of neurons.
 
     Attributes:
-        states: Loadings :math:`A`, (N, 6).
-        factors: Loadings :math:`B`, (N, 6).
+        baseline: :math:`b`, spontaneous rate in Hz, (N,).
         grating_rate: :math:`g` for gratings, in Hz.
         movie_rate: :math:`g` for movies, in Hz.
+        states: Loadings :math:`A`, (N, 6).
+        factors: Loadings :math:`B`, (N, 6).
+        reliability: :math:`r`, shape of the gain's Gamma distribution.
+        concentration: Concentration of the direction tuning.
+        exponent: :math:`p`, sharpens the drive.
+        amplitude: :math:`a`, dF/F per spike.
+        decay: :math:`\\tau`, in seconds.
+        noise: :math:`\\sigma`, in dF/F.
         preferred_direction: In rad; also the direction of the Gabor filter.
         opposite: Weight of the lobe at the opposite direction.
         preferred_frequency: In log2 Hz.
         field: Row, column, size and cycles per pixel of the Gabor filter on a 32 x 64 image, (N, 4).
+
+    Example:
+        >>> neurons = Neurons.draw(10, share_dense=0.5, rng=np.random.default_rng(0))
+        >>> int((neurons.baseline > 1).sum()), neurons.grating_drive().shape  # 5 are dense
+        (5, (8, 5, 10))
     """
 
     baseline: np.ndarray

@@ -25,6 +25,10 @@ def make_movie(seed: int = 0, seconds: int = int(MOVIE_SECONDS), *, number: int 
         seed: The same seed gives the same movie.
         seconds: Its length, at 30 frames a second.
         number: Natural movie one or three: another movie of the same kind.
+
+    Example:
+        >>> make_movie(seconds=1).shape
+        (30, 64, 128)
     """
     rng = np.random.default_rng([seed, 0x4D4F56] if number == 1 else [seed, 0x4D4F56, number])
     scenes = [_moving_texture(int(SCENE_SECONDS * SAMPLING_RATE), rng) for _ in range(-(-seconds // SCENE_SECONDS))]
@@ -64,13 +68,18 @@ class Schedule:
     Attributes:
         n_rows: Length of the traces.
         grating_start: Start of each grating in seconds, (R,).
-        direction: Index into :data:`DIRECTIONS`, (R,).
-        frequency: Index into :data:`TEMPORAL_FREQUENCIES`, (R,).
+        direction: Its direction in steps of 45 degrees, 0 to 7, (R,).
+        frequency: Index into the temporal frequencies 1, 2, 4, 8 and 15 Hz, (R,).
         grating_blocks: Start and end of the blocks of gratings in seconds, (2, 2).
         movie_start: Start of each repeat of movie one in seconds.
         spontaneous: Start and end of the grey screen in seconds.
         excerpt_start: Start of each repeat of the excerpt of movie three in seconds.
         excerpt_seconds: Length of that excerpt.
+
+    Example:
+        >>> schedule = Schedule.draw(minutes=14.0, rng=np.random.default_rng(0))
+        >>> len(schedule.movie_start), len(schedule.grating_start), sorted(schedule.splits())
+        (10, 123, ['test', 'train', 'valid'])
     """
 
     n_rows: int

@@ -117,7 +117,22 @@ def make_recording(
     movie: np.ndarray,
     rng: np.random.Generator,
 ) -> compat.Data:
-    """Simulate one recording in memory; see :func:`simulate` for the meaning of the arguments."""
+    """Simulate one recording in memory.
+
+    Args:
+        recording_id: Its id.
+        cre_line: Its Cre line, one of :data:`CRE_LINES`.
+        n_units: Number of neurons N.
+        minutes: Its length, at least 4; the traces are (T, N) at 30 Hz.
+        movie: Movie one, uint8 (900, 64, 128), see :func:`make_movie`.
+        rng: Source of randomness.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> recording = make_recording("sim_000", "Sst_IRES_Cre", 4, 4.0, make_movie(), rng)
+        >>> recording.calcium_traces.df_over_f.shape[1], recording.subject.cre_line
+        (4, 'Sst_IRES_Cre')
+    """
     schedule = Schedule.draw(minutes, rng)
     neurons = Neurons.draw(n_units, CRE_LINES[cre_line][0], rng)
     states = draw_states(schedule.n_rows, rng)

@@ -61,6 +61,19 @@ class DietData(L.LightningDataModule):
         standardize: Give every trace mean 0 and standard deviation 1; spikes stay as they are.
         activity: Which recorded activity the windows are of.
         seed: Seed of the windows.
+
+    Raises:
+        DietError: If the diet has no neuron of the recordings.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> skewness = {"a": 1.0, "b": 9.0}
+        >>> rows = [dict(recording_id="mouse1", unit_id=u, skewness=skewness[u], kurtosis=0.0) for u in skewness]
+        >>> table = PredictabilityTable.from_rows(rows)
+        >>> dataset = SimpleNamespace(recording_ids=["mouse1"])  # stands for Recordings(folder)
+        >>> options = dict(task=None, window_length=2.0, batch_size=8)
+        >>> DietData(dataset, table, Diet.from_thresholds(table), {}, **options).unit_ids
+        ['mouse1/a']
     """
 
     def __init__(
@@ -162,6 +175,14 @@ class PretrainingData(DietData):
 
     Raises:
         DietError: If the curriculum is unknown or a share is out of range.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> dataset, options = SimpleNamespace(recording_ids=["a"]), dict(task=None, window_length=2.0, batch_size=8)
+        >>> table = PredictabilityTable.from_rows([dict(recording_id="a", unit_id="0", skewness=1.0, kurtosis=0.0)])
+        >>> split = {"train": {"a": np.array([[0.0, 60.0]])}, "valid": {"a": np.array([[60.0, 80.0]])}}
+        >>> len(PretrainingData(dataset, table, Diet.everything(table), split, **options).sampler)  # windows an epoch
+        30
     """
 
     def __init__(
@@ -250,6 +271,21 @@ class FinetuningData(DietData):
 
     Raises:
         RecipeError: If ``label_fraction`` is not in (0, 1].
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays
+        >>> turns = {"start": np.arange(10) * 4, "end": np.arange(10) * 4 + 3, "turn": ["left", "right"] * 5}
+        >>> data = recording_from_arrays(np.zeros((400, 2)), recording="a", sampling_rate=10.0, trials=turns)
+        >>> dataset = SimpleNamespace(recording_ids=["a"], get_recording=lambda name: data)
+        >>> table = PredictabilityTable.from_rows([dict(recording_id="a", unit_id="0", skewness=1.0, kurtosis=0.0)])
+        >>> times = {"train": [[0.0, 24.0]], "valid": [], "test": [[24.0, 40.0]]}
+        >>> split = {part: {"a": np.array(pairs)} for part, pairs in times.items()}
+        >>> task = Task("turn", source="trials", label="turn", classes=("left", "right"))
+        >>> options = dict(task=task, window_length=2.0, batch_size=8, label_fraction=0.5)
+        >>> windows = FinetuningData(dataset, table, Diet.everything(table), split, **options)
+        >>> {part: len(windows.trials(part)["a"]) for part in ("train", "test")}  # 4 of 6 trials are labelled
+        {'train': 4, 'test': 4}
     """
 
     delay: float = 0.0  # seconds from the decoded moment to the middle of its window

@@ -49,6 +49,11 @@ class Metric:
         tested: What a test is of, in words.
         samples: What counts as a sample of a test, in words.
         bounds: The least and the greatest value it can have.
+
+    Example:
+        >>> metric = decoding_kind("regression").metric
+        >>> metric.name, metric.bounds
+        ('R2', (-inf, 1.0))
     """
 
     key: str
@@ -68,6 +73,12 @@ class TestResult:
         trials: The metric of each part of the test that counts as a sample, the same parts in all runs of a fold.
         names: Their names, where folds test the same parts anew; such parts are one sample over all folds.
         further: Other numbers of the same test, by name.
+
+    Example:
+        >>> from omegaconf import OmegaConf
+        >>> rows = [{"label": 3, "prediction": 3}, {"label": 5, "prediction": 1}]
+        >>> decoding_of(OmegaConf.create({"task": "drifting_gratings"})).test_result(rows)
+        TestResult(value=0.5, n_test=2, trials=[1.0, 0.0], names=None, further={})
     """
 
     __test__ = False  # not one of pytest's
@@ -85,6 +96,12 @@ class Decoding(ABC):
     Args:
         config: A resolved fine-tuning recipe.
         inputs: Its recordings, where they are open already.
+
+    Example:
+        >>> from omegaconf import OmegaConf
+        >>> decoding = decoding_of(OmegaConf.create({"task": "natural_movie"}))
+        >>> decoding.n_outputs, round(decoding.chance, 3), decoding.describe()
+        (30, 0.033, 'accuracy on held-out trials')
     """
 
     metric: ClassVar[Metric]
@@ -241,7 +258,7 @@ class Regression(LabelDecoding):
 
 
 def task_kind(task: Any) -> str:
-    """The kind of a task, by its name or declaration: a key of :data:`KINDS`.
+    """The kind of a task, by its name or declaration: ``"classification"``, ``"regression"`` or ``"frames"``.
 
     Example:
         >>> task_kind("drifting_gratings"), task_kind("{name: speed, source: running, label: v, kind: regression}")
@@ -270,5 +287,11 @@ def decoding_of(config: DictConfig, inputs: Inputs | None = None) -> Decoding:
 
     Raises:
         RecipeError: If there is no such task, or its recipe lacks what it needs.
+
+    Example:
+        >>> from omegaconf import OmegaConf
+        >>> decoding = decoding_of(OmegaConf.create({"task": "drifting_gratings"}))
+        >>> decoding.task.classes, decoding.metric.name
+        ((0, 1, 2, 3, 4, 5, 6, 7), 'accuracy')
     """
     return decoding_kind(task_kind(config.task))(config, inputs)

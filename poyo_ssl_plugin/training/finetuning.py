@@ -93,10 +93,19 @@ class Finetuning(TaskModule):
     """Learn a classification.
 
     Args:
-        model: As :class:`TaskModule`.
-        task: The classification.
+        model: The model, its vocabularies initialised, with a readout of the task's name.
+        task: The classification, fitted.
         label_smoothing: Of the cross-entropy.
-        **options: As :class:`TransferModule`.
+        **options: ``transfer`` and ``probe_fraction``, see ``poyo-ssl show transfer``, and what
+            :class:`Pretraining` takes as options.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> task = Task("turn", source="trials", label="turn", classes=("left", "right"))
+        >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim_out={"turn": 2}, dim=16)
+        >>> module = Finetuning(model, task, optimizer={"lr": 1e-3}, schedule={}, hyper_parameters={})
+        >>> module.row(torch.tensor([0.1, 2.0]), torch.tensor(0))  # numbers of classes
+        {'label': 0, 'prediction': 1}
     """
 
     metric_name = "accuracy"
@@ -119,13 +128,21 @@ class RegressionFinetuning(TaskModule):
     """Learn a regression: targets are in standard deviations of the training time, predictions in their own units.
 
     Args:
-        model: As :class:`TaskModule`.
-        task: The regression.
+        model: The model, its vocabularies initialised, with a readout of the task's name.
+        task: The regression, fitted.
         loss: ``"smooth_l1"``, ``"mse"`` or ``"l1"``.
-        **options: As :class:`TransferModule`.
+        **options: As :class:`Finetuning`.
 
     Raises:
         RecipeError: If the loss is unknown.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> task = Task("speed", source="running", label="speed", kind="regression", mean=(5.0,), std=(2.0,))  # cm/s
+        >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim_out={"speed": 1}, dim=16, readout="linear")
+        >>> module = RegressionFinetuning(model, task, optimizer={"lr": 1e-3}, schedule={}, hyper_parameters={})
+        >>> module.row(torch.tensor([0.5]), torch.tensor([0.0]))
+        {'label': [5.0], 'prediction': [6.0]}
     """
 
     metric_name = "r2"

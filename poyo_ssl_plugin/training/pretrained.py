@@ -34,6 +34,17 @@ def pretrained_model(
 
     Raises:
         CheckpointError: If there is no checkpoint, or it is unsafe or of another architecture.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin import CalciumPOYO
+        >>> arguments = dict(sequence_length=1.0, latent_step=0.25, dim_out=8, dim=16, depth=1)
+        >>> old = CalciumPOYO(**arguments)
+        >>> old.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> weights = old.save_pretrained(tempfile.mkdtemp()) / "model.safetensors"
+        >>> new = pretrained_model(family="poyo_ssl_plugin.CalciumPOYO", init_from=weights, **arguments)
+        >>> bool((new.latent_emb.weight == old.latent_emb.weight).all())
+        True
     """
     if init_from is None:
         raise CheckpointError("finetune.init_from is not set: give finetune.init_from=CHECKPOINT of a pretrained model")

@@ -34,7 +34,22 @@ class Pretraining(TrainingModule):
             gradient.
         auxiliary: Name of the auxiliary task's readout, or ``None`` for none.
         auxiliary_weight: Its weight.
-        **options: As :class:`TrainingModule`.
+        **options: ``optimizer`` and ``schedule``, as a recipe's ``optim`` has them, and ``hyper_parameters``, plain
+            values that are kept in checkpoints.
+
+    Raises:
+        RecipeError: If there is neither an auxiliary task nor anything to reconstruct.
+
+    Example:
+        >>> from poyo_ssl_plugin import CalciumPOYO, MaskedLatentReconstruction
+        >>> model = CalciumPOYO(sequence_length=2.0, latent_step=0.5, dim_out={"turn": 2}, dim=16)
+        >>> model.set_vocabs(unit_ids=["a", "b"], session_ids=["s"])
+        >>> module = Pretraining(
+        ...     model, MaskedLatentReconstruction(dim=16), auxiliary=None, auxiliary_weight=0.0,
+        ...     optimizer={"lr": 2e-3}, schedule={}, hyper_parameters={},
+        ... )
+        >>> model.dec_atn.to_out.weight.requires_grad, model.latent_emb.weight.requires_grad  # nothing is decoded
+        (False, True)
     """
 
     def __init__(

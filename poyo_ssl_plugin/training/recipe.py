@@ -44,6 +44,25 @@ class Inputs:
     """What a run reads: recordings, the scored neurons, and how time is split.
 
     A run reads them as its recipe says; an experiment can make them once and hand them to many runs.
+
+    Attributes:
+        dataset: The recordings.
+        table: Their scored neurons.
+        split: Part (``"train"``, ``"valid"``, ``"test"``) to recording id to times in seconds, (R, 2).
+        skipped: Recordings that were left out since they are damaged, with the reason.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
+        >>> traces = np.random.default_rng(0).normal(size=(600, 6))
+        >>> folder = save_recording(
+        ...     recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0), tempfile.mkdtemp()
+        ... ).parent
+        >>> inputs = Inputs.from_recipe(compose_recipe("pretrain", None, [f"data.root={folder}", "diet=all"]))
+        >>> inputs.dataset.recording_ids, len(inputs.table), list(inputs.split)
+        (['mouse1'], 6, ['train', 'valid', 'test'])
     """
 
     dataset: Recordings

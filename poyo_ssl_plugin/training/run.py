@@ -56,6 +56,20 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
 
     Raises:
         PoyoSSLError: If the recipe or what it names is not as it must be.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
+        >>> folder, traces = tempfile.mkdtemp(), np.random.default_rng(0).normal(size=(1200, 6))  # two minutes of noise
+        >>> _ = save_recording(recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0), folder)
+        >>> result = pretrain(compose_recipe("pretrain", None, [
+        ...     f"data.root={folder}", f"out_dir={folder}/run", "diet=all", "aux.weight=0", "model=tiny",
+        ...     "data.batch_size=8", "trainer.max_steps=1", "trainer.progress=false", "trainer.tensorboard=false",
+        ... ]))
+        >>> result.checkpoint.name, sorted(path.name for path in result.out_dir.glob("[a-z]*.*"))
+        ('last.ckpt', ['recipe.yaml', 'run.json'])
     """
     config = resolved(config)
     record = RunRecord.of(config)
@@ -113,7 +127,23 @@ class Prepared:
 
 
 def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
-    """Everything of a fine-tuning run but the training; arguments as :func:`finetune`."""
+    """Everything of a fine-tuning run but the training; arguments as :func:`finetune`.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
+        >>> folder, traces = tempfile.mkdtemp(), np.random.default_rng(0).normal(size=(1200, 6))
+        >>> turns = {"start": np.arange(40) * 3, "end": np.arange(40) * 3 + 2, "turn": ["left", "right"] * 20}
+        >>> recording = recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0, trials=turns)
+        >>> _ = save_recording(recording, folder)
+        >>> run = prepare_finetuning(compose_recipe("finetune", "scratch", [
+        ...     f"data.root={folder}", "diet=all", "model=tiny", "task={name: turn, source: trials, label: turn}",
+        ... ]))
+        >>> list(run.module.model.unit_emb.vocab)[:2], len(run.data.trials("test")["mouse1"])
+        (['NA', 'mouse1/0'], 8)
+    """
     config = resolved(config)
     check_numbers(config)
     require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
@@ -151,6 +181,23 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
 
     Raises:
         PoyoSSLError: If the recipe or what it names is not as it must be.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
+        >>> folder, traces = tempfile.mkdtemp(), np.random.default_rng(0).normal(size=(1200, 6))
+        >>> turns = {"start": np.arange(40) * 3, "end": np.arange(40) * 3 + 2, "turn": ["left", "right"] * 20}
+        >>> recording = recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0, trials=turns)
+        >>> _ = save_recording(recording, folder)
+        >>> result = finetune(compose_recipe("finetune", "scratch", [
+        ...     f"data.root={folder}", f"out_dir={folder}/run", "diet=all", "model=tiny", "data.batch_size=8",
+        ...     "task={name: turn, source: trials, label: turn}", "trainer.max_steps=1", "trainer.progress=false",
+        ...     "trainer.tensorboard=false",
+        ... ]))
+        >>> len(result.predictions), sorted(result.predictions[0])  # one row per tested trial
+        (8, ['label', 'prediction', 'recording_id', 'time'])
     """
     config = resolved(config)
     record = RunRecord.of(config, seed=seed)
@@ -183,6 +230,24 @@ def open_finetuned(
 
     Raises:
         CheckpointError: If it is not such a checkpoint.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
+        >>> folder, traces = tempfile.mkdtemp(), np.random.default_rng(0).normal(size=(1200, 6))
+        >>> turns = {"start": np.arange(40) * 3, "end": np.arange(40) * 3 + 2, "turn": ["left", "right"] * 20}
+        >>> recording = recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0, trials=turns)
+        >>> _ = save_recording(recording, folder)
+        >>> result = finetune(compose_recipe("finetune", "scratch", [
+        ...     f"data.root={folder}", f"out_dir={folder}/run", "diet=all", "model=tiny", "data.batch_size=8",
+        ...     "task={name: turn, source: trials, label: turn}", "trainer.max_steps=1", "trainer.progress=false",
+        ...     "trainer.tensorboard=false",
+        ... ]))
+        >>> run = open_finetuned(result.checkpoint)
+        >>> run.data.task.name, list(run.module.model.session_emb.vocab)
+        ('turn', ['NA', 'mouse1'])
     """
     content = read_checkpoint(checkpoint)
     record = content["hyper_parameters"]
@@ -214,7 +279,25 @@ def _load(module: TransferModule, content: Mapping[str, Any]) -> None:
 def evaluate(
     checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, inputs: Inputs | None = None
 ) -> RunResult:
-    """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`."""
+    """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`.
+
+    Example:
+        >>> import tempfile
+        >>> import numpy as np
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
+        >>> folder, traces = tempfile.mkdtemp(), np.random.default_rng(0).normal(size=(1200, 6))
+        >>> turns = {"start": np.arange(40) * 3, "end": np.arange(40) * 3 + 2, "turn": ["left", "right"] * 20}
+        >>> recording = recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0, trials=turns)
+        >>> _ = save_recording(recording, folder)
+        >>> result = finetune(compose_recipe("finetune", "scratch", [
+        ...     f"data.root={folder}", f"out_dir={folder}/run", "diet=all", "model=tiny", "data.batch_size=8",
+        ...     "task={name: turn, source: trials, label: turn}", "trainer.max_steps=1", "trainer.progress=false",
+        ...     "trainer.tensorboard=false",
+        ... ]))
+        >>> evaluate(result.checkpoint).predictions == result.predictions
+        True
+    """
     run = open_finetuned(checkpoint, overrides, inputs)
     with hardware_errors(), quiet_lightning():
         trainer = make_tester(run.config)

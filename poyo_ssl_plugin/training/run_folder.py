@@ -50,6 +50,12 @@ class RunResult:
         loaded: Which weights the run started from.
         task: What was decoded, of a fine-tuning run.
         leaks: What of the test was seen before, and whether that was allowed.
+
+    Example:
+        >>> folder = Path("runs/pretrain")
+        >>> result = RunResult(folder, last_checkpoint(folder), {"valid/masked": 0.7}, initial={"valid/masked": 1.0})
+        >>> result.checkpoint.as_posix()
+        'runs/pretrain/checkpoints/last.ckpt'
     """
 
     out_dir: Path
@@ -71,7 +77,16 @@ class RunRecord:
         recipe: Dotted keys and values of the recipe, and the seed, that make the run what it is.
         state: ``"begun"``, or ``"finished"`` with a result.
         result: What came of it.
-        speed: How fast it trained, see :meth:`~poyo_ssl_plugin.training.throughput.Throughput.measured`.
+        speed: How fast it trained: ``training_seconds``, ``windows_per_second``, ``gflop_per_window`` and
+            ``flop_utilisation``, as far as they are known.
+
+    Example:
+        >>> import tempfile
+        >>> config = OmegaConf.create({"model": {"dim": 64}, "out_dir": tempfile.mkdtemp(), "resume": True})
+        >>> record = RunRecord.of(config, seed=1)
+        >>> record.write(config.out_dir)
+        >>> RunRecord.read(config.out_dir).recipe  # where it is written does not make a run another
+        {'model.dim': 64, 'seed': 1}
     """
 
     out_dir: Path

@@ -176,7 +176,7 @@ def fit(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModu
     Returns:
         The last value of every metric, over all starts of the run.
     """
-    point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))  # type: ignore[attr-defined]
+    point = next(callback for callback in trainer.callbacks if isinstance(callback, ResumePoint))
     trainer.fit(module, data, ckpt_path=str(point.path) if point.path.exists() else None, weights_only=True)
     if point.trained:
         trainer.save_checkpoint(point.path)

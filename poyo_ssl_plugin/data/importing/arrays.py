@@ -30,6 +30,14 @@ def read_arrays(
 
     Raises:
         RecordingError: If a file or its shape is not as it must be.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "dff.npy"
+        >>> np.save(path, np.zeros((300, 20)))
+        >>> traces = read_arrays(path, sampling_rate=30.0)
+        >>> traces.values.shape, traces.unit_ids.tolist()[:3]
+        ((300, 20), ['0', '1', '2'])
     """
     path = Path(path)
     values = load_array(path)

@@ -21,6 +21,17 @@ def read_caiman(path: str | Path, *, sampling_rate: float | None = None) -> Trac
 
     Raises:
         RecordingError: If the file is damaged, has no dF/F, or does not say its rate.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "analysis_results.hdf5"
+        >>> with h5py.File(path, "w") as file:
+        ...     file["estimates/F_dff"] = np.zeros((3, 100))
+        ...     file["estimates/idx_components"] = [0, 2]
+        ...     file["params/data/fr"] = 30.0
+        >>> traces = read_caiman(path)
+        >>> traces.values.shape, traces.unit_ids.tolist(), traces.rate
+        ((100, 2), ['0', '2'], 30.0)
     """
     path = Path(path)
     with reading(path, "CaImAn HDF5 file"), h5py.File(path, "r") as file:

@@ -23,6 +23,15 @@ class Table:
         name: Where they are from, for messages.
         columns: Column name to its values, (R,) or (R, D).
         first_row: Number of the first row; 2 for a file whose first line has the names.
+
+    Example:
+        >>> trials = Table.of("my trials", {"start": [0.0, 1.0], "turn": ["left", "right"]})
+        >>> len(trials), trials.numbers("start").tolist()
+        (2, [0.0, 1.0])
+        >>> trials.numbers("turn")
+        Traceback (most recent call last):
+        ...
+        poyo_ssl_plugin.errors.RecordingError: my trials: column 'turn', row 0: 'left' is not a number
     """
 
     name: str
@@ -77,6 +86,14 @@ def read_table(path: Path) -> Table:
 
     Raises:
         RecordingError: If the file is missing, is not CSV, or a row has too few or too many values.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "trials.csv"
+        >>> _ = path.write_text("start,end,turn\\n0.0,1.5,left\\n2.0,3.5,right\\n")
+        >>> table = read_table(path)
+        >>> table.numbers("end").tolist(), table.columns["turn"].tolist()
+        ([1.5, 3.5], ['left', 'right'])
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:

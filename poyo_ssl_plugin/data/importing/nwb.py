@@ -26,6 +26,20 @@ def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: st
 
     Raises:
         RecordingError: If there are neither traces nor spikes, or several traces, or their clock is not regular.
+
+    Example:
+        >>> import datetime
+        >>> import tempfile
+        >>> from pynwb import NWBHDF5IO, NWBFile
+        >>> file = NWBFile("two neurons", "mouse1", datetime.datetime.now(datetime.timezone.utc))
+        >>> for times in ([0.5, 1.5], [1.0]):
+        ...     file.add_unit(spike_times=times)
+        >>> path = Path(tempfile.mkdtemp()) / "mouse1.nwb"
+        >>> with NWBHDF5IO(str(path), "w") as io:
+        ...     io.write(file)
+        >>> spikes = read_nwb(path)
+        >>> spikes.times.tolist(), spikes.unit_index.tolist()
+        ([0.5, 1.5, 1.0], [0, 0, 1])
     """
     path = Path(path)
     try:

@@ -185,6 +185,14 @@ def save_recording(data: Data, folder: str | Path, *, overwrite: bool = False) -
 
     Raises:
         OutputError: If the file is there and ``overwrite`` is not set, or it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin import Recordings
+        >>> data = recording_from_arrays(np.zeros((100, 4)), recording="mouse1", sampling_rate=10.0)
+        >>> path = save_recording(data, tempfile.mkdtemp())
+        >>> path.name, Recordings(path.parent).recording_ids
+        ('mouse1.h5', ['mouse1'])
     """
     path = Path(folder) / f"{data.session.id}.h5"
     if path.exists() and not overwrite:

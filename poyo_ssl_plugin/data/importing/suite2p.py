@@ -26,6 +26,16 @@ def read_suite2p(folder: str | Path, *, sampling_rate: float | None = None) -> T
 
     Raises:
         RecordingError: If a file is missing or damaged, no cell is left, or the rate is not known.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> np.save(folder / "F.npy", np.random.default_rng(0).normal(1000.0, 50.0, (3, 300)))  # (ROIs, frames)
+        >>> np.save(folder / "Fneu.npy", np.full((3, 300), 500.0))
+        >>> np.save(folder / "iscell.npy", np.array([[1, 0.9], [0, 0.2], [1, 0.8]]))
+        >>> traces = read_suite2p(folder, sampling_rate=30.0)
+        >>> traces.values.shape, [name.rpartition("_")[2] for name in traces.unit_ids.tolist()]
+        ((300, 2), ['0', '2'])
     """
     folder = Path(folder)
     if not folder.is_dir():

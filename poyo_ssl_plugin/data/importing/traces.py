@@ -24,6 +24,11 @@ class Traces:
         unit_ids: Ids of the neurons within the recording, (N,).
         start: Time of the first sample in seconds.
         trials: Trials that the file itself holds.
+
+    Example:
+        >>> traces = Traces(np.zeros((300, 2)), rate=30.0, unit_ids=np.array(["a", "b"]))
+        >>> len(traces.values) / traces.rate  # seconds
+        10.0
     """
 
     values: np.ndarray
@@ -42,6 +47,11 @@ class Spikes:
         unit_index: The neuron of each, its place in ``unit_ids``, (S,).
         unit_ids: Ids of the neurons within the recording, (N,).
         trials: Trials that the file itself holds.
+
+    Example:
+        >>> spikes = Spikes(times=np.array([0.2, 0.9]), unit_index=np.array([0, 1]), unit_ids=np.array(["a", "b"]))
+        >>> spikes.unit_ids[spikes.unit_index].tolist()
+        ['a', 'b']
     """
 
     times: np.ndarray

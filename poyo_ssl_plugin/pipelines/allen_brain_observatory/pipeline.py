@@ -67,7 +67,7 @@ parser.add_argument(
 parser.add_argument("--session-type", action="append", default=[], help="such as three_session_A; repeatable")
 
 
-class Pipeline(stock_pipeline.Pipeline):  # type: ignore[misc, name-defined]
+class Pipeline(stock_pipeline.Pipeline):  # type: ignore[name-defined]
     """torch_brain's Allen pipeline, and more; see the top of this file."""
 
     processed_dir: Path
