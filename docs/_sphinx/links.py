@@ -19,7 +19,7 @@ from sphinx.util.nodes import make_refnode
 from poyo_ssl_plugin import errors
 
 MADE = Path(__file__).resolve().parents[1] / "reference" / "made"
-# Project to the address of its pages, and name of a class as a signature has it to its place there.
+# Project to the address of its pages, and name of a class, as a signature or a docstring has it, to its place there.
 ELSEWHERE: dict[str, tuple[str, dict[str, str]]] = {
     "python": (
         "https://docs.python.org/3/",
@@ -28,7 +28,7 @@ ELSEWHERE: dict[str, tuple[str, dict[str, str]]] = {
                 f"collections.abc.{name}": f"library/collections.abc.html#collections.abc.{name}"
                 for name in ("Callable", "Collection", "Generator", "Iterable", "Iterator", "Mapping", "Sequence")
             },
-            "pathlib.Path": "library/pathlib.html#pathlib.Path",
+            **dict.fromkeys(("Path", "pathlib.Path"), "library/pathlib.html#pathlib.Path"),
         },
     ),
     "numpy": (
@@ -57,12 +57,16 @@ ELSEWHERE: dict[str, tuple[str, dict[str, str]]] = {
     ),
     "omegaconf": (
         "https://omegaconf.readthedocs.io/en/2.3_branch/",
-        {"omegaconf.dictconfig.DictConfig": "usage.html"},
+        dict.fromkeys(("DictConfig", "omegaconf.dictconfig.DictConfig"), "usage.html"),
     ),
     # The guide of its data format; its pages of single classes move from version to version.
     "torch_brain": (
         "https://torch-brain.readthedocs.io/en/latest/",
-        {f"torch_brain.data.{name}": "guides/data/index.html" for name in ("data.Data", "interval.Interval")},
+        {
+            "torch_brain.data.data.Data": "guides/data/index.html",
+            "torch_brain.data.interval.Interval": "guides/data/index.html",
+            "torch_brain.nn.infinite_vocab_embedding.InfiniteVocabEmbedding": "index.html",
+        },
     ),
 }
 

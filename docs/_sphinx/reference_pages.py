@@ -24,9 +24,12 @@ _NO_API = ("poyo_ssl_plugin.cli",)
 # Modules that are public by themselves, beside the subpackages.
 _ALONE = (
     "poyo_ssl_plugin.configuration",
+    "poyo_ssl_plugin.compare.answer",
     "poyo_ssl_plugin.compare.answer_figure",
+    "poyo_ssl_plugin.compare.estimates",
     "poyo_ssl_plugin.compare.figures",
     "poyo_ssl_plugin.compare.masked_figure",
+    "poyo_ssl_plugin.compare.results",
 )
 
 

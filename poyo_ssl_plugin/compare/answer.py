@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from poyo_ssl_plugin.compare.estimates import Estimate, PairedComparison
 
+__all__ = ["Answer", "Column"]
+
 
 @dataclass(frozen=True)
 class Column:
@@ -19,6 +21,12 @@ class Column:
         metric: What was measured, in words.
         seconds: Wall-clock time.
         git: Revision of the checkout, if it was one.
+
+    Example:
+        >>> arms = {"scratch": Estimate(0.5, [0.4, 0.6], 5), "pretrained": Estimate(0.6, [0.5, 0.7], 5)}
+        >>> column = Column(arms, {"template": 0.55}, chance=0.125, metric="accuracy", seconds=60.0, git=None)
+        >>> str(column.arms["pretrained"])
+        '0.600 [0.500, 0.700]'
     """
 
     arms: Mapping[str, Estimate]
@@ -56,6 +64,13 @@ class Answer:
         unit: What counts as independent: ``"data set"`` or ``"fold"``.
         columns: What each comparison says.
         planned: The planned differences.
+
+    Example:
+        >>> arms = {"scratch": Estimate(0.5, [0.4, 0.6], 5)}
+        >>> column = Column(arms, {"template": 0.55}, chance=0.125, metric="accuracy", seconds=60.0, git=None)
+        >>> answer = Answer("Does it help?", small=False, unit="fold", columns={"all labels": column}, planned=[])
+        >>> answer.arms, answer.simple_decoders
+        (['scratch'], ['template'])
     """
 
     question: str

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = ["Estimate", "estimate"]
+
 # Fewer than these support no verdict.
 MIN_RUNS, MIN_TRIALS = 3, 20
 UNBOUNDED = (-math.inf, math.inf)
@@ -28,6 +30,10 @@ class Estimate:
         ci95: Both ends of the interval; ``None`` where there is none: of one value, or of values that are all
             equal and so say nothing of their spread.
         n: Number of independent values.
+
+    Example:
+        >>> str(Estimate(0.6, ci95=[0.352, 0.848], n=3))
+        '0.600 [0.352, 0.848]'
     """
 
     mean: float
@@ -42,7 +48,7 @@ def estimate(values: Sequence[float] | np.ndarray, *, bounds: tuple[float, float
     """Mean and Student's 95 % interval of independent values; one value has no interval.
 
     Args:
-        values: The values.
+        values: The values, (N,).
         bounds: Least and greatest possible value; the interval does not leave them.
 
     Example:

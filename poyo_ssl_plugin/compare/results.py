@@ -14,6 +14,8 @@ from poyo_ssl_plugin.compare.estimates import Estimate, PairedComparison, Scores
 from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import Decoding, Metric, decoding_kind
 
+__all__ = ["ArmScores", "TestedRun"]
+
 
 def to_json(content: Any) -> Any:
     """Dataclasses as plain JSON values; ``further`` numbers stand beside the fields.
@@ -33,7 +35,13 @@ def to_json(content: Any) -> Any:
 
 @dataclass(frozen=True)
 class TestedRun:
-    """The test of one fine-tuning run: its value over ``n_test`` moments, and further numbers of it by name."""
+    """The test of one fine-tuning run: its value over ``n_test`` moments, and further numbers of it by name.
+
+    Example:
+        >>> run = TestedRun(seed=0, value=0.625, n_test=48)
+        >>> run.value * run.n_test  # trials that were named right
+        30.0
+    """
 
     __test__ = False  # not one of pytest's
 
@@ -84,6 +92,12 @@ class ArmScores:
         mean: Their mean; of folds, the mean over folds.
         ci95: Interval over runs and trials; ``None`` of one run.
         trials_ci95: Interval over trials alone.
+
+    Example:
+        >>> runs = [TestedRun(seed=0, value=0.6, n_test=48), TestedRun(seed=1, value=0.7, n_test=48)]
+        >>> scores = ArmScores("accuracy", runs, mean=0.65, ci95=[0.5, 0.8], trials_ci95=None)
+        >>> max(run.value for run in scores.runs)
+        0.7
     """
 
     metric: str

@@ -125,7 +125,7 @@ class CurriculumSampler(PredictabilitySampler):
     Args:
         epochs: Epochs, whole or not, until the diet is fully open; it stays open after that.
         pacing: ``"linear"``, ``"exponential"``, ``"step"``, a function from progress in [0, 1] to
-            the way opened in [0, 1], or ``"loss"`` for a :class:`LossPacing`, whose ``observe`` the
+            the way opened in [0, 1], or ``"loss"`` for a ``LossPacing``, whose ``observe`` the
             trainer calls.
         start_fraction: Share of the diet that is open at the start, in (0, 1].
         **options: As :class:`PredictabilitySampler`; ``diet`` is required.

@@ -45,7 +45,7 @@ Transform = Callable[[Any], Any]
 
 
 class DietData(L.LightningDataModule):
-    """Windows of a dataset on a diet: what pretraining and fine-tuning share.
+    """A :class:`~lightning.pytorch.core.LightningDataModule` of windows on a diet, for pretraining or fine-tuning.
 
     Args:
         dataset: The recordings; those without a neuron of the diet are left out.
@@ -67,13 +67,11 @@ class DietData(L.LightningDataModule):
 
     Example:
         >>> from types import SimpleNamespace
-        >>> skewness = {"a": 1.0, "b": 9.0}
-        >>> rows = [dict(recording_id="mouse1", unit_id=u, skewness=skewness[u], kurtosis=0.0) for u in skewness]
-        >>> table = PredictabilityTable.from_rows(rows)
-        >>> dataset = SimpleNamespace(recording_ids=["mouse1"])  # stands for Recordings(folder)
+        >>> rows = [dict(recording_id="a", unit_id=str(i), skewness=9.0 * i, kurtosis=0.0) for i in range(2)]
+        >>> dataset, table = SimpleNamespace(recording_ids=["a"]), PredictabilityTable.from_rows(rows)
         >>> options = dict(task=None, window_length=2.0, batch_size=8)
         >>> DietData(dataset, table, Diet.from_thresholds(table), {}, **options).unit_ids
-        ['mouse1/a']
+        ['a/0']
     """
 
     def __init__(

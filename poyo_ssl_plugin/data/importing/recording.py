@@ -52,7 +52,8 @@ def recording_from_arrays(
         trials: Columns ``start`` and ``end`` in seconds, and labels: a mapping of arrays or a DataFrame. They become
             the intervals ``trials``. For (R, T, N) one row per trial, with times from the first sample of the trial.
         series: Name to columns ``time`` (seconds, increasing) and values, such as running speed.
-        split: As :func:`~poyo_ssl_plugin.data.importing.parts.split_recording`.
+        split: Three fractions of the recording for training, validation and test; ``"blocks:N"`` for 70, 10 and 20 %
+            of each of N blocks of it; or the column of the trials that says train, valid or test.
         unit_ids: Ids of the neurons within the recording, (N,); by default their numbers. The file has them
             behind the id of the recording, so that no two recordings share one.
         subject: Id of the animal; by default the recording's.
