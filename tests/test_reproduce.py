@@ -61,7 +61,7 @@ def test_data_sets_can_be_done_one_by_one(sim_dir, tmp_path):
     reproduce(asked, tmp_path, changes, only=["107"], small=True)
     assert set(pd.read_csv(tmp_path / "runs.csv").data_set) == {107}
     with pytest.raises(RecipeError, match="unknown data set '99'"):
-        reproduce(asked, tmp_path, changes, only=["99"])
+        reproduce(asked, tmp_path, changes, only=["99"], small=True)
 
 
 def test_planned_arms_are_those_of_their_column():

@@ -89,7 +89,8 @@ def parse_overrides(overrides: Sequence[str], cls: type[Any] = Comparison) -> di
             raise RecipeError(f"unknown key {key!r}; {hint}")
         try:
             # Ids are texts: YAML would make a number of 2024_05_01 and of 007.
-            values[key] = yaml.load(text, yaml.BaseLoader if key in _TEXTS else yaml.SafeLoader)  # noqa: S506
+            loader = (yaml.BaseLoader if key in _TEXTS else yaml.SafeLoader)(text)
+            values[key] = loader.get_single_data()
         except yaml.YAMLError as error:
             raise RecipeError(f"{key}: cannot read {text!r} ({' '.join(str(error).split())})") from None
     return values

@@ -84,7 +84,7 @@ class RunRecord:
         >>> import tempfile
         >>> config = OmegaConf.create({"model": {"dim": 64}, "out_dir": tempfile.mkdtemp(), "resume": True})
         >>> record = RunRecord.of(config, seed=1)
-        >>> record.write(config.out_dir)
+        >>> record.write()
         >>> RunRecord.read(config.out_dir).recipe  # where it is written does not make a run another
         {'model.dim': 64, 'seed': 1}
     """
