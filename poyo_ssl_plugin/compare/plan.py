@@ -22,7 +22,7 @@ from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
 from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_task
-from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
+from poyo_ssl_plugin.data.splits import PARTS, Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.frames import FRAMES_TASK
 from poyo_ssl_plugin.models import model_to_train
@@ -304,13 +304,13 @@ def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: T
     """Find what a fold lacks; returns the task as its training time has it."""
     where = "the recorded split" if fold.number is None else f"fold {fold.number}"
     fitted = fit_task(task, dataset, {name: fold.split["train"][name] for name in decoded})
-    for part in ("train", "test"):
+    for part in PARTS:
         found = 0
         for name in decoded:
             data = dataset.get_recording(name)
             if task.source in data.keys():
                 found += len(find_trials(data, fitted, None, fold.split[part][name]))
-        if found == 0:
+        if found == 0 and part != "valid":
             raise RecordingError(f"{where} has no {part} trial of {task.name!r}; choose another task=... or folds=...")
     if not diet_of(finetune, fold.decoding).members_of(fold.decoding).any():
         raise RecipeError(f"{where}: the diet of fine-tuning leaves no neuron to decode; set it by finetune=[diet=...]")
