@@ -67,8 +67,17 @@ def write_caiman(path: Path, traces: np.ndarray, accepted: list[int] | None) -> 
     return path
 
 
-def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f", spikes: list[np.ndarray] = ()) -> Path:
-    """A file written by pynwb."""
+def write_nwb(
+    path: Path,
+    traces: np.ndarray | None,
+    kind: str = "df_over_f",
+    spikes: list[np.ndarray] = (),
+    cells: tuple[str, np.ndarray] | None = None,
+) -> Path:
+    """A file written by pynwb, laid out by one of the conventions of ``nwb_series``.
+
+    ``cells`` is a column of the table of ROIs.
+    """
     pynwb = pytest.importorskip("pynwb")
     from pynwb.ophys import DfOverF, Fluorescence, ImageSegmentation, OpticalChannel
 
@@ -83,19 +92,19 @@ def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f", sp
         ophys = file.create_processing_module("ophys", "ophys")
         segmentation = ImageSegmentation()
         ophys.add(segmentation)
-        cells = segmentation.create_plane_segmentation("cells", plane)
+        table = segmentation.create_plane_segmentation("cells", plane)
         for _ in range(CELLS):
-            cells.add_roi(pixel_mask=[(0, 0, 1.0)])
-        region = cells.create_roi_table_region("all", region=list(range(CELLS)))
-        container = DfOverF() if kind == "df_over_f" else Fluorescence()
-        ophys.add(container)
-        clock = {"rois": region, "unit": "a.u."}
-        if kind == "df_over_f":
-            container.create_roi_response_series("traces", traces, rate=RATE, starting_time=0.5, **clock)
-        else:
-            times = 0.5 + np.arange(len(traces)) / RATE
-            container.create_roi_response_series("traces", 100 + traces, timestamps=times, **clock)
-            container.create_roi_response_series("Neuropil", np.full_like(traces, 40), timestamps=times, **clock)
+            table.add_roi(pixel_mask=[(0, 0, 1.0)])
+        if cells is not None:
+            table.add_column(cells[0], "which are cells", data=cells[1])
+        times = 0.5 + np.arange(len(traces)) / RATE
+        clock = {"rate": RATE, "starting_time": 0.5} if kind == "df_over_f" else {"timestamps": times}
+        for container, series in nwb_series(traces)[kind].items():
+            held = DfOverF() if container == "DfOverF" else Fluorescence(name=container)
+            ophys.add(held)
+            for name, (values, rois) in series.items():
+                region = table.create_roi_table_region("some", region=list(rois))
+                held.create_roi_response_series(name, values, rois=region, unit="a.u.", **clock)
     for times in spikes:
         file.add_unit(spike_times=times)
     if traces is not None or len(spikes):
@@ -105,3 +114,21 @@ def write_nwb(path: Path, traces: np.ndarray | None, kind: str = "df_over_f", sp
     with pynwb.NWBHDF5IO(str(path), "w") as io:
         io.write(file)
     return path
+
+
+def nwb_series(traces: np.ndarray) -> dict[str, dict[str, dict[str, tuple[np.ndarray, range]]]]:
+    """Convention to container to series to values and ROIs, as plain files, neuroconv and suite2p have them."""
+    fluorescence, neuropil, every = 100 + traces, np.full_like(traces, 40), range(CELLS)
+    neuropil[::2] = 20 + np.arange(CELLS)  # of each cell another, so that a mistaken one is found
+    planes = {"plane0": range(2), "plane1": range(3, CELLS)}
+    neuroconv = {"RoiResponseSeries": (fluorescence, every), "Neuropil": (neuropil, every)}
+    return {
+        "df_over_f": {"DfOverF": {"traces": (traces, every)}},
+        "fluorescence": {"Fluorescence": {"traces": (fluorescence, every), "Neuropil": (neuropil, every)}},
+        "neuroconv": {"Fluorescence": {**neuroconv, "Deconvolved": (traces, every), "Denoised": (traces, every)}},
+        "both": {"Fluorescence": neuroconv, "DfOverF": {"RoiResponseSeries": (traces, every)}},
+        "suite2p": {
+            container: {name: (values[:, list(rois)], rois) for name, rois in planes.items()}
+            for container, values in (("Fluorescence", fluorescence), ("Neuropil", neuropil), ("Deconvolved", traces))
+        },
+    }

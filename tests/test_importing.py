@@ -14,6 +14,7 @@ from recording_files import (
     RATE,
     contents,
     main_run,
+    nwb_series,
     refused,
     run,
     write_caiman,
@@ -58,6 +59,19 @@ class TestReaders:
             "plane0_0", "plane1_0", "plane10_4",
         ]  # fmt: skip
 
+    def test_the_combined_view_of_suite2p(self, tmp_path, traces):
+        """suite2p 1 has settings.npy there, not ops.npy, and fills up planes that end a frame earlier with zeros."""
+        folder = write_suite2p(tmp_path / "combined", traces)
+        (folder / "ops.npy").rename(folder / "settings.npy")
+        for name in ("F.npy", "Fneu.npy"):
+            values = np.load(folder / name)
+            values[3:, -1] = 0
+            np.save(folder / name, values)
+        read = read_suite2p(folder)
+        expected = df_over_f(100 + 20 * traces[:-1], np.full((FRAMES - 1, CELLS), 40.0), RATE)
+        np.testing.assert_array_equal(read.values, expected)
+        assert read.rate == RATE and read.unit_ids[-1] == "combined_4"
+
     def test_nothing_is_unpickled(self, tmp_path, traces):
         """An ops.npy that runs code when it is loaded: its rate is not found, and nothing runs."""
         folder = write_suite2p(tmp_path / "plane0", traces)
@@ -69,14 +83,28 @@ class TestReaders:
         np.load(folder / "ops.npy", allow_pickle=True)
         assert canary.exists()
 
-    @pytest.mark.parametrize("kind", ["df_over_f", "fluorescence"])
+    @pytest.mark.parametrize("kind", ["df_over_f", "both", "fluorescence", "neuroconv"])
     def test_nwb(self, tmp_path, out, traces, kind):
         path = write_nwb(tmp_path / "mouse.nwb", traces, kind)
         data = written(run("nwb", path, "--out", out, "--recording", "m1"), out)
-        expected = traces if kind == "df_over_f" else df_over_f(100 + traces, np.full_like(traces, 40), RATE)
+        expected = traces if kind in ("df_over_f", "both") else df_over_f(100 + traces, neuropil_of(traces), RATE)
         np.testing.assert_allclose(data.calcium_traces.df_over_f, expected, rtol=1e-4, atol=1e-5)
         assert data.rois.id.astype(str).tolist() == [f"m1/{i}" for i in range(CELLS)]
         assert data.trials.side.tolist() == ["l", "r"] * 10 and float(data.domain.start[0]) == 0.5
+
+    def test_cells_and_planes_of_an_nwb(self, tmp_path, out, traces):
+        """As suite2p writes it: planes of one table, which says which ROIs are cells; each with its own neuropil."""
+        iscell = np.array([[1, 0.9], [0, 0.1], [0, 0.2], [0, 0.3], [1, 0.8]])
+        path = write_nwb(tmp_path / "mouse.nwb", traces, "suite2p", cells=("iscell", iscell))
+        several = "mouse.nwb: has several traces (Fluorescence/plane0, Fluorescence/plane1); choose one with --traces"
+        refused(run("nwb", path, "--out", out), out, several)
+        data = written(run("nwb", path, "--out", out, "--recording", "m1", "--traces", "Fluorescence/plane1"), out)
+        assert data.rois.id.astype(str).tolist() == ["m1/4"]
+        expected = df_over_f(100 + traces, neuropil_of(traces), RATE)[:, [4]]
+        np.testing.assert_allclose(data.calcium_traces.df_over_f, expected, rtol=1e-4, atol=1e-5)
+
+        path = write_nwb(tmp_path / "none.nwb", traces, cells=("is_accepted", np.zeros(CELLS, bool)))
+        refused(run("nwb", path, "--out", out), out, "traces: none of its 5 ROIs is accepted", before=contents(out))
 
     def test_an_nwb_without_traces(self, tmp_path, out):
         path = write_nwb(tmp_path / "mouse.nwb", None)
@@ -175,6 +203,11 @@ class TestReaders:
         np.testing.assert_allclose(found[[100, 300]], 0.5, atol=0.08)
         assert np.abs(np.median(found)) < 0.08
         assert np.isnan(df_over_f(fluorescence - 400, None, RATE)).all()
+
+
+def neuropil_of(traces: np.ndarray) -> np.ndarray:
+    """The neuropil that ``write_nwb`` writes."""
+    return nwb_series(traces)["fluorescence"]["Fluorescence"]["Neuropil"][0]
 
 
 class Trap:

@@ -78,6 +78,7 @@ def check(dataset_dir: Path, recordings: tuple[str, ...], field: str | None, on_
     """
     from poyo_ssl_plugin.data import Recordings
     from poyo_ssl_plugin.data.inventory import take_inventory
+    from poyo_ssl_plugin.data.supported import obstacles
 
     held, damaged = take_inventory(Recordings(dataset_dir, recordings or None), field=field, timeout=timeout)
     header = ("recording", "minutes", "Hz", "neurons", "splits (min)", "domains (min)", "stimuli", "tasks")
@@ -85,6 +86,8 @@ def check(dataset_dir: Path, recordings: tuple[str, ...], field: str | None, on_
         say(reason)
     if held:
         print_table(header, (found.row() for found in held))
+        for obstacle in obstacles(Recordings(dataset_dir, [found.recording for found in held])):
+            say(f"note: {obstacle}")
     if damaged and on_error == "stop":
         raise RecordingError(
             f"{len(damaged)} of {len(held) + len(damaged)} recordings cannot be used: {', '.join(damaged)}; prepare "
@@ -104,6 +107,7 @@ def tasks(dataset_dir: Path) -> None:
       poyo-ssl tasks recordings
     """
     from poyo_ssl_plugin.data import TASKS, Recordings, Task, tasks_of
+    from poyo_ssl_plugin.data.supported import obstacles
 
     dataset = Recordings(dataset_dir)
     found: Counter[Task] = Counter()
@@ -120,6 +124,8 @@ def tasks(dataset_dir: Path) -> None:
         return say(f"{dataset_dir}: its recordings have no labels; import them with --trials or --series")
     header = ("task", "kind", "from", "recordings", "write")
     print_table(header, rows, title=f"{len(dataset.recording_ids)} recordings")
+    for obstacle in obstacles(dataset):
+        say(f"note: {obstacle}")
 
 
 @click.command()

@@ -22,7 +22,7 @@ from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
 from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_task
-from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
+from poyo_ssl_plugin.data.splits import PARTS, Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.frames import FRAMES_TASK
 from poyo_ssl_plugin.models import model_to_train
@@ -305,9 +305,9 @@ def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: T
     where = "the recorded split" if fold.number is None else f"fold {fold.number}"
     length, fitted = finetune.data.window_length, fit_task(task, dataset, {k: fold.split["train"][k] for k in decoded})
     data = {name: of for name in decoded if task.source in (of := dataset.get_recording(name)).keys()}
-    for part in ("train", "test"):
+    for part in PARTS:
         trials = [find_trials(of, fitted, None, fold.split[part][name]) for name, of in data.items()]
-        if not any(len(found.that_fit(length)) for found in trials):
+        if part != "valid" and not any(len(found.that_fit(length)) for found in trials):
             raise RecordingError(
                 f"{where} has no {part} trial of {task.name!r} that a window of {length:g} s fits around; choose "
                 "another task=... or folds=..., or a shorter data.window_length in pretrain=[...] and finetune=[...]"

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 
 from poyo_ssl_plugin.data.series import is_series, is_timed
-from poyo_ssl_plugin.data.tasks import MOST_CLASSES, TASKS, Kind, Task, plain_labels
+from poyo_ssl_plugin.data.splits import PARTS, recorded_split
+from poyo_ssl_plugin.data.tasks import MOST_CLASSES, TASKS, Kind, Task, fit_task, plain_labels
+from poyo_ssl_plugin.data.trials import find_trials
+from poyo_ssl_plugin.errors import PoyoSSLError
 from poyo_ssl_plugin.recordings import SPIKES, TRACES
 
 
@@ -33,6 +36,33 @@ def tasks_of(data: Any) -> list[Task]:
             name = column if column not in names else f"{source}_{column}"
             found.append(Task(name, source, column, kind))
     return found
+
+
+def obstacles(dataset: Any) -> list[str]:
+    """Why tasks of the recordings cannot be trained on their recorded splits, as fine-tuning would say it.
+
+    Args:
+        dataset: The recordings, all readable.
+
+    Example:
+        >>> import tempfile
+        >>> from poyo_ssl_plugin.data import Recordings, simulate
+        >>> obstacles(Recordings(simulate(tempfile.mkdtemp(), n_recordings=1, n_units=4, minutes=4)))
+        []
+    """
+    recordings = {name: dataset.get_recording(name) for name in dataset.recording_ids}
+    found = []
+    for task in dict.fromkeys(task for data in recordings.values() for task in tasks_of(data)):
+        having = {name: data for name, data in recordings.items() if _supports(data, task)}
+        try:
+            split = recorded_split(dataset)
+            fitted = fit_task(task, dataset, {name: split["train"][name] for name in having})
+            for part in PARTS:
+                for name, data in having.items():
+                    find_trials(data, fitted, None, split[part][name])
+        except PoyoSSLError as error:
+            found.append(str(error))
+    return list(dict.fromkeys(found))
 
 
 def _supports(data: Any, task: Task) -> bool:

@@ -181,7 +181,8 @@ def _refuse_unknown(task: Task, data: Any, table: Any, rows: np.ndarray, label: 
     classes = ", ".join(map(str, task.classes[:8])) + (", ..." if len(task.classes) > 8 else "")
     raise RecordingError(
         f"recording {recording_id(data)}: row {row} of {task.source} has the {task.columns[0]} {value!r}, which is not "
-        f"among the classes of training ({classes}); leave those trials out or split the recording otherwise"
+        f"among the classes of the task {task.name!r} in training ({classes}); leave those trials out or split the "
+        "recording otherwise"
     )
 
 

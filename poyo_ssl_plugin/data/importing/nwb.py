@@ -16,16 +16,18 @@ from poyo_ssl_plugin.errors import RecordingError
 def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: str | None = None) -> Traces | Spikes:
     """dF/F of the ROI response series of an NWB file, else the spikes of its units, and its trials.
 
-    A series in a ``DfOverF`` is dF/F. One in a ``Fluorescence`` is turned into dF/F, with the series whose name says
-    neuropil, if there is one of the same shape, as neuropil.
+    A series in a ``DfOverF`` is dF/F. One in a ``Fluorescence`` is turned into dF/F, with the series of the same ROIs
+    whose name, or whose container's, says neuropil. Where the table of ROIs says which are cells or accepted
+    (``iscell``, ``is_accepted``, ``accepted``), only these are read.
 
     Args:
         path: The file.
         sampling_rate: In Hz; by default what the file says.
-        series: Name of the series, where there are several.
+        series: Name of the series, where there are several; also behind that of its container: ``Fluorescence/plane0``.
 
     Raises:
-        RecordingError: If there are neither traces nor spikes, or several traces, or their clock is not regular.
+        RecordingError: If there are neither traces nor spikes, or several traces, or their clock is not regular, or no
+            ROI is accepted.
 
     Example:
         >>> import datetime
@@ -62,22 +64,25 @@ def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: st
         rate = sampling_rate_of(path, rate, sampling_rate)
         if not _is_df_over_f(chosen):
             values = df_over_f(values, _neuropil(chosen, found), rate)
-        rois = np.asarray(chosen.rois.table.id[:])[np.asarray(chosen.rois.data)]
-        return Traces(values, rate, rois.astype(str), start, _trials(path, file))
+        accepted = _accepted(chosen)
+        if len(accepted) == 0:
+            raise RecordingError(f"{where}: none of its {n_rois} ROIs is accepted as a cell; curate them first")
+        return Traces(values[:, accepted], rate, _ids(chosen)[accepted].astype(str), start, _trials(path, file))
 
 
 def _choose(path: Path, found: list[Any], name: str | None) -> Any:
-    names = ", ".join(sorted(series.name for series in found))
+    names = ", ".join(sorted(map(_label, found)))
     if name is not None:
-        found = [series for series in found if series.name == name]
+        found = [series for series in found if name in (series.name, _label(series))]
     else:
-        found = [series for series in found if not _is_neuropil(series)]
+        found = [series for series in found if not _says(series, *_DERIVED)]
         found = [series for series in found if _is_df_over_f(series)] or found
     if not found:
         having = f"it has {names}" if names else "it has neither a RoiResponseSeries nor units"
         raise RecordingError(f"{path}: has no traces{f' {name!r}' if name else ''}; {having}")
     if len(found) > 1:
-        raise RecordingError(f"{path}: has several traces ({names}); choose one with --traces")
+        several = ", ".join(sorted(map(_label, found)))
+        raise RecordingError(f"{path}: has several traces ({several}); choose one with --traces")
     return found[0]
 
 
@@ -93,19 +98,45 @@ def _spikes(path: Path, file: Any) -> Spikes:
     )
 
 
+# What suite2p, CaImAn and neuroconv write beside the fluorescence itself, by names of series or containers.
+_DERIVED = ("neuropil", "deconvolved", "denoised", "baseline")
+_ACCEPTED = {"iscell", "accepted", "isaccepted"}
+
+
+def _label(series: Any) -> str:
+    return f"{series.parent.name}/{series.name}"
+
+
+def _says(series: Any, *words: str) -> bool:
+    return any(word in _label(series).lower() for word in words)
+
+
 def _is_df_over_f(series: Any) -> bool:
-    return type(series.parent).__name__ == "DfOverF" or series.name.lower().replace("_", "") in ("dff", "dfoverf")
+    return type(series.parent).__name__ == "DfOverF" or series.name.lower().replace("_", "").startswith(
+        ("dff", "dfoverf")
+    )
 
 
-def _is_neuropil(series: Any) -> bool:
-    return "neuropil" in series.name.lower()
+def _ids(series: Any) -> np.ndarray:
+    return np.asarray(series.rois.table.id[:])[np.asarray(series.rois.data)]
 
 
 def _neuropil(chosen: Any, found: list[Any]) -> np.ndarray | None:
     for series in found:
-        if series is not chosen and _is_neuropil(series) and series.data.shape == chosen.data.shape:
+        same = series.rois.table is chosen.rois.table and np.array_equal(_ids(series), _ids(chosen))
+        if same and series is not chosen and _says(series, "neuropil") and series.data.shape == chosen.data.shape:
             return np.asarray(series.data)
     return None
+
+
+def _accepted(series: Any) -> np.ndarray:
+    """Which ROIs of a series are cells, as their table says it: 0 or 1, with the probability beside it in suite2p's."""
+    table = series.rois.table
+    for name in table.colnames:
+        column = np.asarray(table[name][:]) if name.lower().replace("_", "") in _ACCEPTED else np.empty(0, object)
+        if column.dtype.kind in "biuf":
+            return np.flatnonzero((column if column.ndim == 1 else column[:, 0])[np.asarray(series.rois.data)])
+    return np.arange(len(series.rois))
 
 
 def _clock(where: str, series: Any) -> tuple[float, float | None]:

@@ -18,11 +18,11 @@ def read_suite2p(folder: str | Path, *, sampling_rate: float | None = None) -> T
     """dF/F of the cells (``iscell``) of all planes, from ``F.npy`` and ``Fneu.npy``.
 
     ``ops.npy`` is a pickle, which can run any code when it is loaded. So it is never unpickled: the rate is looked
-    for among its plain numbers. ``stat.npy`` is left alone.
+    for among its plain numbers, then among those of ``settings.npy``. ``stat.npy`` is left alone.
 
     Args:
-        folder: ``suite2p``, with ``plane0``, ``plane1``, ..., or one of these.
-        sampling_rate: In Hz, of one plane; by default ``fs`` of ``ops.npy``.
+        folder: ``suite2p``, with ``plane0``, ``plane1``, ..., or one of these, or ``combined``.
+        sampling_rate: In Hz, of one plane; by default ``fs`` of ``ops.npy`` or ``settings.npy``.
 
     Raises:
         RecordingError: If a file is missing or damaged, no cell is left, or the rate is not known.
@@ -44,7 +44,9 @@ def read_suite2p(folder: str | Path, *, sampling_rate: float | None = None) -> T
     planes = [plane for plane in planes if (plane / "F.npy").is_file()]
     if not planes:
         raise RecordingError(f"{folder}: has neither F.npy nor plane0/F.npy; give the folder that suite2p wrote")
-    rate = sampling_rate_of(planes[0] / "ops.npy", _rate(planes[0] / "ops.npy"), sampling_rate)
+    # suite2p 1 writes no ops.npy for its combined view, and for planes only if it is told to.
+    rates = [_rate(planes[0] / name) for name in ("ops.npy", "settings.npy")]
+    rate = sampling_rate_of(planes[0] / "ops.npy", rates[1] if rates[0] is None else rates[0], sampling_rate)
     read = [_plane(plane, rate) for plane in planes]
     n_frames = min(len(values) for values, _ in read)
     if max(len(values) for values, _ in read) > n_frames + 1:
@@ -72,6 +74,11 @@ def _plane(folder: Path, rate: float) -> tuple[np.ndarray, np.ndarray]:
             f"{folder / 'iscell.npy'}: has shape {cells.shape} for {len(fluorescence)} ROIs of F.npy; were its axes "
             "swapped, or the files written by different runs?"
         )
+    if folder.name == "combined":
+        # suite2p fills up planes that end a frame earlier with zeros.
+        n_filled = (fluorescence[:, ::-1] != 0).argmax(axis=1).max(initial=0)
+        n_frames = fluorescence.shape[1] - n_filled
+        fluorescence, neuropil = fluorescence[:, :n_frames], neuropil[:, :n_frames]
     rois = np.flatnonzero(cells if cells.ndim == 1 else cells[:, 0])
     if len(rois) == 0:
         return np.empty((fluorescence.shape[1], 0), np.float32), rois
@@ -84,10 +91,10 @@ def _plane_number(path: Path) -> tuple[int, str]:
 
 
 def _rate(path: Path) -> float | None:
-    """``fs`` of a pickled ``ops.npy``, read from the list of its instructions without running them."""
+    """``fs`` of a pickled dictionary, read from the list of its instructions without running them."""
     if not path.is_file():
         return None
-    with reading(path, "ops.npy of suite2p"), path.open("rb") as file:
+    with reading(path, f"{path.name} of suite2p"), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         header: Any = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
         header(file)
