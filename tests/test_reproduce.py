@@ -58,7 +58,7 @@ def test_data_sets_can_be_done_one_by_one(sim_dir, tmp_path):
     columns = {"quarter": {"arms": stand_in["arms"]}}
     asked = Question(question.question, columns, planned, question.shared, question.data_sets)
     changes = {"root": str(sim_dir), **stand_in, **TINY}
-    reproduce(asked, tmp_path, changes, only=["107"], small=True)
+    assert reproduce(asked, tmp_path, changes, only=["107"], small=True).unit == "seed"
     assert set(pd.read_csv(tmp_path / "runs.csv").data_set) == {107}
     with pytest.raises(RecipeError, match="unknown data set '99'"):
         reproduce(asked, tmp_path, changes, only=["99"], small=True)

@@ -61,7 +61,7 @@ class Answer:
     Attributes:
         question: The question.
         small: Whether runs were too short to say anything.
-        unit: What counts as independent: ``"data set"`` or ``"fold"``.
+        unit: What counts as independent: ``"data set"``, ``"fold"`` or ``"seed"``.
         columns: What each comparison says.
         planned: The planned differences.
 

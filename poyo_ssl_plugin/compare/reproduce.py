@@ -203,7 +203,7 @@ def _answer(question: Question, summaries: Mapping[str, Sequence[ComparisonSumma
     return Answer(
         question=question.question,
         small=small,
-        unit="data set" if len(next(iter(summaries.values()))) > 1 else "fold",
+        unit=_unit(next(iter(summaries.values()))),
         columns={name: _column(found) for name, found in summaries.items()},
         planned=[
             PlannedDifference(
@@ -228,8 +228,15 @@ def _column(summaries: Sequence[ComparisonSummary]) -> Column:
     )
 
 
+def _unit(summaries: Sequence[ComparisonSummary]) -> str:
+    """What counts once."""
+    if len(summaries) > 1:
+        return "data set"
+    return "fold" if summaries[0].folds else "seed"
+
+
 def _scores(summaries: Sequence[ComparisonSummary], arm: str) -> Scores:
-    """One value per data set, or, of a single one, per fold."""
+    """One value per data set, or, of a single one, per fold or seed."""
     if len(summaries) > 1:
         return Scores(np.array([[summary.arms[arm].mean] for summary in summaries]))
-    return Scores(np.array(independent_values(summaries[0].arms[arm].runs)), folds=True)
+    return Scores(np.array(independent_values(summaries[0].arms[arm].runs)), folds=bool(summaries[0].folds))
