@@ -239,4 +239,5 @@ def _scores(summaries: Sequence[ComparisonSummary], arm: str) -> Scores:
     """One value per data set, or, of a single one, per fold or seed."""
     if len(summaries) > 1:
         return Scores(np.array([[summary.arms[arm].mean] for summary in summaries]))
-    return Scores(np.array(independent_values(summaries[0].arms[arm].runs)), folds=bool(summaries[0].folds))
+    values = np.array(independent_values(summaries[0].arms[arm].runs))
+    return Scores(values, folds=True) if summaries[0].folds else Scores(values[:, None])
