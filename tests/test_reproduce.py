@@ -53,11 +53,9 @@ def test_every_question_runs_small(name, sim_dir, tmp_path):
 
 
 def test_data_sets_can_be_done_one_by_one(sim_dir, tmp_path):
-    question, stand_in = get_question("diet"), STAND_IN["diet"]
-    planned = planned_of(question, stand_in["arms"])
-    columns = {"quarter": {"arms": stand_in["arms"]}}
-    asked = Question(question.question, columns, planned, question.shared, question.data_sets)
-    changes = {"root": str(sim_dir), **stand_in, **TINY}
+    question, columns = get_question("diet"), {"quarter": {"arms": ["scratch"]}}
+    asked = Question(question.question, columns, [], question.shared, question.data_sets)
+    changes = {"root": str(sim_dir), "held_out": ["sim_002"], **TINY}
     assert reproduce(asked, tmp_path, changes, only=["107"], small=True).unit == "seed"
     assert set(pd.read_csv(tmp_path / "runs.csv").data_set) == {107}
     with pytest.raises(RecipeError, match="unknown data set '99'"):
