@@ -144,16 +144,27 @@ class TestBadInput:
     def test_without_a_mistake_it_goes_well(self, tmp_path):
         assert Import(tmp_path).run(tmp_path / "out").exit_code == 0
 
-    def test_a_label_that_training_lacks(self, traces, tmp_path):
-        trials = {"start": np.arange(20) * 3.0, "end": np.arange(20) * 3.0 + 2, "side": [*"lr" * 8, *"lrxx"]}
-        data = recording_from_arrays(traces, recording="a", sampling_rate=RATE, trials=trials)
-        save_recording(data, tmp_path / "recordings")
-        task = "task={name: side, source: trials, label: side}"
-        overrides = [task, f"data.root={tmp_path / 'recordings'}", f"out_dir={tmp_path / 'run'}", "diet=all"]
-        result = main_run("finetune", "--recipe", "scratch", "model=tiny", "trainer.accelerator=cpu", *overrides)
-        said = result.stderr.splitlines()[-1]
-        assert result.exit_code == 2 and "Traceback" not in result.stderr and not (tmp_path / "run").exists()
-        assert said.startswith("error: recording a: row 18 of trials has the side 'x', which is not among the classes")
+    @pytest.mark.parametrize(("part", "row"), [("valid", 14), ("test", 18)])
+    def test_a_label_that_training_lacks(self, traces, tmp_path, part, row):
+        """It is refused before any training, and ``check`` and ``tasks`` say it beforehand."""
+        side = np.array([*"lr" * 10])
+        side[row] = "x"
+        trials = {"start": np.arange(20) * 3.0, "end": np.arange(20) * 3.0 + 2, "side": side}
+        root = tmp_path / "recordings"
+        save_recording(recording_from_arrays(traces, recording="a", sampling_rate=RATE, trials=trials), root)
+        plain = {**trials, "side": ["l", "r"] * 10}
+        save_recording(recording_from_arrays(traces, recording="b", sampling_rate=RATE, trials=plain), root)
+        sentence = f"recording a: row {row} of trials has the side 'x', which is not among the classes of the task "
+        for command in ("check", "tasks"):
+            said = main_run(command, root)
+            assert said.exit_code == 0 and f"note: {sentence}'side' in training (l, r)" in said.output
+        common = ["task={name: turn, source: trials, label: side}", f"out_dir={tmp_path / 'run'}"]
+        finetune = ["--recipe", "scratch", f"data.root={root}", "model=tiny", "trainer.accelerator=cpu", "diet=all"]
+        compare = ["--preset", "session", f"root={root}", "recordings=[a,b]", "folds=0", "arms=[scratch]", "seeds=[0]"]
+        for arguments in (["finetune", *finetune], ["compare", *compare]):
+            result = main_run(*arguments, *common)
+            assert result.exit_code == 2 and "Traceback" not in result.stderr and not (tmp_path / "run").exists()
+            assert result.stderr.splitlines()[-1].startswith(f"error: {sentence}'turn' in training (l, r); leave")
 
     def test_ids_that_repeat(self, traces):
         with pytest.raises(RecordingError, match="unit id 'a' occurs twice"):
