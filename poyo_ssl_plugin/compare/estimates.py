@@ -1,7 +1,7 @@
 """Means, intervals and paired comparisons of a few runs that share their test trials.
 
 A difference between two arms varies for two reasons: other runs (seeds, folds) and other test trials. The
-intervals of :class:`Scores` cover both, so neither equal runs nor many trials make a difference sure by themselves.
+intervals of ``Scores`` cover both, so neither equal runs nor many trials make a difference sure by themselves.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class PredictabilitySampler(torch.utils.data.Sampler[DatasetIndex]):
     epoch is drawn at once, in numpy.
 
     Under ``torch.distributed`` every process yields the same epoch, which is what Lightning's own wrapper
-    expects; :class:`~poyo_ssl_plugin.distributed.ShardedSampler` cuts it into shares.
+    expects; ``ShardedSampler`` cuts it into shares.
 
     Args:
         sampling_intervals: Recording id to the intervals to sample from.
