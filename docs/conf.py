@@ -48,7 +48,7 @@ myst_enable_extensions = ["amsmath", "colon_fence", "deflist", "dollarmath", "su
 myst_heading_anchors = 3
 nb_execution_mode = os.environ.get("DOCS_NOTEBOOKS", "cache")
 nb_execution_cache_path = str(Path(__file__).parent / "_build" / "notebooks")
-nb_execution_timeout = 240
+nb_execution_timeout = 480  # of a cell, on a busy machine
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_merge_streams = True
@@ -73,7 +73,7 @@ copybutton_prompt_is_regexp = True
 # Every reference leads somewhere; of others' pages links.py has what the site refers to, so nothing is fetched.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(.*\._\w+|dict\[str|collections\.abc\.Mapping\[str|np\.ndarray|pd\.DataFrame)"),
+    ("py:.*", r"(.*\._\w+|dict\[str|np\.ndarray|pd\.DataFrame)"),
     # Types in signatures that are nobody's to make.
     (
         "py:class",
