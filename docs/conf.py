@@ -73,7 +73,7 @@ copybutton_prompt_is_regexp = True
 # Every reference leads somewhere; of others' pages links.py has what the site refers to, so nothing is fetched.
 nitpicky = True
 nitpick_ignore_regex = [
-    ("py:.*", r"(.*\._\w+|dict\[str|np\.ndarray|pd\.DataFrame)"),
+    ("py:.*", r"(.*\._\w+|dict\[str|collections\.abc\.Mapping\[str|np\.ndarray|pd\.DataFrame)"),
     # Types in signatures that are nobody's to make.
     (
         "py:class",
