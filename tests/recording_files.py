@@ -38,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def write_suite2p(folder: Path, traces: np.ndarray, fs: object = RATE, cells: slice = slice(None)) -> Path:
-    """Files as suite2p lays them out (roiextractors reads them so); suite2p itself is too heavy for a test."""
+    """Files as suite2p lays them out (roiextractors reads them so); ``test_importing_real`` runs suite2p itself."""
     folder.mkdir(parents=True)
     n = traces.shape[1]
     np.save(folder / "F.npy", 100 + 20 * traces.T)

@@ -13,7 +13,7 @@ import pytest
 from click.testing import Result
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recording_files import CELLS, RATE, TRIALS, main_run, refused, run, write_caiman, write_suite2p
+from recording_files import CELLS, RATE, TRIALS, main_run, refused, run, write_caiman, write_nwb, write_suite2p
 
 from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
 from poyo_ssl_plugin.errors import OutputError, RecordingError
@@ -189,3 +189,18 @@ class TestBadInput:
             file["estimates/C"] = traces.T
         refused(run("caiman", tmp_path / "c.h5", "--out", out), out, "run estimates.detrend_df_f()")
         refused(run("suite2p", tmp_path, "--out", out), out, "iscell.npy")
+        (tmp_path / "text.npy").write_text("hello")
+        said = refused(run("arrays", tmp_path / "text.npy", "--sampling-rate", RATE, "--out", out), out, "text.npy: ")
+        assert "pickle" not in said
+
+    @pytest.mark.filterwarnings("error")
+    def test_an_nwb_with_swapped_axes(self, tmp_path, out, traces):
+        """Only the sentence is said, without the warning of pynwb."""
+        path = write_nwb(tmp_path / "mouse.nwb", traces)
+        with h5py.File(path, "a") as file:
+            series = file["processing/ophys/DfOverF/traces"]
+            attributes = dict(series["data"].attrs)
+            del series["data"]
+            series["data"] = traces.T
+            series["data"].attrs.update(attributes)
+        refused(run("nwb", path, "--out", out), out, "has shape (5, 600) for 5 ROIs, not (frames, ROIs); its axes are")

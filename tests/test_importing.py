@@ -98,10 +98,12 @@ class TestReaders:
         path = write_nwb(tmp_path / "mouse.nwb", traces, "suite2p", cells=("iscell", iscell))
         several = "mouse.nwb: has several traces (Fluorescence/plane0, Fluorescence/plane1); choose one with --traces"
         refused(run("nwb", path, "--out", out), out, several)
-        data = written(run("nwb", path, "--out", out, "--recording", "m1", "--traces", "Fluorescence/plane1"), out)
-        assert data.rois.id.astype(str).tolist() == ["m1/4"]
-        expected = df_over_f(100 + traces, neuropil_of(traces), RATE)[:, [4]]
-        np.testing.assert_allclose(data.calcium_traces.df_over_f, expected, rtol=1e-4, atol=1e-5)
+        expected = df_over_f(100 + traces, neuropil_of(traces), RATE)
+        for plane, cell in (("plane0", 0), ("plane1", 4)):
+            chosen = ["--traces", f"Fluorescence/{plane}", "--force"]
+            data = written(run("nwb", path, "--out", out, "--recording", "m1", *chosen), out)
+            assert data.rois.id.astype(str).tolist() == [f"m1/{cell}"]
+            np.testing.assert_allclose(data.calcium_traces.df_over_f, expected[:, [cell]], rtol=1e-4, atol=1e-5)
 
         path = write_nwb(tmp_path / "none.nwb", traces, cells=("is_accepted", np.zeros(CELLS, bool)))
         refused(run("nwb", path, "--out", out), out, "traces: none of its 5 ROIs is accepted", before=contents(out))

@@ -72,7 +72,7 @@ def suite2p(folder: Path, sampling_rate: float | None, **options: Any) -> None:
 @import_recordings.command()
 @click.argument("file", type=_path)
 @_rate
-@click.option("--traces", help="Name of the RoiResponseSeries, where there are several.")
+@click.option("--traces", help="Name of the RoiResponseSeries, or CONTAINER/NAME, where there are several.")
 @_common
 def nwb(file: Path, sampling_rate: float | None, traces: str | None, **options: Any) -> None:
     """ROI traces, else spikes of units, and trials of an NWB FILE. --trials replaces its own trials.

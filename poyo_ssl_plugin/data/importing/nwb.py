@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,8 @@ def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: st
         from pynwb.ophys import RoiResponseSeries
     except ImportError:
         raise RecordingError("pynwb is not installed, which reads NWB: pip install 'poyo-ssl-plugin[import]'") from None
-    with reading(path, "NWB file"), NWBHDF5IO(str(path), "r") as io:
+    with reading(path, "NWB file"), warnings.catch_warnings(), NWBHDF5IO(str(path), "r") as io:
+        warnings.simplefilter("ignore")  # pynwb's, of what is refused below in a sentence
         file: Any = io.read()
         found = [item for item in file.objects.values() if isinstance(item, RoiResponseSeries)]
         if not found and series is None and file.units is not None:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -88,10 +87,10 @@ def load_array(path: Path) -> np.ndarray:
     Raises:
         RecordingError: If the file is missing, damaged, pickled, or holds no numbers.
     """
-    with reading(path, ".npy array"):
-        array: Any = np.load(path, allow_pickle=False)
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
-            raise RecordingError(f"{path}: holds {getattr(array, 'dtype', 'several arrays')}, not one array of numbers")
+    with reading(path, ".npy array"), path.open("rb") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+        if array.dtype.kind not in "fiub":
+            raise RecordingError(f"{path}: holds {array.dtype}, not numbers")
         return array
 
 
