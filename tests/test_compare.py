@@ -238,6 +238,7 @@ class TestProtocol:
             ({"finetune": ("nonsense=1",)}, "unknown key 'nonsense'"),
             ({"finetune": (*QUICK, "label_fraction=25")}, r"label_fraction must be in \(0, 1\], not 25"),
             ({"finetune": (*QUICK, "trainer.max_steps=-3")}, "trainer.max_steps must be"),
+            ({"finetune": (*QUICK, "transfer=foo")}, "transfer must be full, lp_ft or probe, not 'foo'"),
             (
                 {"finetune": (*QUICK, "data.window_length=90.0")},
                 "no train trial of .* that a window of 90 s fits around",
@@ -248,14 +249,14 @@ class TestProtocol:
         assert list(tmp_path.iterdir()) == []
 
     def test_the_last_fold_is_checked_before_the_first_step(self, sim_dir, tmp_path, monkeypatch):
-        from poyo_ssl_plugin.compare import plan
+        from poyo_ssl_plugin.compare import folds as folding
 
         def failing(dataset, source, fold, folds):
             if fold == folds - 1:
                 raise RecordingError("the last fold cannot be had")
             return repeat_fold(dataset, source, fold, folds)
 
-        monkeypatch.setattr(plan, "repeat_fold", failing)
+        monkeypatch.setattr(folding, "repeat_fold", failing)
         with pytest.raises(RecordingError, match="the last fold"):
             run_comparison(comparison(sim_dir, tmp_path, task="natural_movie", folds=2))
         assert list(tmp_path.iterdir()) == []
@@ -379,6 +380,26 @@ class TestProtocol:
         assert not list((tmp_path / "b").glob("runs/pretrain")) and new(tmp_path / "a", before) == {"predictable"}
         assert pretraining["pretrained/recorded"] == first.pretraining["pretrained/recorded"]
         assert OmegaConf.load(pretraining["supervised/recorded"] / "recipe.yaml").aux.task == "natural_movie"
+
+    def test_corrected_labels_are_learned_anew(self, sim_dir, tmp_path):
+        """Only by the runs that learn them: the auxiliary loss of pretraining is of gratings."""
+        root = Path(shutil.copytree(sim_dir, tmp_path / "recordings"))
+        options = {"held_out": ("sim_002",), "seeds": (0,), "arms": ("pretrained", "ssl_only", "scratch")}
+
+        def keys(task: str) -> dict[str, str]:
+            plan = make_plan(comparison(root, tmp_path / "out", task=task, **options))
+            return {f"{run.stage} {run.arm}": run.key for run in (*plan.pretraining, *plan.finetuning)}
+
+        def changed(task: str, stimulus: str, column: str, recording: str) -> set[str]:
+            before = keys(task)
+            with h5py.File(root / f"{recording}.h5", "r+") as file:
+                file[stimulus][column][0] += 1
+            return {name for name, key in keys(task).items() if key != before[name]}
+
+        gratings = changed("drifting_gratings", "drifting_gratings", "orientation", "sim_000")
+        assert gratings == {"pretrain pretrained", "finetune pretrained"}
+        movie = changed("natural_movie", "natural_movie_one", "frame", "sim_002")
+        assert movie == {"finetune pretrained", "finetune ssl_only", "finetune scratch"}
 
 
 class TestFrames:

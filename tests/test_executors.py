@@ -30,7 +30,9 @@ needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc"
 
 
 def make_run(place: object, n: int, **recipe: object) -> Run:
-    return Run("finetune", f"arm{n}", None, n, 0, None, ("a",), "", None, {"data": {"root": "x"}, **recipe}, str(place))
+    return Run(
+        "finetune", f"arm{n}", None, n, 0, None, ("a",), "", None, None, {"data": {"root": "x"}, **recipe}, str(place)
+    )
 
 
 def work(run: Run) -> Outcome:

@@ -16,9 +16,9 @@ _ray = click.option(
 
 @click.command()
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), default=Path("runs/demo"), show_default=True)
-@click.option("--recordings", default=6, show_default=True, help="Number of simulated recordings.")
-@click.option("--seeds", default=3, show_default=True, help="Fine-tuning seeds per arm.")
-@click.option("--processes", default=0, show_default="one per core", help="Runs at once.")
+@click.option("--recordings", type=click.IntRange(min=3), default=6, show_default=True, help="Simulated recordings.")
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="Fine-tuning seeds per arm.")
+@click.option("--processes", type=click.IntRange(min=0), default=0, show_default="one per core", help="Runs at once.")
 @_ray
 def demo(out_dir: Path, recordings: int, seeds: int, processes: int, ray: bool) -> None:
     """Everything on simulated recordings, from scores to a report.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import hashlib
 import logging
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,19 +16,19 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.arms import Arm, get_arms, join_overrides
-from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
-from poyo_ssl_plugin.compare.protocol import Comparison
+from poyo_ssl_plugin.compare.digests import LabelDigests, table_digest
+from poyo_ssl_plugin.compare.folds import Fold, load_fold
+from poyo_ssl_plugin.compare.protocol import Comparison, decoded_task
 from poyo_ssl_plugin.compare.record import Run
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
 from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_task
-from poyo_ssl_plugin.data.splits import PARTS, Split, recorded_split, repeat_fold
+from poyo_ssl_plugin.data.splits import PARTS
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
-from poyo_ssl_plugin.frames import FRAMES_TASK
 from poyo_ssl_plugin.models import model_to_train
-from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
+from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
-from poyo_ssl_plugin.training.recipe import auxiliary_declared, check_numbers, diet_of
+from poyo_ssl_plugin.training.recipe import auxiliary_declared, check_values, diet_of
 
 logger = logging.getLogger(__name__)
 
@@ -37,25 +36,6 @@ logger = logging.getLogger(__name__)
 FROM_SCRATCH = ("init_from=null",)
 _ALLOW = "allow_leak=true"
 _MODEL = re.compile(r"\+?model[.=]")
-
-
-@dataclass(frozen=True)
-class Fold:
-    """One division of time, and the neurons scored on its training time.
-
-    Attributes:
-        number: Which fold; ``None`` for the recordings' own split.
-        split: Times of training, validation and test.
-        table: All scored neurons.
-        pretraining: Those that pretraining may choose from.
-        decoding: Those that fine-tuning may choose from.
-    """
-
-    number: int | None
-    split: Split
-    table: PredictabilityTable = field(repr=False)
-    pretraining: PredictabilityTable = field(repr=False)
-    decoding: PredictabilityTable = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -108,23 +88,24 @@ def make_plan(comparison: Comparison) -> Plan:
     pretrained_on = tuple(name for name in dataset.recording_ids if name not in comparison.held_out)
     finetune = compose("finetune", comparison.task, comparison.finetune, allow_leak=comparison.allow_leak)
     _check_stimulus(dataset, decoded, task)
-    folds = [_load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
+    folds = [load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
     fitted = [_check_fold(fold, dataset, decoded, task, finetune) for fold in folds]
     # Folds cut the recordings that are decoded. Where others are pretrained on, one pretraining serves all folds.
     source = None
     if comparison.held_out:
-        source = _load_fold(comparison, dataset, None, finetune) if comparison.folds else folds[0]
+        source = load_fold(comparison, dataset, None, finetune) if comparison.folds else folds[0]
     sources = folds if source is None else [source]
     diets = _check_arms(comparison, arms, dataset, sources, pretrained_on, finetune)
     # Arms that differ in fine-tuning only share their pretraining.
+    labels = LabelDigests(dataset)
     pretraining: dict[str, Run] = {}
     finetuning: list[Run] = []
     for fold in folds:
         for arm in arms:
-            starts = _pretrainings(comparison, arm, source or fold, pretrained_on)
+            starts = _pretrainings(comparison, arm, source or fold, pretrained_on, labels)
             starts = [None if run is None else pretraining.setdefault(run.key, run) for run in starts]
             finetuning += [
-                _finetuning(comparison, arm, fold, seed, decoded, start)
+                _finetuning(comparison, arm, fold, seed, decoded, labels, start)
                 for seed, start in zip(comparison.seeds, starts, strict=True)
             ]
     tables = [table for fold in (*folds, *sources) for table in (fold.pretraining, fold.decoding)]
@@ -132,7 +113,7 @@ def make_plan(comparison: Comparison) -> Plan:
         comparison=comparison,
         arms=arms,
         folds=folds,
-        tables={_digest(table): table for table in tables},
+        tables={table_digest(table): table for table in tables},
         pretrained_on=pretrained_on,
         decoded=decoded,
         task=fitted[0],
@@ -140,15 +121,6 @@ def make_plan(comparison: Comparison) -> Plan:
         finetuning=finetuning,
         diets=diets,
     )
-
-
-def decoded_task(name: str) -> Task:
-    """A task that can be compared, by name.
-
-    Raises:
-        RecipeError: If there is none of that name.
-    """
-    return FRAMES_TASK if name == FRAMES_TASK.name else get_task(name)
 
 
 def _with_one_model(comparison: Comparison) -> Comparison:
@@ -175,25 +147,35 @@ def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow
 
 @functools.lru_cache(maxsize=64)
 def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> DictConfig:
-    return check_numbers(compose_recipe(command, recipe, overrides))
+    return check_values(compose_recipe(command, recipe, overrides))
 
 
-def _pretrainings(comparison: Comparison, arm: Arm, fold: Fold, recordings: tuple[str, ...]) -> list[Run | None]:
+def _pretrainings(
+    comparison: Comparison, arm: Arm, fold: Fold, recordings: tuple[str, ...], labels: LabelDigests
+) -> list[Run | None]:
     """The pretraining that each seed starts from: one of its own, the same one, or none."""
     if not arm.is_pretrained:
         return [None] * len(comparison.seeds)
     overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
     config = compose("pretrain", None, overrides, allow_leak=comparison.allow_leak)
+    task = auxiliary_declared(config)
+    read = None if task is None else labels.of(recordings, task.source)
     runs: list[Run | None] = []
     for seed in comparison.seeds if comparison.pretrain_each_seed else [None]:
         if seed is not None:
             config.seed = seed
-        runs.append(_run(comparison, "pretrain", arm, fold, seed, recordings, config, comparison.pretrain_dir))
+        runs.append(_run(comparison, "pretrain", arm, fold, seed, recordings, read, config, comparison.pretrain_dir))
     return runs if comparison.pretrain_each_seed else runs * len(comparison.seeds)
 
 
 def _finetuning(
-    comparison: Comparison, arm: Arm, fold: Fold, seed: int, recordings: tuple[str, ...], start: Run | None
+    comparison: Comparison,
+    arm: Arm,
+    fold: Fold,
+    seed: int,
+    recordings: tuple[str, ...],
+    labels: LabelDigests,
+    start: Run | None,
 ) -> Run:
     overrides = [*comparison.finetune, *arm.finetune]
     if start is None:
@@ -203,7 +185,8 @@ def _finetuning(
         config.init_from = str(start.checkpoint)
         model_to_train(config.model, start.recipe["model"], chosen=config.model, source="pretraining")
     place = comparison.out_dir if start else comparison.scratch_dir
-    return _run(comparison, "finetune", arm, fold, seed, recordings, config, place, start)
+    read = labels.of(recordings, decoded_task(comparison.task).source)
+    return _run(comparison, "finetune", arm, fold, seed, recordings, read, config, place, start)
 
 
 def _run(
@@ -213,13 +196,14 @@ def _run(
     fold: Fold,
     seed: int | None,
     recordings: tuple[str, ...],
+    labels: str | None,
     config: DictConfig,
     place: str,
     start: Run | None = None,
 ) -> Run:
     runs = comparison.runs_in(place)
     table = fold.pretraining if stage == "pretrain" else fold.decoding
-    digest = _digest(table)
+    digest = table_digest(table)
     settings: dict[str, Any] = {
         "data.root": str(Path(comparison.root).absolute()),
         "data.recordings": list(recordings),
@@ -242,33 +226,11 @@ def _run(
         stimulus=decoded_task(comparison.task).source if comparison.folds else None,
         recordings=recordings,
         neurons=digest,
+        labels=labels,
         start=None if start is None else start.key,
         recipe=cast("dict[str, Any]", OmegaConf.to_container(config)),
         place=runs,
     )
-
-
-def _load_fold(comparison: Comparison, dataset: Recordings, number: int | None, finetune: DictConfig) -> Fold:
-    if number is None:
-        split = recorded_split(dataset)
-    else:
-        split = repeat_fold(dataset, decoded_task(comparison.task).source, number, comparison.folds)
-    table = score_dataset(dataset, field=comparison.field, intervals=split["train"])
-    if comparison.held_out:
-        held_out = np.isin(table["recording_id"], comparison.held_out)
-        return Fold(number, split, table, table.select(~held_out), table.select(held_out))
-    if comparison.decode_fraction < 1:
-        return Fold(number, split, table, *split_neurons(table, finetune, fraction=comparison.decode_fraction))
-    return Fold(number, split, table, table, table)
-
-
-def _digest(table: PredictabilityTable) -> str:
-    """A digest of what diets and standardisation read of a table."""
-    said = hashlib.sha256()
-    for name in table.columns:
-        values = table[name].tolist()
-        said.update("\n".join([name, *(f"{v:.9g}" if isinstance(v, float) else str(v) for v in values)]).encode())
-    return said.hexdigest()[:12]
 
 
 def _check_settings(comparison: Comparison, dataset: Recordings) -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH
 from poyo_ssl_plugin.compare.executors import Executor, LocalExecutor, RayExecutor
+from poyo_ssl_plugin.data import Task, get_task
+from poyo_ssl_plugin.frames import FRAMES_TASK
 from poyo_ssl_plugin.recordings import TRACES
 
 DEFAULT_ARMS = (POYO_SSL, SCRATCH)
@@ -78,3 +80,12 @@ class Comparison:
     def runs_in(self, folder: str) -> str:
         """Where runs are kept: in ``folder``, or in ``out_dir`` if it is empty."""
         return str(Path(folder or self.out_dir, "runs").absolute())
+
+
+def decoded_task(name: str) -> Task:
+    """A task that can be compared, by name.
+
+    Raises:
+        RecipeError: If there is none of that name.
+    """
+    return FRAMES_TASK if name == FRAMES_TASK.name else get_task(name)

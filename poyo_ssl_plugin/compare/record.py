@@ -43,6 +43,7 @@ class Run:
         stimulus: What folds are made of; ``None`` without.
         recordings: Ids of what it reads.
         neurons: Digest of the scored neurons that it chooses from.
+        labels: Digest of the times and labels that it learns from; ``None`` for a pretraining without.
         start: Key of the pretraining that it starts from, if any.
         recipe: Its whole recipe.
         place: Folder that holds the folders of runs.
@@ -56,6 +57,7 @@ class Run:
     stimulus: str | None
     recordings: tuple[str, ...]
     neurons: str
+    labels: str | None
     start: str | None
     recipe: Mapping[str, Any] = field(repr=False)
     place: str
@@ -70,6 +72,7 @@ class Run:
             "root": self.recipe["data"]["root"],
             "recordings": list(self.recordings),
             "neurons": self.neurons,
+            "labels": self.labels,
             "start": self.start,
             "recipe": {k: v for k, v in flat(self.recipe).items() if k not in _FREE and (k, v) not in LATER.items()},
         }

@@ -38,6 +38,15 @@ _LEAST = {
     "trainer.threads": 0,
 }
 
+# Keys that are one of some words.
+_WORDS = {
+    "transfer": ("full", "lp_ft", "probe"),
+    "identify.method": ("none", "unlabelled"),
+    "regression_loss": ("smooth_l1", "mse", "l1"),
+    "trainer.on_nonfinite": ("stop", "skip"),
+    "data.on_error": ("stop", "skip"),
+}
+
 
 @dataclass
 class Inputs:
@@ -127,8 +136,8 @@ def require(config: DictConfig, key: str, what: str, *, null: bool = False) -> N
         raise RecipeError(f"{key} is not set: give {key}=..., {what}")
 
 
-def check_numbers(config: DictConfig) -> DictConfig:
-    """The recipe as it is, if a run can be done with its numbers.
+def check_values(config: DictConfig) -> DictConfig:
+    """The recipe as it is, if a run can be done with its numbers and words.
 
     Raises:
         RecipeError: Naming the first such key.
@@ -137,6 +146,10 @@ def check_numbers(config: DictConfig) -> DictConfig:
         value = OmegaConf.select(config, key)
         if value is not None and (type(value) is not int or value < least):
             raise RecipeError(f"{key} must be a whole number of at least {least}, not {value}")
+    for key, words in _WORDS.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and value not in words:
+            raise RecipeError(f"{key} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}")
     if config.trainer.max_steps == -1 and config.trainer.max_epochs is None:
         raise RecipeError("trainer.max_steps=-1 trains by trainer.max_epochs alone: give trainer.max_epochs=...")
     for key in ("data.window_length", "optim.optimizer.lr"):

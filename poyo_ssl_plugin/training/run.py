@@ -31,7 +31,7 @@ from poyo_ssl_plugin.training.prototypes import SelfTraining, start_from_class_m
 from poyo_ssl_plugin.training.recipe import (
     Inputs,
     auxiliary_task,
-    check_numbers,
+    check_values,
     data_options,
     diet_of,
     must_fit,
@@ -75,7 +75,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     record = RunRecord.of(config)
     if (finished := record.finished(config)) is not None:
         return finished
-    check_numbers(config)
+    check_values(config)
     inputs = inputs or Inputs.from_recipe(config)
     L.seed_everything(config.seed, workers=True, verbose=False)
     task, diet = auxiliary_task(config, inputs), diet_of(config, inputs.table)
@@ -145,7 +145,7 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
         (['NA', 'mouse1/0'], 8)
     """
     config = resolved(config)
-    check_numbers(config)
+    check_values(config)
     require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
     inputs = inputs or Inputs.from_recipe(config)
     decoding = decoding_of(config, inputs)

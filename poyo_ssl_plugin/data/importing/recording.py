@@ -206,7 +206,10 @@ def save_recording(data: Data, folder: str | Path, *, overwrite: bool = False) -
 def _check_names(recording: str, subject: str | None) -> None:
     for what, name in (("recording", recording), ("subject", subject or recording)):
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", str(name)):
-            raise RecordingError(f"{what} {name!r}: an id has letters, digits, '_', '-' and '.' only")
+            raise RecordingError(
+                f"{what} {name!r}: an id has at most 100 letters, digits, '_', '-' and '.', and begins with one of the "
+                "first two"
+            )
 
 
 def _checked_traces(recording: str, traces: np.ndarray) -> np.ndarray:
