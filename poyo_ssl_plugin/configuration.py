@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 __all__ = ["compose_recipe"]
 
+# Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
+LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1}
+
 
 def recipes_dir() -> Path:
     """Folder of the recipes: inside the installed package, or beside it in a checkout."""
@@ -98,6 +101,19 @@ def known_keys(config, prefix: str = "") -> list[str]:  # type: ignore[no-untype
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             keys += known_keys(node, f"{prefix}{key}.")
     return keys
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of nested mappings.
+
+    Example:
+        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
+        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
 
 
 def _file_name(command: str, recipe: str | None, folder: Path | None) -> str:

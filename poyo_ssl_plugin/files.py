@@ -26,6 +26,8 @@ _REFUSALS = {
     if hasattr(errno, name)
 }
 
+# In the folder of a run: what was asked, how far it is, and what came of it.
+RECORD = "run.json"
 # A run that was killed may have worker processes that take a moment to notice.
 PATIENCE = 10.0
 

@@ -17,39 +17,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from executor_runs import lingering_runs, make_run, work
 from quick import quick
 
 from poyo_ssl_plugin.compare.executors import LocalExecutor, RayExecutor, run_all
-from poyo_ssl_plugin.compare.record import RECORD, Outcome, Run, finished
+from poyo_ssl_plugin.compare.record import finished
 from poyo_ssl_plugin.errors import EXIT_TERMINATED, PoyoSSLError
-from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.files import RECORD, write_json
 from poyo_ssl_plugin.models import model_state, read_checkpoint
 
 TESTS = Path(__file__).parent
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
-
-
-def make_run(place: object, n: int, **recipe: object) -> Run:
-    return Run(
-        "finetune", f"arm{n}", None, n, 0, None, ("a",), "", None, None, {"data": {"root": "x"}, **recipe}, str(place)
-    )
-
-
-def work(run: Run) -> Outcome:
-    """Leave a mark, and do as the recipe says: fail, die once, or linger the first time."""
-    place, name = Path(run.place), f"{run.arm}.tried"
-    with (place / "count").open("a") as file:
-        file.write(".")
-    first = not (place / name).exists()
-    (place / name).write_text(str(os.getpid()))
-    if run.recipe.get("fail"):
-        raise PoyoSSLError("on purpose")
-    if run.recipe.get("dies") and first:
-        os.kill(os.getpid(), signal.SIGKILL)
-    if run.recipe.get("lingers") and run.seed and first:
-        time.sleep(600)
-    logging.getLogger("poyo_ssl_plugin").info("diet kept 1 of 2")
-    return Outcome({}, {}, {}, 0.0, 1, 1, value=2.0 * (run.seed or 0))
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +144,6 @@ def wait_until(done: Callable[[], object], seconds: float = 120.0):
     return found
 
 
-def lingering_runs(folder: Path) -> list[Run]:
-    return [make_run(folder, n, lingers=True) for n in range(4)]
-
-
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
@@ -190,7 +164,7 @@ if __name__ == "__main__":
     from pathlib import Path
     from poyo_ssl_plugin.compare.executors import LocalExecutor, run_all
     from poyo_ssl_plugin.errors import PoyoSSLError, terminate
-    from test_executors import lingering_runs, work
+    from executor_runs import lingering_runs, work
     signal.signal(signal.SIGTERM, terminate)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background processes ignore
     try:

@@ -73,7 +73,35 @@ class Recordings(Dataset):
     @property
     def paths(self) -> dict[str, Path]:
         """The file of every recording, by id."""
-        return dict(self._data_objects.paths)
+        return {name: self._data_objects.paths[name] for name in self.recording_ids}
+
+    def windows(
+        self,
+        recording_ids: Iterable[str] | None = None,
+        transform: Callable[[Any], Any] | None = None,
+        fields: Iterable[str] | None = None,
+    ) -> Recordings:
+        """Some of these recordings with another transform and other fields; files that are open are shared.
+
+        Args:
+            recording_ids: Which; all of these by default.
+            transform: Applied to every window.
+            fields: As of the class.
+
+        Raises:
+            RecordingError: If there is none of that id.
+
+        Example:
+            >>> import tempfile
+            >>> from poyo_ssl_plugin.data import simulate
+            >>> dataset = Recordings(simulate(tempfile.mkdtemp(), n_recordings=2, n_units=12, minutes=4))
+            >>> dataset.windows(["sim_001"], fields=["calcium_traces"]).recording_ids
+            ['sim_001']
+        """
+        chosen = Recordings(self.dataset_dir, self.recording_ids if recording_ids is None else recording_ids)
+        chosen.transform, chosen.fields = transform, None if fields is None else tuple(fields)
+        chosen._data_objects = self._data_objects
+        return chosen
 
     def get_recording_hook(self, data: Data) -> None:
         """Make ids of neurons unique, and let ``units`` stand for ``rois`` where the recording has only these."""

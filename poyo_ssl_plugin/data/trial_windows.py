@@ -55,7 +55,7 @@ def trial_windows(
             f"recording {name}: has no trial of {fitted.name!r} in {split!r} that a window fits around"
         )
     group, _, array = TRACES.partition(".")
-    windows = Recordings(dataset.dataset_dir, [name], fields=[group])
+    windows = dataset.windows(fields=[group])
     n_samples = round(window_length * float(getattr(data, group).sampling_rate))
     low, high = trials.moments(window_length, 0.0)
     starts = np.clip(trials.centre, low, np.maximum(low, high)) - window_length / 2

@@ -137,7 +137,7 @@ class DietData(L.LightningDataModule):
         transforms += self.activity.transforms(self.adapter, self.table, standardize=self.standardize)
         transforms += self._label_transforms(training, given)
         transforms.append(TaskTokenizer(self.adapter, self.task))
-        windows = Recordings(self.dataset.dataset_dir, self.recordings, Compose(transforms), fields=fields)
+        windows = self.dataset.windows(self.recordings, Compose(transforms), fields)
         if training:
             sampler = ShardedSampler(sampler, n_shards=n_processes(), index=process_index())
         kind = ResumableLoader if training else DataLoader

@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.objectives import identify_units
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
@@ -66,7 +65,7 @@ def unlabelled_data(
     """Unlabelled windows of the training time of the neurons that are decoded, as a model reads them."""
     options = {**data_options(config), "batch_size": batch_size, "unit_dropout": None}
     fed = {part: {name: times[name] for name in data.recordings} for part, times in inputs.split.items()}
-    chosen = Recordings(inputs.dataset.dataset_dir, data.recordings)
+    chosen = inputs.dataset.windows(data.recordings)
     windows = PretrainingData(chosen, inputs.table, data.diet, fed, task=None, seed=seed, **options)
     windows.attach(model)
     return windows

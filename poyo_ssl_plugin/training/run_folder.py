@@ -18,14 +18,14 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from poyo_ssl_plugin.configuration import LATER, flat
 from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
-from poyo_ssl_plugin.files import atomic_path, only_run_in, write_json
+from poyo_ssl_plugin.files import RECORD, atomic_path, only_run_in, write_json
 from poyo_ssl_plugin.models import LoadReport, read_checkpoint
 
 logger = logging.getLogger(__name__)
 
-RECORD = "run.json"
 # Keys of a recipe that change neither a run nor its result.
 _FREE = {"resume", "out_dir", "seeds", "data.num_workers", "data.timeout"}
 # Keys that may differ when a run that was stopped goes on: the same content in another place.
@@ -33,8 +33,6 @@ _MOVED = {"data.root", "diet.table", "init_from"}
 # Keys of the trainer that change the result, so that a finished run is not taken for another.
 _TRAINER = {"max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite"}
 _TRAINER |= {"compile", "accumulate_grad_batches"}
-# Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
-LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1}
 
 
 @dataclass
@@ -233,19 +231,6 @@ def _container(config: DictConfig) -> dict[str, Any]:
     recipe = OmegaConf.to_container(config)
     assert isinstance(recipe, dict)
     return recipe  # type: ignore[return-value]
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values of nested mappings.
-
-    Example:
-        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
-        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
 
 
 def _to_json(value: Any) -> Any:
