@@ -15,7 +15,8 @@ export OMP_NUM_THREADS ?= 1
 DOCS_INSTALLED := $(VENV)/docs-installed.stamp
 PACKAGE_VENV ?= .venv-package
 
-.PHONY: help demo test test-slow lint types audit check docs docs-figures package package-test clean
+.PHONY: help demo test test-legacy legacy-environment test-slow lint types audit check benchmarks docs docs-figures \
+	package package-test clean
 
 help: ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -42,6 +43,8 @@ demo: $(INSTALLED) ## Simulate, score, pretrain, fine-tune, report: a few minute
 
 test: $(INSTALLED) ## Run the tests and the examples in docstrings
 	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile
+
+legacy-environment: $(LEGACY_INSTALLED)
 
 test-legacy: $(INSTALLED) $(LEGACY_INSTALLED) ## Short runs with torch_brain 0.1, and what passes between it and 0.2
 	$(LEGACY_VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile $(LEGACY_TESTS)

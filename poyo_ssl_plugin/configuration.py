@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
+import functools
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["compose_recipe"]
 
+# An override that gives a key a value, and nothing to Hydra's own keys.
+_VALUE = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*=")
 # Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
-LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1}
+LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1, "trainer.limit_val_batches": 1.0}
 
 
 def recipes_dir() -> Path:
@@ -126,13 +131,42 @@ def _file_name(command: str, recipe: str | None, folder: Path | None) -> str:
 
 
 def _compose(name: str, overrides: Sequence[str], folder: Path | None):  # type: ignore[no-untyped-def]
+    """What Hydra composes. Files are composed once for a choice of groups, and values put in as Hydra does."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    places = tuple(place.resolve() for place in (folder, recipes_dir(), plugin_dir()) if place is not None)
+    values = [override for override in overrides if _VALUE.match(override) and not _names_group(override, places)]
+    try:
+        parsed = OverridesParser.create().parse_overrides(values)
+        if any(override.is_sweep_override() for override in parsed):
+            return _compose_files(name, tuple(overrides), places)
+        groups = tuple(override for override in overrides if override not in values)
+        # Files that were edited meanwhile are read anew.
+        edited = max(file.stat().st_mtime_ns for place in places for file in place.rglob("*.yaml"))
+        config = copy.deepcopy(_composed_once(name, groups, places, edited))
+        for override in parsed:
+            OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
+        return config
+    except (HydraException, OmegaConfBaseException):
+        # Its own error says more, in the words that users of Hydra know.
+        return _compose_files(name, tuple(overrides), places)
+
+
+def _names_group(override: str, places: Sequence[Path]) -> bool:
+    return any((place / override.partition("=")[0]).is_dir() for place in places)
+
+
+def _compose_files(name: str, overrides: tuple[str, ...], places: tuple[Path, ...]):  # type: ignore[no-untyped-def]
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf
 
     if not OmegaConf.has_resolver("times"):
         OmegaConf.register_new_resolver("times", lambda a, b: a * b)
-    first, *others = [*([folder.resolve()] if folder else []), recipes_dir(), plugin_dir()]
+    first, *others = places
     search = f"hydra.searchpath=[{','.join(f'file://{place}' for place in others)}]"
     # Composing inside of a Hydra application leaves that application's Hydra as it was.
     outer = GlobalHydra.instance().hydra
@@ -142,6 +176,11 @@ def _compose(name: str, overrides: Sequence[str], folder: Path | None):  # type:
             return compose(name, overrides=[search, *overrides])
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+@functools.lru_cache(maxsize=32)
+def _composed_once(name: str, groups: tuple[str, ...], places: tuple[Path, ...], edited: int):  # type: ignore[no-untyped-def]
+    return _compose_files(name, groups, places)
 
 
 def _explain(error: Exception, name: str, folder: Path | None) -> str:

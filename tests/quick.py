@@ -17,6 +17,7 @@ def quick(*overrides: str, steps: int, val_every: int | None = None, batch_size:
         f"data.batch_size={batch_size}",
         f"trainer.max_steps={steps}",
         f"trainer.val_every_n_steps={val_every or steps}",
+        "trainer.limit_val_batches=4",
         "trainer.log_every_n_steps=1",
         "trainer.progress=false",
         "trainer.tensorboard=false",

@@ -71,6 +71,22 @@ class TestRecipes:
         (tmp_path / "model" / "mine.yaml").write_text("_target_: poyo_ssl_plugin.CalciumPOYO\ndim: 48\n")
         (tmp_path / "pretrain_mine.yaml").write_text("defaults:\n  - pretrain\n  - override model: mine\n")
         assert compose_recipe("pretrain", "mine", folder=tmp_path).model.dim == 48
+        (tmp_path / "model" / "mine.yaml").write_text("_target_: poyo_ssl_plugin.CalciumPOYO\ndim: 32\n")
+        assert compose_recipe("pretrain", "mine", folder=tmp_path).model.dim == 32
+
+    @pytest.mark.parametrize(
+        ("command", "overrides"),
+        [
+            ("finetune", ["model=tiny", "model.dim=48", "task={name: a, source: t, label: l}", "seeds=[0,1]"]),
+            ("pretrain", ["diet=quantile", "+trainer.extra=3", "ssl=masked_activity", "data.unit_dropout=null"]),
+            ("pretrain", ["optim=lamb", "optim.optimizer.lr=${times:2,0.1}", "~aux", "data.recordings=['a,b']"]),
+        ],
+    )
+    def test_it_is_what_hydra_composes(self, command, overrides):
+        with initialize_config_dir(str(recipes_dir().resolve()), version_base="1.3"):
+            hydra = compose(command, [f"hydra.searchpath=[file://{plugin_dir().resolve()}]", *overrides])
+        for _ in range(2):  # the second time by what was kept of the first
+            assert OmegaConf.to_yaml(compose_recipe(command, None, overrides)) == OmegaConf.to_yaml(hydra)
 
     @pytest.mark.parametrize(
         ("override", "message"),

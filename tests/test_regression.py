@@ -145,7 +145,7 @@ class TestMeasure:
 
     def test_an_unknown_loss(self, sim_dir, table_path, tmp_path):
         options = ["task=running", "init_from=null", "seeds=[0]", "regression_loss=cosine"]
-        with pytest.raises(RecipeError, match="regression_loss must be smooth_l1, mse, l1"):
+        with pytest.raises(RecipeError, match="regression_loss must be smooth_l1, mse or l1, not 'cosine'"):
             run_finetuning(recipe("finetune", sim_dir, table_path, tmp_path, *options))
 
 

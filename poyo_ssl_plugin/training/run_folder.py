@@ -32,7 +32,7 @@ _FREE = {"resume", "out_dir", "seeds", "data.num_workers", "data.timeout"}
 _MOVED = {"data.root", "diet.table", "init_from"}
 # Keys of the trainer that change the result, so that a finished run is not taken for another.
 _TRAINER = {"max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite"}
-_TRAINER |= {"compile", "accumulate_grad_batches"}
+_TRAINER |= {"compile", "accumulate_grad_batches", "limit_val_batches"}
 
 
 @dataclass

@@ -43,7 +43,7 @@ _NOT_HERE = (
 
 # Keys of the recipe that are the trainer's own.
 _AS_THEY_ARE = {"accelerator", "devices", "num_nodes", "strategy", "precision", "deterministic"}
-_AS_THEY_ARE |= {"accumulate_grad_batches", "log_every_n_steps"}
+_AS_THEY_ARE |= {"accumulate_grad_batches", "log_every_n_steps", "limit_val_batches"}
 
 
 @contextmanager
