@@ -334,7 +334,7 @@ class TestProtocol:
         assert warning in (tmp_path / "report.html").read_text()
         assert warning.startswith("LEAK") and f"reverse: pretraining saw {both} of the decoded neurons" in warning
         # One run has no interval, and its report says so by leaving it out.
-        assert summary.arms["scratch"].ci95 is None and "1 run a side decide nothing" in verdict(summary)
+        assert summary.arms["scratch"].ci95 is None and "One run of each arm decides nothing" in verdict(summary)
 
     def test_a_fraction_of_the_neurons_is_kept_for_decoding(self, sim_dir, tmp_path):
         arms = ("everything", "scratch")
@@ -619,8 +619,8 @@ def arm(**values) -> SimpleNamespace:
         ({"ci95": [-0.2, -0.1], "relative_gain": -0.2, "relative_ci95": None}, "It hurt, by -20 % relative"),
         ({"ci95": [-0.1, 0.1]}, "do not tell"),
         ({"p_holm": None}, "do not tell"),
-        ({"n": 1, "ci95": None}, "1 run a side decide nothing"),
-        ({"n": 2}, "2 runs a side decide nothing"),
+        ({"n": 1, "ci95": None}, "One run of each arm decides nothing"),
+        ({"n": 2}, "2 runs of each arm decide nothing"),
         ({"n_trials": 6}, "6 test trials decide nothing"),
     ],
 )

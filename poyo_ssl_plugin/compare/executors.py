@@ -112,14 +112,14 @@ def _do(work: Work, run: Run) -> Outcome:
     # Another comparison, or an earlier try of this task, may have finished it meanwhile.
     done = finished(run)
     if done is None:
-        with _quiet():
+        with only_warnings():
             done = work(run)
         keep(run, done)
     return done
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def only_warnings() -> Iterator[None]:
     """Only warnings of a run are told: what they have in common the comparison says once."""
     logger = logging.getLogger("poyo_ssl_plugin")
     level = logger.level

@@ -210,10 +210,11 @@ def _independent_in_words(plan: Plan) -> str:
             f"over {comparison.folds} folds (the mean over the seeds of each), corrected for the training data that "
             "folds share (Nadeau-Bengio). They speak of other repeats in these recordings, not of other recordings"
         )
+    n = len(comparison.seeds)
     seeds = "of pretraining and fine-tuning" if comparison.pretrain_each_seed else "of fine-tuning"
     once = "" if comparison.pretrain_each_seed else "; each arm was pretrained once, which they do not cover"
     return (
-        f"over {len(comparison.seeds)} seeds {seeds} and over test trials{once}. All share one data set: they speak of "
+        f"over {n} seed{'s' * (n > 1)} {seeds} and over test trials{once}. All share one data set: they speak of "
         "other seeds and trials, not of other animals or other simulations"
     )
 

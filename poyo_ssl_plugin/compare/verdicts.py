@@ -72,9 +72,10 @@ def leak_warnings(leaks: Leaks) -> list[str]:
 def too_few(against: VersusScratch) -> str:
     """Why a comparison decides nothing whatever its numbers are; empty if it may."""
     if against.n < MIN_RUNS:
-        return f"{against.n} run{'s' * (against.n > 1)} a side decide nothing: it takes at least {MIN_RUNS}."
+        runs = "One run of each arm decides" if against.n == 1 else f"{against.n} runs of each arm decide"
+        return f"{runs} nothing; it takes at least {MIN_RUNS}."
     if against.n_trials < MIN_TRIALS:
-        return f"{against.n_trials} test trials decide nothing: it takes at least {MIN_TRIALS}."
+        return f"{against.n_trials} test trials decide nothing; it takes at least {MIN_TRIALS}."
     return ""
 
 
