@@ -406,13 +406,15 @@ class TestFrames:
     """Frames of a movie, reconstructed: what a comparison says of them is the similarity of images."""
 
     @pytest.fixture(scope="module")
-    def settings(self, sim_dir, small_movie, tmp_path_factory) -> Comparison:
+    @classmethod
+    def settings(cls, sim_dir, small_movie, tmp_path_factory) -> Comparison:
         place = tmp_path_factory.mktemp("frames")
         finetune = (*QUICK, "decoder.width=2", f"frames.file={small_movie}")
         return comparison(sim_dir, place, task="natural_movie_frames", held_out=("sim_002",), finetune=finetune)
 
     @pytest.fixture(scope="module")
-    def summary(self, settings) -> ComparisonSummary:
+    @classmethod
+    def summary(cls, settings) -> ComparisonSummary:
         return report_comparison(settings, title="frames")
 
     def test_every_arm_has_its_similarity(self, summary, settings):
@@ -496,11 +498,13 @@ class TestFrames:
 
 class TestSmallPreset:
     @pytest.fixture(scope="module")
-    def place(self, tmp_path_factory) -> Path:
+    @classmethod
+    def place(cls, tmp_path_factory) -> Path:
         return tmp_path_factory.mktemp("small")
 
     @pytest.fixture(scope="module")
-    def summary(self, place) -> ComparisonSummary:
+    @classmethod
+    def summary(cls, place) -> ComparisonSummary:
         settings, recordings = comparison_from_overrides([f"out_dir={place / 'a'}"], "small")
         prepare_recordings(settings.root, recordings)
         return report_comparison(settings, title="small")

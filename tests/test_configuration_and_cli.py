@@ -108,28 +108,33 @@ class TestPipeline:
     """The commands in the order of the README, each on what the one before it wrote."""
 
     @pytest.fixture(scope="module")
-    def simulated(self, tmp_path_factory) -> tuple[Path, str]:
+    @classmethod
+    def simulated(cls, tmp_path_factory) -> tuple[Path, str]:
         place = tmp_path_factory.mktemp("cli")
         options = ["--recordings", 2, "--units", 20, "--minutes", 4, "--cre-line", "Cux2_CreERT2"]
         return place, run("simulate", place / "rec", *options)
 
     @pytest.fixture(scope="module")
-    def scored(self, simulated) -> tuple[Path, str]:
+    @classmethod
+    def scored(cls, simulated) -> tuple[Path, str]:
         place, _ = simulated
         return place, run("score", place / "rec", "--out", place / "table.csv")
 
     @pytest.fixture(scope="module")
-    def inputs(self, scored) -> list[str]:
+    @classmethod
+    def inputs(cls, scored) -> list[str]:
         place, _ = scored
         return [f"data.root={place / 'rec'}", f"diet.table={place / 'table.csv'}", *QUICK]
 
     @pytest.fixture(scope="module")
-    def pretrained(self, scored, inputs) -> tuple[Path, str]:
+    @classmethod
+    def pretrained(cls, scored, inputs) -> tuple[Path, str]:
         out = scored[0] / "p"
         return out, run("pretrain", f"out_dir={out}", *inputs)
 
     @pytest.fixture(scope="module")
-    def finetuned(self, pretrained, inputs) -> dict[str, Path]:
+    @classmethod
+    def finetuned(cls, pretrained, inputs) -> dict[str, Path]:
         out = {"pretrained": pretrained[0].parent / "f", "scratch": pretrained[0].parent / "s"}
         start = f"init_from={pretrained[0] / 'checkpoints' / 'last.ckpt'}"
         run("finetune", f"out_dir={out['pretrained']}", "seeds=[0,1]", start, *inputs)

@@ -115,7 +115,8 @@ class TestPoints:
 
 class TestSmallPreset:
     @pytest.fixture(scope="module")
-    def done(self, tmp_path_factory) -> tuple[Path, ScalingSummary]:
+    @classmethod
+    def done(cls, tmp_path_factory) -> tuple[Path, ScalingSummary]:
         place = tmp_path_factory.mktemp("scale")
         scaling, recordings = read_settings(Scaling, "scale", "small", [f"out_dir={place}", "seeds=[0]"])
         prepare_recordings(scaling.root, recordings)
