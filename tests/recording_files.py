@@ -14,6 +14,9 @@ from poyo_ssl_plugin.cli import main
 
 RATE, FRAMES, CELLS, TRIALS = 10.0, 600, 5, 20
 
+# How the numbers in an NWB file are turned into its unit.
+SCALE = {"conversion": 2.0, "offset": 1.0}
+
 
 def main_run(*arguments: object) -> Result:
     return CliRunner().invoke(main, [str(argument) for argument in arguments])
@@ -104,13 +107,16 @@ def write_nwb(
             ophys.add(held)
             for name, (values, rois) in series.items():
                 region = table.create_roi_table_region("some", region=list(rois))
-                held.create_roi_response_series(name, values, rois=region, unit="a.u.", **clock)
+                held.create_roi_response_series(name, (values - 1) / 2, rois=region, unit="a.u.", **clock, **SCALE)
     for times in spikes:
         file.add_unit(spike_times=times)
     if traces is not None or len(spikes):
         file.add_trial_column("side", "where to")
+        file.add_trial_column("licks", "when, several a trial", index=True)
         for i in range(TRIALS):
-            file.add_trial(start_time=3.0 * i + 0.5, stop_time=3.0 * i + 2.5, side="lr"[i % 2])
+            file.add_trial(
+                start_time=3.0 * i + 0.5, stop_time=3.0 * i + 2.5, side="lr"[i % 2], licks=[0.1] * (i % 3 + 1)
+            )
     with pynwb.NWBHDF5IO(str(path), "w") as io:
         io.write(file)
     return path

@@ -106,7 +106,7 @@ MISTAKES = (
 BAD_VALUES = {
     "start": st.sampled_from(["", "nan", "x", "inf", "-5", "1e9", "0x1"]),
     "end": st.sampled_from(["", "NaN", "later", "-inf", "0", "100000", "1e308"]),
-    "side": st.sampled_from(["", "nan", "NA", "None"]),
+    "side": st.sampled_from(["", "nan", "NA", "None", "\u00fc"]),
     "part": st.sampled_from(["", "training", "tset", "1"]),
 }
 
@@ -165,6 +165,37 @@ class TestBadInput:
             result = main_run(*arguments, *common)
             assert result.exit_code == 2 and "Traceback" not in result.stderr and not (tmp_path / "run").exists()
             assert result.stderr.splitlines()[-1].startswith(f"error: {sentence}'turn' in training (l, r); leave")
+
+    @pytest.mark.parametrize(
+        ("rows", "times", "message"),
+        [
+            ("0,1e39\n1,0", 1, "column 'speed', row 2: '1e+39' is not finite"),
+            ("0,0\n60000,1", 1, "from 0 to 60000 and the recording from 0 to 60 s; are times in seconds"),
+            ("0,0\n1,1", 2, "--series: a name occurs twice among running, running"),
+        ],
+    )
+    def test_series_that_cannot_be(self, tmp_path, out, traces, rows, times, message):
+        np.save(tmp_path / "dff.npy", traces)
+        (tmp_path / "run.csv").write_text(f"time,speed\n{rows}\n")
+        series = ["--series", f"running={tmp_path / 'run.csv'}"] * times
+        refused(run("arrays", tmp_path / "dff.npy", "--sampling-rate", RATE, "--out", out, *series), out, message)
+
+    def test_traces_that_cannot_be(self, tmp_path, out, traces):
+        np.save(tmp_path / "dff.npy", traces.astype(float) * 1e39)
+        np.save(tmp_path / "neuropil.npy", traces.T)
+        common = [tmp_path / "dff.npy", "--sampling-rate", RATE, "--out", out]
+        refused(run("arrays", *common), out, "traces are infinite at frame 0 of neuron 0")
+        neuropil = tmp_path / "neuropil.npy"
+        refused(run("arrays", *common, "--neuropil", neuropil), out, f"{neuropil}: has shape (5, 600) and ")
+
+    def test_trials_in_python(self, traces):
+        times = {"start": [0.0, 3.0, 6.0, 9.0], "end": [1.0, 4.0, 7.0, 10.0]}
+        common = {"recording": "m1", "sampling_rate": RATE}
+        data = recording_from_arrays(traces, trials={**times, "side": np.array([b"l", b"r"] * 2)}, **common)
+        assert data.trials.side.tolist() == ["l", "r"] * 2
+        for trials in ([times], {**times, "side": [[1], [1, 2]] * 2}):
+            with pytest.raises(RecordingError, match="trials: must be a mapping or a DataFrame"):
+                recording_from_arrays(traces, trials=trials, **common)
 
     def test_ids_that_repeat(self, traces):
         with pytest.raises(RecordingError, match="unit id 'a' occurs twice"):

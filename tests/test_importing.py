@@ -91,6 +91,7 @@ class TestReaders:
         np.testing.assert_allclose(data.calcium_traces.df_over_f, expected, rtol=1e-4, atol=1e-5)
         assert data.rois.id.astype(str).tolist() == [f"m1/{i}" for i in range(CELLS)]
         assert data.trials.side.tolist() == ["l", "r"] * 10 and float(data.domain.start[0]) == 0.5
+        assert sorted(data.trials.keys()) == ["end", "side", "start"]
 
     def test_cells_and_planes_of_an_nwb(self, tmp_path, out, traces):
         """As suite2p writes it: planes of one table, which says which ROIs are cells; each with its own neuropil."""

@@ -15,8 +15,9 @@ from sklearn.utils.estimator_checks import check_estimator
 
 from poyo_ssl_plugin import CalciumPOYO, PopulationDecoder, Recordings
 from poyo_ssl_plugin.data import find_trials, fit_task, get_task, simulate, trial_windows
+from poyo_ssl_plugin.data.importing import recording_from_arrays, recording_from_spikes, save_recording
 from poyo_ssl_plugin.data.splits import recorded_split
-from poyo_ssl_plugin.errors import RecipeError, RecordingError
+from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.population_decoder import EXPECTED_FAILURES
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_loop.md"
@@ -132,6 +133,31 @@ class TestRecordings:
     def test_several_recordings_are_refused(self, sim_dir):
         with pytest.raises(RecordingError, match="has 3 recordings"):
             PopulationDecoder().fit(sim_dir, "drifting_gratings")
+
+    @pytest.mark.parametrize(
+        ("task", "window_length", "message"),
+        [
+            ("{name: side", 2.0, "is not YAML"),
+            ({"name": "cre", "source": "trials", "label": "side", "labels_per_class": 2}, 2.0, "trials.side is text"),
+            (
+                {"name": "side", "source": "trials", "label": "side"},
+                0.01,
+                "a window of 0.01 s holds no sample at 10 Hz",
+            ),
+        ],
+    )
+    def test_tasks_and_windows_that_cannot_be(self, tmp_path, traces, task, window_length, message):
+        trials = {"start": np.arange(20) * 3.0, "end": np.arange(20) * 3.0 + 2, "side": ["l", "r"] * 10}
+        save_recording(recording_from_arrays(traces, recording="a", sampling_rate=10.0, trials=trials), tmp_path)
+        with pytest.raises(PoyoSSLError, match=message):
+            PopulationDecoder(window_length=window_length).fit(tmp_path, task)
+
+    def test_spikes_have_no_windows_of_traces(self, tmp_path):
+        trials = {"start": np.arange(20) * 3.0, "end": np.arange(20) * 3.0 + 2, "side": ["l", "r"] * 10}
+        data = recording_from_spikes(np.arange(62.0), np.zeros(62, int), recording="a", unit_ids=["x"], trials=trials)
+        save_recording(data, tmp_path)
+        with pytest.raises(RecordingError, match="recording a: has no 'calcium_traces.df_over_f'"):
+            PopulationDecoder().fit(tmp_path, {"name": "side", "source": "trials", "label": "side"})
 
     def test_the_page_s_script(self, tmp_path, monkeypatch, capsys):
         monkeypatch.chdir(tmp_path)

@@ -199,6 +199,8 @@ class TestDeclaredTasks:
             ({"name": "natural_movie"}, "name of a built-in task"),
             ({"classes": [1, 1]}, "different labels"),
             ({"step": 0}, "positive numbers"),
+            ({"label": 5}, "label must be the name"),
+            ({"classes": "left"}, "classes must be a list"),
         ],
     )
     def test_a_declaration_that_does_not_fit(self, change, message):

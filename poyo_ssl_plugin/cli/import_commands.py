@@ -132,7 +132,10 @@ def _save(
 ) -> None:
     from poyo_ssl_plugin.data import importing
 
-    files = dict(_named(text) for text in series)
+    named = [_named(text) for text in series]
+    files = dict(named)
+    if len(files) < len(named):
+        raise RecordingError(f"--series: a name occurs twice among {', '.join(name for name, _ in named)}")
     common: dict[str, Any] = {
         "recording": recording or _default_id(source),
         "unit_ids": activity.unit_ids,

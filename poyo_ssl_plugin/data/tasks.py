@@ -61,7 +61,7 @@ class Task:
     @property
     def columns(self) -> tuple[str, ...]:
         """The columns with the label."""
-        return (self.label,) if isinstance(self.label, str) else self.label
+        return self.label if isinstance(self.label, tuple) else (self.label,)
 
     @property
     def is_fitted(self) -> bool:
@@ -117,7 +117,7 @@ class Task:
         if missing:
             raise RecordingError(
                 f"recording {recording_id(data)}: {self.source!r} has no column {missing[0]!r}, which the task "
-                f"{self.name!r} decodes; it has {', '.join(map(str, table.keys()))}"
+                f"{self.name!r} decodes; it has {', '.join(map(str, table.keys()))}; choose one, or other recordings"
             )
         return table
 
@@ -133,7 +133,14 @@ class Task:
                 ) from None
             return np.concatenate([column.reshape(len(column), -1) for column in columns], axis=1)
         labels = plain_labels(np.asarray(getattr(table, self.columns[0])))
-        return labels if self.labels_per_class == 1 else labels.astype(np.int64) // self.labels_per_class
+        if self.labels_per_class == 1:
+            return labels
+        if labels.dtype.kind == "U":
+            raise RecordingError(
+                f"task {self.name!r}: {self.source}.{self.columns[0]} is text, and labels_per_class needs numbers; "
+                "leave it out"
+            )
+        return labels.astype(np.int64) // self.labels_per_class
 
     def labels(self, table: Any) -> np.ndarray:
         """Targets of every row: classes, int64 (R,), or standardized values, float32 (R, D)."""
@@ -209,12 +216,17 @@ def get_task(task: str | Mapping[str, Any] | Task) -> Task:
     if isinstance(task, Task):
         return task
     if isinstance(task, str) and task.startswith("{"):
-        task = yaml.safe_load(task)
+        try:
+            task = yaml.safe_load(task)
+        except yaml.YAMLError:
+            raise RecipeError(
+                f"task {task!r}: is not YAML; write {{name: NAME, source: INTERVALS, label: COLUMN}}"
+            ) from None
     if isinstance(task, DictConfig):
         task = OmegaConf.to_container(task, resolve=True)  # type: ignore[assignment]
     if isinstance(task, Mapping):
         return _declared(task)
-    if task in TASKS:
+    if isinstance(task, str) and task in TASKS:
         return TASKS[task]
     extension = load_extension("tasks", task) if isinstance(task, str) else None
     if extension is None:
@@ -248,6 +260,10 @@ def _declared(task: Mapping[str, Any]) -> Task:
         raise RecipeError(f"task {made.name!r}: label must be the name of a column, not {made.label!r}")
     if made.kind != "regression" and len(made.columns) > 1:
         raise RecipeError(f"task {made.name!r}: only a regression has several columns; set kind: regression")
+    for key in ("classes", "mean", "std"):
+        values = getattr(made, key)
+        if not isinstance(values, tuple) or not all(isinstance(value, int | float | str) for value in values):
+            raise RecipeError(f"task {made.name!r}: {key} must be a list, not {values!r}")
     if len(set(made.classes)) < len(made.classes) or len({isinstance(c, str) for c in made.classes}) > 1:
         raise RecipeError(f"task {made.name!r}: classes must be different labels of one type, not {made.classes}")
     numbers = (made.labels_per_class, made.step, *made.std)

@@ -55,8 +55,13 @@ def trial_windows(
             f"recording {name}: has no trial of {fitted.name!r} in {split!r} that a window fits around"
         )
     group, _, array = TRACES.partition(".")
+    if group not in data.keys():
+        raise RecordingError(f"recording {name}: has no {TRACES!r} to cut windows from; spikes must be counted first")
     windows = dataset.windows(fields=[group])
-    n_samples = round(window_length * float(getattr(data, group).sampling_rate))
+    rate = float(getattr(data, group).sampling_rate)
+    n_samples = round(window_length * rate)
+    if n_samples < 1:
+        raise RecordingError(f"recording {name}: a window of {window_length:g} s holds no sample at {rate:g} Hz")
     low, high = trials.moments(window_length, 0.0)
     starts = np.clip(trials.centre, low, np.maximum(low, high)) - window_length / 2
     # Half a sample more: where a window begins between two samples it may hold one less.

@@ -56,5 +56,8 @@ def read_arrays(
     if fluorescence or neuropil is not None:
         if values.ndim == 3:
             raise RecordingError(f"{path}: a baseline needs traces without gaps; give dF/F where trials are cut out")
-        values = df_over_f(values, None if neuropil is None else load_array(Path(neuropil)), sampling_rate)
+        around = None if neuropil is None else load_array(Path(neuropil))
+        if around is not None and around.shape != values.shape:
+            raise RecordingError(f"{neuropil}: has shape {around.shape} and {path} {values.shape}; both must be alike")
+        values = df_over_f(values, around, sampling_rate)
     return Traces(values, sampling_rate, np.arange(values.shape[-1]).astype(str))

@@ -47,7 +47,10 @@ class Table:
         """
         if isinstance(table, Table):
             return table
-        columns = {str(key): np.asarray(table[key]) for key in table.keys()}
+        try:
+            columns = {str(key): np.asarray(table[key]) for key in table.keys()}
+        except (AttributeError, ValueError):
+            raise RecordingError(f"{name}: must be a mapping or a DataFrame of columns, one value per row") from None
         lengths = {column.shape[:1] for column in columns.values()}
         if len(lengths) > 1 or () in lengths:
             raise RecordingError(f"{name}: columns differ in length: {', '.join(columns)}")
@@ -130,7 +133,9 @@ def _parsed(texts: Iterable[str]) -> np.ndarray:
 
 def _without_objects(column: np.ndarray) -> np.ndarray:
     """Text of a column of Python objects, ``""`` where it is missing."""
-    if column.dtype.kind in "iufbUS":
+    if column.dtype.kind == "S":
+        return np.char.decode(column, "utf-8")
+    if column.dtype.kind in "iufbU":
         return column.astype(np.int64) if column.dtype.kind == "b" else column
     return np.array(["" if str(value).lower() in _EMPTY else str(value) for value in column.tolist()], dtype=str)
 

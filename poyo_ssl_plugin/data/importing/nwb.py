@@ -57,7 +57,7 @@ def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: st
         if not found and series is None and file.units is not None:
             return _spikes(path, file)
         chosen = _choose(path, found, series)
-        values, n_rois = np.asarray(chosen.data), len(chosen.rois)
+        values, n_rois = np.asarray(chosen.get_data_in_units()), len(chosen.rois)
         where = f"{path}: {chosen.name}"
         if values.ndim != 2 or values.shape[1] != n_rois:
             swapped = "; its axes are swapped" if values.shape[:1] == (n_rois,) else ""
@@ -127,7 +127,7 @@ def _neuropil(chosen: Any, found: list[Any]) -> np.ndarray | None:
     for series in found:
         same = series.rois.table is chosen.rois.table and np.array_equal(_ids(series), _ids(chosen))
         if same and series is not chosen and _says(series, "neuropil") and series.data.shape == chosen.data.shape:
-            return np.asarray(series.data)
+            return np.asarray(series.get_data_in_units())
     return None
 
 
@@ -160,10 +160,7 @@ def _trials(path: Path, file: Any) -> Table | None:
     if file.trials is None or len(file.trials) == 0:
         return None
     renamed = {"start_time": "start", "stop_time": "end"}
-    columns = {renamed.get(name, name): np.asarray(file.trials[name].data[:]) for name in file.trials.colnames}
-    flat = {name: column for name, column in columns.items() if column.ndim == 1 and name not in _REFERENCES}
-    return Table.of(f"{path}: trials", {name: flat[name] for name in flat if len(flat[name]) == len(file.trials)})
-
-
-# Columns of a trials table that point elsewhere in the file.
-_REFERENCES = {"timeseries", "timeseries_index", "tags_index"}
+    # An indexed column has several values a row, and its data are where the rows end.
+    single = [name for name in file.trials.colnames if f"{name}_index" not in file.trials]
+    columns = {renamed.get(name, name): np.asarray(file.trials[name].data[:]) for name in single}
+    return Table.of(f"{path}: trials", {name: column for name, column in columns.items() if column.ndim == 1})

@@ -26,6 +26,8 @@ _LONG_AGO = datetime.datetime(1970, 1, 1)
 
 # Rates outside are not in Hz: 0.033 is a period in seconds.
 _RATES = (0.5, 2000.0)
+# A series this many times as long as the recording is not in seconds.
+_LONGEST_SERIES = 20
 _RESERVED = {"session", "subject", "brainset", "rois", "units", "trials", "calcium_traces", "spikes", "domain"}
 
 
@@ -83,7 +85,7 @@ def recording_from_arrays(
         n_cut = len(values) if values.ndim == 3 else None
         swapped = _latest_end(table) <= values.shape[-1] / rate
         table = _checked_trials(table, domain, 0.5 / rate, n_cut, f" at {rate:g} Hz", swapped)
-    flat = np.ascontiguousarray(values.reshape(-1, values.shape[-1]), dtype=np.float32)
+    flat = np.ascontiguousarray(values.reshape(-1, values.shape[-1]))
     activity = {
         "rois": ArrayDict(id=ids),
         "calcium_traces": compat.regular_series(sampling_rate=rate, start=domain[0, 0], df_over_f=flat),
@@ -208,7 +210,7 @@ def _check_names(recording: str, subject: str | None) -> None:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}", str(name)):
             raise RecordingError(
                 f"{what} {name!r}: an id has at most 100 letters, digits, '_', '-' and '.', and begins with one of the "
-                "first two"
+                f"first two; choose another --{what}"
             )
 
 
@@ -221,6 +223,8 @@ def _checked_traces(recording: str, traces: np.ndarray) -> np.ndarray:
         )
     if values.shape[-2] < 2:
         raise RecordingError(f"recording {recording}: traces have {values.shape[-2]} frames; are their axes swapped?")
+    with np.errstate(over="ignore"):  # what is infinite then is refused
+        values = values.astype(np.float32)
     infinite = np.isinf(values)
     if infinite.any():
         place = tuple(int(i[0]) for i in np.nonzero(infinite))
@@ -320,12 +324,18 @@ def _check_label(trials: Table, name: str, column: np.ndarray) -> None:
         raise RecordingError(f"{trials.name}: column {name!r} has shape {column.shape}; give one value per trial")
     missing = column == "" if column.dtype.kind == "U" else ~np.isfinite(column)
     trials.check(missing, name, "is no label; leave the trial out or fill it in")
+    if column.dtype.kind == "U":
+        foreign = np.array([not text.isascii() for text in column.tolist()])
+        trials.check(foreign, name, "has letters that are not ASCII, which the file cannot hold; rename it")
 
 
 def _check_column(table: Table, name: str, kind: type) -> None:
     """Columns become attributes, so they must not hide what the class has."""
     if not re.fullmatch(r"[A-Za-z]\w*", name, re.ASCII) or hasattr(kind, name) or name in ("timestamps", "domain"):
-        raise RecordingError(f"{table.name}: column {name!r} cannot be kept by that name; use letters, digits and '_'")
+        raise RecordingError(
+            f"{table.name}: column {name!r} cannot be kept by that name, which is taken or is not a word of letters, "
+            "digits and '_'; rename it"
+        )
 
 
 def _series(name: str, table: Table, domain: np.ndarray) -> IrregularTimeSeries:
@@ -336,7 +346,8 @@ def _series(name: str, table: Table, domain: np.ndarray) -> IrregularTimeSeries:
     if len(time) < 2 or not columns:
         raise RecordingError(f"{table.name}: a series needs a column 'time', one more column, and two rows")
     table.check(np.r_[False, np.diff(time) <= 0], "time", "is not after the row before")
-    if time[-1] < domain[0, 0] or time[0] > domain[-1, 1]:
+    length = domain[-1, 1] - domain[0, 0]
+    if time[-1] < domain[0, 0] or time[0] > domain[-1, 1] or time[-1] - time[0] > _LONGEST_SERIES * length:
         raise RecordingError(
             f"{table.name}: column 'time' is from {time[0]:g} to {time[-1]:g} and the recording from "
             f"{domain[0, 0]:g} to {domain[-1, 1]:g} s; are times in seconds?"
@@ -345,6 +356,7 @@ def _series(name: str, table: Table, domain: np.ndarray) -> IrregularTimeSeries:
         _check_column(table, key, IrregularTimeSeries)
         if column.dtype.kind not in "iuf":
             table.refuse(0, key, "is not a number")
-        table.check(np.isinf(column), key, "is not finite")
-    values = {key: column.astype(np.float32) for key, column in columns.items()}
-    return IrregularTimeSeries(timestamps=time, **values, domain=compat.interval(domain))
+        with np.errstate(over="ignore"):
+            columns[key] = column.astype(np.float32)
+        table.check(np.isinf(columns[key]), key, "is not finite")
+    return IrregularTimeSeries(timestamps=time, **columns, domain=compat.interval(domain))
