@@ -73,6 +73,8 @@ def compose_recipe(
     from omegaconf.errors import OmegaConfBaseException
 
     name = _file_name(command, recipe, folder)
+    if not any(override.startswith("diet=") for override in overrides):
+        overrides = [_diet_by_name(override) for override in overrides]
     try:
         config = _compose(name, overrides, folder)
     except (HydraException, OmegaConfBaseException) as error:
@@ -119,6 +121,13 @@ def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
+
+
+def _diet_by_name(override: str) -> str:
+    """``diet.rule=quantile`` is the diet of that name, so that its own options can be given beside it."""
+    key, _, rule = override.partition("=")
+    named = key == "diet.rule" and (plugin_dir() / "diet" / f"{rule}.yaml").is_file()
+    return f"diet={rule}" if named else override
 
 
 def _file_name(command: str, recipe: str | None, folder: Path | None) -> str:

@@ -53,6 +53,13 @@ class TestRecipes:
         for path in options:
             compose_recipe("pretrain", overrides=[f"{group}={path.stem}"])
 
+    def test_a_diet_by_the_name_of_its_rule(self):
+        """Its own options can be given, as with ``diet=quantile``."""
+        by_rule, by_name = (
+            compose_recipe("pretrain", overrides=[f"{key}=quantile", "diet.by=std"]) for key in ("diet.rule", "diet")
+        )
+        assert by_rule == by_name and (by_rule.diet.rule, by_rule.diet.by) == ("quantile", "std")
+
     def test_the_paper_recipe_holds_the_paper_s_numbers(self):
         config = compose_recipe("pretrain", "paper")
         assert (config.model.dim, config.model.depth, config.model.latent_step) == (64, 6, 0.125)
