@@ -247,6 +247,32 @@ class TestResult:
         window = dataset[next(iter(TrialSampler(trials, window_length=2.0)))]
         assert model.tokenize(window)["input_values"].obj.shape == (CELLS, 4, 5)
 
+    def test_every_command_runs_on_it_with_a_declared_task(self, folder, tmp_path):
+        task = "task={name: side, source: trials, label: side}"
+        few = [
+            "diet=all",
+            "model=tiny",
+            "trainer.max_steps=2",
+            "trainer.val_every_n_steps=2",
+            "trainer.accelerator=cpu",
+        ]
+        mouse = {name: f"data.recordings=[{name}]" for name in "ab"}
+        compared = ["held_out=[b]", "arms=[pretrained,scratch]", "seeds=[0]", "processes=1"]
+        for command in (
+            ["check", folder],
+            ["score", folder, "--out", tmp_path / "table.csv"],
+            ["pretrain", f"data.root={folder}", f"aux.{task}", mouse["a"], f"out_dir={tmp_path / 'pretrain'}", *few],
+            ["finetune", f"data.root={folder}", task, mouse["b"], f"out_dir={tmp_path / 'finetune'}", "seeds=[0]", *few,
+             f"init_from={tmp_path / 'pretrain' / 'checkpoints' / 'last.ckpt'}"],
+            ["compare", f"root={folder}", task, f"out_dir={tmp_path / 'compare'}", *compared,
+             *(f"{part}=[{','.join(few)}]" for part in ("pretrain", "finetune"))],
+        ):  # fmt: skip
+            result = main_run(*command)
+            assert result.exit_code == 0, f"{command}: {result.output}"
+        for done in ("finetune", "compare"):
+            text = (tmp_path / done / "results.json").read_text()
+            assert '"side"' in text and '"template"' in text, done
+
     def test_torch_brain_reads_it(self, folder):
         dataset = Dataset(str(folder))
         window = dataset[DatasetIndex("a", 3.0, 5.0)]
