@@ -139,6 +139,7 @@ class TestRecordings:
         [
             ("{name: side", 2.0, "is not YAML"),
             ({"name": "cre", "source": "trials", "label": "side", "labels_per_class": 2}, 2.0, "trials.side is text"),
+            ({"name": "x", "source": "trials", "label": "side", "kind": "frames"}, 2.0, "task=natural_movie_frames"),
             (
                 {"name": "side", "source": "trials", "label": "side"},
                 0.01,

@@ -256,6 +256,8 @@ def _declared(task: Mapping[str, Any]) -> Task:
     made = Task(**given)
     if made.kind not in get_args(Kind):
         raise RecipeError(f"task {made.name!r}: kind must be {', '.join(get_args(Kind))}, not {made.kind!r}")
+    if made.kind == "frames" and made.name != FRAMES:
+        raise RecipeError(f"task {made.name!r}: of kind frames there is only natural movie one; write task={FRAMES}")
     if not all(isinstance(column, str) for column in made.columns):
         raise RecipeError(f"task {made.name!r}: label must be the name of a column, not {made.label!r}")
     if made.kind != "regression" and len(made.columns) > 1:
