@@ -154,6 +154,18 @@ class TestCalibration:
             real, low, high = np.median([measure(c) for c in cells]), *np.quantile(measure(x), [0.1, 0.9])
             assert low <= real <= high, measure.__name__
 
+    def test_cells_that_pass_the_thresholds(self, real_data):
+        """Those of the page on diets: 15 % of excitatory cells with GCaMP6f, all Pvalb cells."""
+        with np.load(real_data / "cell_types" / "traces.npz", allow_pickle=False) as file:
+            cells = [file[f"trace_{i:03d}"] for i in range(len(file["label"]))]
+            kind = file["label"]
+        moments = np.array([skewness_kurtosis(cell[np.isfinite(cell), None]) for cell in cells])[..., 0]
+        passing = (moments <= [3.51, 22.62]).all(axis=1)
+        assert [(passing[kind == name].sum(), (kind == name).sum()) for name in ("Excitatory", "Pvalb")] == [
+            (7, 48),
+            (4, 4),
+        ]
+
     def test_signal_shape(self, excitatory, real_dir):
         """How slowly traces move: their correlation with themselves 0.4 s later."""
         real = Recordings(real_dir).get_recording("501574836").calcium_traces.df_over_f.astype(float)
