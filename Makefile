@@ -8,7 +8,7 @@ LEGACY_VENV ?= .venv-legacy
 LEGACY_INSTALLED := $(LEGACY_VENV)/installed.stamp
 # Processes for tests; one thread each, or they get in each other's way.
 JOBS ?= 2
-LEGACY_TESTS ?= $(addprefix tests/test_,imports.py score.py samplers.py transforms.py zoo.py pipeline.py)
+LEGACY_TESTS ?= $(addprefix tests/test_,imports.py score.py samplers.py transforms.py zoo.py pipeline.py weights.py)
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help

@@ -132,6 +132,12 @@ class TestMeasure:
         assert result.value == pytest.approx(0.0) and result.n_test == 6
         assert result.names == ["a/0", "a/1", "b/0"] and len(result.trials) == 3
 
+    def test_blocks_count_by_their_moments(self):
+        """So the mean over blocks is R2, and a difference of arms is that of their R2."""
+        result = decoding_of(self.config()).test_result(self.rows([0.0, 2.0, 0.0, 2.0], [0.0, 2.0, 0.0, 0.0]))
+        assert result.names == ["a/0", "a/1"] and result.trials == pytest.approx([1.5, -1.5])
+        assert result.value == pytest.approx(np.mean(result.trials)) == 0.0
+
     def test_targets_that_do_not_vary(self):
         with pytest.raises(RecordingError, match="do not vary"):
             decoding_of(self.config()).test_result(self.rows([1.0, 1.0], [1.0, 2.0]))

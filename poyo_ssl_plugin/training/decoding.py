@@ -233,7 +233,7 @@ class Regression(LabelDecoding):
         """R2 within each recording, weighted by its moments; the mean over targets.
 
         A moment counts 1 minus its squared error over the variance of its recording's test, so that the mean
-        over moments is R2. The samples are means over blocks of ten seconds.
+        over moments is R2. The samples are blocks of ten seconds, whose mean it is too.
 
         Raises:
             RecordingError: If no recording's test varies.
@@ -253,7 +253,8 @@ class Regression(LabelDecoding):
                 blocks.setdefault(f"{name}/{row['time'] // _BLOCK:g}", []).append(gain)
         if not gains:
             raise RecordingError(f"task {self.task.name!r}: its test targets do not vary in any recording")
-        samples = [float(np.mean(values)) for values in blocks.values()]
+        # A block counts by its moments, so that the mean over blocks is R2, and differences of arms are those of their R2.
+        samples = [sum(values) * len(blocks) / len(gains) for values in blocks.values()]
         return TestResult(float(np.mean(gains)), len(gains), samples, list(blocks))
 
 
