@@ -165,6 +165,18 @@ class TestCalibration:
         assert memory(excitatory) == pytest.approx(memory(real), abs=0.1)
 
 
+class TestThresholds:
+    """The table of docs/diet.md: how many real single cells pass the paper's thresholds."""
+
+    @pytest.mark.parametrize(("kind", "passing", "cells"), [("Excitatory", 7, 48), ("Pvalb", 4, 4)])
+    def test_share_of_gcamp6f_cells_that_pass(self, real_data, kind, passing, cells):
+        with np.load(real_data / "cell_types" / "traces.npz", allow_pickle=False) as file:
+            traces = [file[f"trace_{i:03d}"] for i in np.flatnonzero(file["label"] == kind)]
+        moments = [skewness_kurtosis(trace[np.isfinite(trace)][:, None]) for trace in traces]
+        assert len(moments) == cells
+        assert sum(bool(skewness[0] <= 3.51 and kurtosis[0] <= 22.62) for skewness, kurtosis in moments) == passing
+
+
 class TestSharedDynamics:
     def test_the_reference_is_that_of_the_real_session(self, real_dir):
         data = Recordings(real_dir).get_recording("501574836")
