@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import re
 import shlex
@@ -14,8 +15,9 @@ import yaml
 from click.testing import CliRunner
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from rich.console import Console
 
-from poyo_ssl_plugin.cli import main
+from poyo_ssl_plugin.cli import main, terminal
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.configuration import compose_recipe, plugin_dir, recipe_names, recipes_dir
 from poyo_ssl_plugin.data import Recordings
@@ -378,3 +380,14 @@ def test_diet_all_needs_no_table(sim_dir, table, tmp_path):
     said = run("pretrain", f"data.root={sim_dir}", "diet=all", f"out_dir={tmp_path / 'p'}", *QUICK)
     assert "60 units of 3 recordings" in said
     run("pretrain", f"data.root={sim_dir}", f"out_dir={tmp_path / 'q'}", *QUICK, expect=2)
+
+
+@pytest.mark.parametrize("width", [30, 60])
+def test_a_table_cuts_no_word_in_a_narrow_terminal(width, monkeypatch):
+    screen = io.StringIO()
+    monkeypatch.setattr(terminal, "console", Console(file=screen, force_terminal=True, width=width))
+    terminal.print_table(("recording", "stimuli"), [("mouse1", "drifting_gratings"), ("mouse2", "natural_movie")])
+    said = screen.getvalue()
+    assert ("┏" in said) == (width == 60)  # the corner of a table
+    for word in ("recording", "stimuli", "mouse1", "drifting_gratings", "mouse2", "natural_movie"):
+        assert word in said

@@ -33,6 +33,12 @@ def test_every_test_that_a_page_names_exists(page):
         assert name in defined(file), f"{file}{name}"
 
 
+def test_every_test_that_any_page_names_exists():
+    for page in (TESTS.parent / "docs").rglob("*.md"):
+        for file, name in NAME.findall(page.read_text(encoding="utf-8")):
+            assert (TESTS / file).is_file() and name in defined(file), f"{page.name}: {file}{name}"
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_every_row_of_promises_names_one(page):
     rows = [line for line in page.read_text(encoding="utf-8").splitlines() if line.startswith("|")]

@@ -133,6 +133,21 @@ def test_every_setting_of_a_comparison_on_a_page_exists(command, settings):
         parse_overrides([word for word in words if "=" in word and not PLACEHOLDER.search(word)], settings)
 
 
+def test_code_is_no_wider_than_the_page():
+    languages = ("sh", "bash", "console", "python", "text", "toml", "yaml", "{code-cell}")
+    for block in blocks(*languages):
+        for line in block.code.splitlines():
+            assert len(line) <= 88 or line.lstrip().startswith("alt:"), (block.page.name, line)
+
+
+def test_brackets_are_quoted_for_shells_that_take_them_for_patterns():
+    for block in blocks("sh", "bash", "console"):
+        assert not re.search(r"(?<=\s)[\w.+]+=\[", block.code), (block.page.name, block.code)
+    for page in PAGES:
+        for code in re.findall(r"`(poyo-ssl [^`]+)`", FENCE.sub("", page.read_text(encoding="utf-8"))):
+            assert not re.search(r"(?<=\s)[\w.+]+=\[", code), (page.name, code)
+
+
 class TestPython:
     @pytest.fixture
     def world(self, sim_dir, tmp_path, monkeypatch) -> dict[str, Any]:

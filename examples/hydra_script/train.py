@@ -25,26 +25,31 @@ def main(cfg):
 
     def tokenize(window):
         speed = window.running.running_speed[:].mean() / 10
-        return {"inputs": model.tokenize(select(window)), "speed": torch.tensor(speed, dtype=torch.float32)}
+        inputs = model.tokenize(select(window))
+        return {"inputs": inputs, "speed": torch.tensor(speed, dtype=torch.float32)}
 
     dataset.transform = tokenize
     sampler = RandomFixedWindowSampler(
-        sampling_intervals=dataset.get_sampling_intervals("train"), window_length=model.sequence_length
+        sampling_intervals=dataset.get_sampling_intervals("train"),
+        window_length=model.sequence_length,
     )
-    loader = DataLoader(dataset, cfg.batch_size, sampler=sampler, collate_fn=collate, drop_last=True)
+    batches = {"batch_size": cfg.batch_size, "collate_fn": collate, "drop_last": True}
+    loader = DataLoader(dataset, sampler=sampler, **batches)
     readout = torch.nn.LazyLinear(1)
     readout(latents(model, next(iter(loader))))
     optimizer = torch.optim.AdamW([*model.parameters(), *readout.parameters()], lr=cfg.lr)
     for epoch in range(cfg.epochs):
         losses, units = [], set()
         for batch in loader:
-            loss = torch.nn.functional.mse_loss(readout(latents(model, batch))[:, 0], batch["speed"])
+            speed = readout(latents(model, batch))[:, 0]
+            loss = torch.nn.functional.mse_loss(speed, batch["speed"])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
             units |= set(batch["inputs"]["input_unit_index"].unique().tolist()) - {0}
-        log.info("epoch %d: loss %.3f, %d neurons seen", epoch, sum(losses) / len(losses), len(units))
+        mean = sum(losses) / len(losses)
+        log.info("epoch %d: loss %.3f, %d neurons seen", epoch, mean, len(units))
 
 
 def latents(model, batch):

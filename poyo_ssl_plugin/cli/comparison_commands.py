@@ -8,7 +8,7 @@ import click
 
 from poyo_ssl_plugin.cli.terminal import errors, print_results, print_table, say
 
-_preset = click.option("--preset", help="Settings to start from: small (seconds), report (an hour) and others.")
+_preset = click.option("--preset", help="Settings to start from: small (a minute), report (an hour) and others.")
 _ray = click.option(
     "--ray", is_flag=True, help="Do the runs on a Ray cluster (RAY_ADDRESS), or without one on all cores here."
 )

@@ -30,10 +30,21 @@ def wrote(*paths: str | Path) -> None:
 
 
 def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]], *, title: str | None = None) -> None:
-    """Print rows of anything that has a text."""
-    table = Table(*header, title=title)
-    for row in rows:
-        table.add_row(*(plain(str(cell)) for cell in row))
+    """Print rows of anything that has a text; where words do not fit into the terminal, a line per cell."""
+    names = list(header)
+    cells = [[plain(str(cell)) for cell in row] for row in rows]
+    table = Table(*names, title=title)
+    for row in cells:
+        table.add_row(*row)
+    whole_words = console.measure(table, options=console.options.update(max_width=10_000)).minimum
+    if console.is_terminal and whole_words > console.width:
+        console.print(title or "")
+        for row in cells:
+            lines = Table.grid(padding=(0, 2))
+            for pair in zip(names, row):
+                lines.add_row(*pair)
+            console.print(lines, "")
+        return
     # In a file, what may be copied from a cell is not folded.
     place = console if console.is_terminal else Console(width=200, quiet=console.quiet)
     place.print(table)

@@ -253,7 +253,7 @@ class Regression(LabelDecoding):
                 blocks.setdefault(f"{name}/{row['time'] // _BLOCK:g}", []).append(gain)
         if not gains:
             raise RecordingError(f"task {self.task.name!r}: its test targets do not vary in any recording")
-        # A block counts by its moments, so that the mean over blocks is R2, and differences of arms are those of their R2.
+        # A block counts by its moments: the mean over blocks is R2, and differences of arms are those of their R2.
         samples = [sum(values) * len(blocks) / len(gains) for values in blocks.values()]
         return TestResult(float(np.mean(gains)), len(gains), samples, list(blocks))
 

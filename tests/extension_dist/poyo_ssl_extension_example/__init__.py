@@ -24,7 +24,8 @@ class ActiveFraction:
 def active(table, minimum=0.01):
     """The neurons that are active at least so often."""
     members = table["active_fraction"] >= minimum
-    return Diet(table, members, name="active", rule={"kind": "active", "minimum": minimum})
+    rule = {"kind": "active", "minimum": minimum}
+    return Diet(table, members, name="active", rule=rule)
 
 
 def every_other_step(layout, ratio, generator):
@@ -32,7 +33,8 @@ def every_other_step(layout, ratio, generator):
     import torch
 
     hidden = torch.arange(layout.n_steps, device=layout.device) % 2 == 1
-    return hidden.repeat_interleave(layout.per_step).expand(layout.n_windows, -1)[..., None]
+    hidden = hidden.repeat_interleave(layout.per_step)
+    return hidden.expand(layout.n_windows, -1)[..., None]
 
 
 def contrast():
