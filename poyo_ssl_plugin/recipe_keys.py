@@ -16,6 +16,9 @@ from poyo_ssl_plugin.errors import RecipeError
 COMMANDS = ("pretrain", "finetune")
 # Settings of 'compare' and 'scale', which are no recipes.
 _PRESETS = ("compare", "scale")
+# Groups whose options may have keys of their own, and the commands that take them.
+_CHOICES = {"diet": COMMANDS, "ssl": ("pretrain",), "optim": COMMANDS, "model": COMMANDS}
+_OF_FRAMES = ("frames", "frame_loss", "decoder")
 # How other applications call our models; 'model=small' is calcium_poyo_small.
 _MODEL = "calcium_poyo_"
 
@@ -28,11 +31,18 @@ class Key:
         name: The dotted key, such as ``trainer.max_steps``.
         meaning: The comment beside it or above it; empty if there is none.
         defaults: Its value by command, as YAML; a command that does not have it is left out.
+        only_with: The choices that bring it, such as ``diet=quantile``; empty if it is there without any.
     """
 
     name: str
     meaning: str
     defaults: dict[str, str]
+    only_with: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The meaning, after the choices that bring the key."""
+        return f"with {' or '.join(self.only_with)}: {self.meaning}" if self.only_with else self.meaning
 
 
 def explain(name: str) -> list[Key]:
@@ -47,15 +57,18 @@ def explain(name: str) -> list[Key]:
     Example:
         >>> explain("data.window_length")[0].defaults
         {'pretrain': '2.0', 'finetune': '2.0'}
+        >>> explain("diet.quantile")[0].text
+        'with diet=quantile: this fraction of all scored neurons'
     """
-    defaults = _defaults()
+    choices = _keys_of_choices(name.partition(".")[0])
+    defaults = _defaults() | {key: values for key, (_, values) in choices.items()}
     found = [key for key in defaults if not name or key == name or key.startswith(f"{name}.")]
     if not found:
         close = difflib.get_close_matches(name, defaults, n=3, cutoff=0.5)
         hint = f"did you mean {' or '.join(close)}?" if close else "'poyo-ssl show' lists them"
         raise RecipeError(f"no recipe has the key {name!r}; {hint}")
     comments = _comments()
-    return [Key(key, comments.get(key, ""), defaults[key]) for key in found]
+    return [Key(key, comments.get(key, ""), defaults[key], tuple(choices.get(key, ([], {}))[0])) for key in found]
 
 
 def options(group: str) -> dict[str, str]:
@@ -67,20 +80,45 @@ def options(group: str) -> dict[str, str]:
 @cache
 def _defaults() -> dict[str, dict[str, str]]:
     """The keys of all commands, each with its value by command."""
-    from omegaconf import OmegaConf
-
     found: dict[str, dict[str, str]] = {}
     for command in COMMANDS:
-        config = compose_recipe(command)
-        values = OmegaConf.to_container(config)
-        for key in known_keys(config):
-            if "_target_" in key:
-                continue
-            value: object = values
-            for part in key.split("."):
-                value = value[part]  # type: ignore[index]
-            text = "" if isinstance(value, dict) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
+        for key, text in _values(command).items():
             found.setdefault(key, {})[command] = text
+    return found
+
+
+@cache
+def _keys_of_choices(section: str) -> dict[str, tuple[list[str], dict[str, str]]]:
+    """Keys that only a choice brings, of a section or of all (empty): the choices, and the values by command."""
+    found: dict[str, tuple[list[str], dict[str, str]]] = {}
+
+    def take(choice: str, commands: tuple[str, ...], values: dict[str, str]) -> None:
+        for key, text in values.items():
+            if key not in _defaults():
+                found.setdefault(key, ([], dict.fromkeys(commands, text)))[0].append(choice)
+
+    for group, commands in _CHOICES.items():
+        if section in ("", group):
+            for name in options(group):
+                take(f"{group}={name}", commands, _values(commands[0], None, f"{group}={name}"))
+    if section in ("", *_OF_FRAMES):
+        take("--recipe natural_movie_frames", ("finetune",), _values("finetune", "natural_movie_frames"))
+    return found
+
+
+def _values(command: str, recipe: str | None = None, *overrides: str) -> dict[str, str]:
+    """Every key of a composed recipe but targets, with its value as YAML."""
+    from omegaconf import OmegaConf
+
+    config = compose_recipe(command, recipe, overrides)
+    values, found = OmegaConf.to_container(config), {}
+    for key in known_keys(config):
+        if "_target_" in key:
+            continue
+        value: object = values
+        for part in key.split("."):
+            value = value[part]  # type: ignore[index]
+        found[key] = "" if isinstance(value, dict) else yaml.safe_dump(value, default_flow_style=True).split("\n")[0]
     return found
 
 

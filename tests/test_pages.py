@@ -283,6 +283,13 @@ class TestReference:
                 row = next(line for line in page.splitlines() if line.startswith(f"| `{key.name}` |"))
                 assert len(row.split(" | ")[1].strip()) > 3, key.name
 
+    def test_so_has_every_key_that_a_choice_brings(self):
+        keys = {key.name: key for key in explain("")}
+        assert keys["diet.quantile"].only_with == ("diet=quantile",) and not keys["diet.rule"].only_with
+        assert {"ssl.decay", "optim.base_lr", "frames.fold", "frame_loss.weights.ssim"} <= set(keys)
+        for key in keys.values():
+            assert len(key.meaning) > 3 or not any(key.defaults.values()), key.name
+
     def test_every_recipe_file_is_shown(self, made):
         page = made.recipes_page()
         for path in (ROOT / "recipes").rglob("*.yaml"):

@@ -99,7 +99,7 @@ def recipes_page() -> str:
         if any(key.defaults.values()):
             section = key.name.partition(".")[0] if "." in key.name else ""
             values = [_default(key.defaults.get(command, "-")) for command in ("pretrain", "finetune")]
-            meaning = key.meaning.replace("|", "\\|")
+            meaning = key.text.replace("|", "\\|")
             sections.setdefault(section, []).append(f"| `{key.name}` | {meaning} | {' | '.join(values)} |")
     for section, rows in sections.items():
         lines += [f"## {f'`{section}`' if section else 'Of the run'}", ""]

@@ -162,7 +162,7 @@ def show(key: str) -> None:
     from poyo_ssl_plugin.recipe_keys import COMMANDS as RECIPES
     from poyo_ssl_plugin.recipe_keys import explain, options
 
-    rows = [(found.name, *(found.defaults.get(name, "-") for name in RECIPES), found.meaning) for found in explain(key)]
+    rows = [(found.name, *(found.defaults.get(name, "-") for name in RECIPES), found.text) for found in explain(key)]
     leaves = [row for row in rows if any(row[1:])]
     print_table(("key", *(f"in {name}" for name in RECIPES), "meaning"), leaves)
     choices = options(key)
