@@ -15,7 +15,7 @@ export OMP_NUM_THREADS ?= 1
 DOCS_INSTALLED := $(VENV)/docs-installed.stamp
 PACKAGE_VENV ?= .venv-package
 
-.PHONY: help demo test test-legacy legacy-environment test-slow lint types audit check benchmarks docs docs-figures \
+.PHONY: help demo test test-legacy test-masks legacy-environment test-slow lint types audit check benchmarks docs docs-figures \
 	package package-test clean
 
 help: ## Show this help
@@ -49,6 +49,16 @@ legacy-environment: $(LEGACY_INSTALLED)
 test-legacy: $(INSTALLED) $(LEGACY_INSTALLED) ## Short runs with torch_brain 0.1, and what passes between it and 0.2
 	$(LEGACY_VENV)/bin/python -m pytest -q -n $(JOBS) --dist loadfile $(LEGACY_TESTS)
 	POYO_SSL_OTHER_PYTHON=$(abspath $(LEGACY_VENV))/bin/python $(BIN)/python -m pytest -q tests/test_generations.py
+
+# Apart from the environment: on import xformers warns of every torch but the one that it was built for.
+XFORMERS := $(VENV)/xformers
+
+$(XFORMERS): $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps \
+		--target $@ xformers
+
+test-masks: $(XFORMERS) ## Compare the masks of packed attention with those of xformers, on the CPU
+	PYTHONPATH=$(XFORMERS) $(BIN)/python -m pytest -q -n 0 tests/test_packed_attention.py
 
 test-slow: $(INSTALLED) ## Run the tests that take minutes each
 	$(BIN)/python -m pytest -q -m slow

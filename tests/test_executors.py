@@ -99,6 +99,13 @@ class TestKeys:
         one, other = (make_run(tmp_path, 0, trainer={key: value}) for value in (1, 2))
         assert (one.key == other.key) is same
 
+    def test_what_came_later_is_in_it_where_it_changes_a_run(self, tmp_path):
+        before, all_batches, one_batch = (
+            make_run(tmp_path, 0, trainer=trainer)
+            for trainer in ({}, {"limit_val_batches": 1.0}, {"limit_val_batches": 1})
+        )
+        assert before.key == all_batches.key != one_batch.key
+
     def test_where_it_is_kept_is_not(self, tmp_path):
         run = make_run(tmp_path, 0, diet={"table": "a.csv"}, init_from="a.ckpt", out_dir="a")
         other = make_run(tmp_path / "b", 0, diet={"table": "b.csv"}, init_from="b.ckpt", out_dir="b")

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from poyo_ssl_plugin.configuration import LATER, flat
+from poyo_ssl_plugin.configuration import flat, without_later
 from poyo_ssl_plugin.files import RECORD, write_json
 
 # The part of the record that is a comparison's; the rest is what training keeps of its own run.
@@ -74,7 +74,7 @@ class Run:
             "neurons": self.neurons,
             "labels": self.labels,
             "start": self.start,
-            "recipe": {k: v for k, v in flat(self.recipe).items() if k not in _FREE and (k, v) not in LATER.items()},
+            "recipe": {k: v for k, v in without_later(flat(self.recipe)).items() if k not in _FREE},
         }
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.objectives import identify_units
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.recipe import Inputs, data_options
@@ -31,10 +30,6 @@ class Identification:
     steps: int = 300
     batch_size: int = 128
     lr: float = 0.02
-
-    def __post_init__(self) -> None:
-        if self.method not in ("none", "unlabelled"):
-            raise RecipeError(f"identify.method must be none or unlabelled, not {self.method!r}")
 
 
 def identify(model: Any, config: DictConfig, inputs: Inputs, data: FinetuningData, *, seed: int) -> bool:

@@ -44,7 +44,6 @@ _WORDS = {
     "identify.method": ("none", "unlabelled"),
     "regression_loss": ("smooth_l1", "mse", "l1"),
     "trainer.on_nonfinite": ("stop", "skip"),
-    "data.on_error": ("stop", "skip"),
 }
 
 

@@ -18,7 +18,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from poyo_ssl_plugin.configuration import LATER, flat
+from poyo_ssl_plugin.configuration import flat, without_later
 from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.files import RECORD, atomic_path, only_run_in, write_json
@@ -96,7 +96,7 @@ class RunRecord:
     @classmethod
     def of(cls, config: DictConfig, *, seed: int | None = None) -> RunRecord:
         """The record of a run that is about to begin."""
-        keys = {k: v for k, v in flat(_container(config)).items() if (k, v) not in LATER.items()}
+        keys = without_later(flat(_container(config)))
         kept = {f"trainer.{name}" for name in _TRAINER}
         recipe = {k: v for k, v in keys.items() if k in kept or not (k in _FREE or k.startswith("trainer."))}
         return cls(Path(config.out_dir), {**recipe, **({} if seed is None else {"seed": seed})})
