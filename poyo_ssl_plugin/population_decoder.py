@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from poyo_ssl_plugin.data import Recordings, Task, trial_windows
-from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.models import CalciumPOYO, load_weights, replace_vocabulary, run_without_dropout
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.objectives import identify_units
@@ -25,6 +26,8 @@ from poyo_ssl_plugin.objectives import identify_units
 _TASK = "decoded"
 # Windows a model is asked about at a time.
 _CHUNK = 1024
+# Whole numbers, and the least that each may be.
+_LEAST = {"n_times": 1, "dim": 1, "depth": 0, "identify_steps": 0, "max_steps": 0, "batch_size": 1}
 
 
 def _tells_classes(decoder: PopulationDecoder) -> bool:
@@ -124,8 +127,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             ValueError: If the arrays do not fit.
             PoyoSSLError: If an argument, the recordings or the pretrained model are not as they must be.
         """
-        if self.kind not in ("classification", "regression"):
-            raise RecipeError(f"kind must be 'classification' or 'regression', not {self.kind!r}")
+        self._check_arguments()
         X, y = self._windows(X, y, "train")  # noqa: N806
         classifies = _tells_classes(self)
         X, y = validate_data(  # noqa: N806
@@ -166,6 +168,20 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         X, y = self._windows(X, y, "test")  # noqa: N806
         measure = accuracy_score if _tells_classes(self) else r2_score
         return float(measure(y, self.predict(X), sample_weight=sample_weight))
+
+    def _check_arguments(self) -> None:
+        if self.kind not in ("classification", "regression"):
+            raise RecipeError(f"kind must be 'classification' or 'regression', not {self.kind!r}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
+                raise RecipeError(f"{name} must be a whole number of at least {least}, not {value!r}")
+        if not 0 <= self.unit_dropout < 1:
+            raise RecipeError(f"unit_dropout must be at least 0 and below 1, not {self.unit_dropout!r}")
+        try:
+            torch.zeros(1, device=self.device)
+        except (RuntimeError, AssertionError) as error:
+            raise DeviceError(f"device={self.device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
     def _windows(self, X: Any, y: Any, split: str) -> tuple[Any, Any]:  # noqa: N803
         if isinstance(X, str | Path):

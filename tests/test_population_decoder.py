@@ -17,7 +17,7 @@ from poyo_ssl_plugin import CalciumPOYO, PopulationDecoder, Recordings
 from poyo_ssl_plugin.data import find_trials, fit_task, get_task, simulate, trial_windows
 from poyo_ssl_plugin.data.importing import recording_from_arrays, recording_from_spikes, save_recording
 from poyo_ssl_plugin.data.splits import recorded_split
-from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
+from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
 from poyo_ssl_plugin.population_decoder import EXPECTED_FAILURES
 
 PAGE = Path(__file__).parents[1] / "docs" / "own_loop.md"
@@ -82,8 +82,20 @@ class TestArrays:
             decoder.predict(x[:, :, :10])
         with pytest.raises(ValueError, match="no multiple of n_times=7"):
             PopulationDecoder(n_times=7).fit(x.reshape(90, -1), y)
-        with pytest.raises(RecipeError, match="kind must be"):
-            PopulationDecoder(kind="clustering").fit(x, y)
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ({"kind": "clustering"}, "kind must be"),
+            ({"batch_size": 0}, "batch_size must be a whole number of at least 1, not 0"),
+            ({"max_steps": 2.5}, "max_steps must be a whole number of at least 0, not 2.5"),
+            ({"unit_dropout": 1.0}, "unit_dropout must be at least 0 and below 1, not 1.0"),
+            ({"device": "abacus"}, "device='abacus' cannot be used"),
+        ],
+    )
+    def test_arguments_that_are_refused(self, arrays, argument, message):
+        with pytest.raises(PoyoSSLError, match=message):
+            PopulationDecoder(**argument).fit(*arrays)
 
 
 class TestPretrained:
