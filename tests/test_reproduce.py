@@ -10,6 +10,7 @@ import pytest
 
 from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
 from poyo_ssl_plugin.compare.estimates import Estimate
+from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.reproduce import Question, _joined, get_question, question_names, reproduce
 from poyo_ssl_plugin.compare.results import to_json
 from poyo_ssl_plugin.errors import RecipeError
@@ -50,6 +51,22 @@ def test_every_question_runs_small(name, sim_dir, tmp_path):
     for arm in stand_in["arms"]:
         # Data sets, or folds, have equally many runs, so the mean of all is the mean of theirs.
         assert runs.value[runs.decoder == arm].mean() == pytest.approx(column.arms[arm].mean, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", [name for name in question_names() if get_question(name).simulate])
+def test_what_is_simulated_can_be_compared(name, tmp_path, monkeypatch):
+    """The recordings of its own, not those that stand in above: each column can be planned on them."""
+    planned = []
+
+    def plan(comparison, **_):
+        planned.append(make_plan(comparison))
+        if len(planned) == len(get_question(name).columns):
+            raise RecipeError("all columns are planned")
+
+    monkeypatch.setattr("poyo_ssl_plugin.compare.reproduce.report_comparison", plan)
+    with pytest.raises(RecipeError, match="all columns are planned"):
+        reproduce(get_question(name), tmp_path, small=True)
+    assert {plan.decoded for plan in planned} == {("sim_004", "sim_005")}
 
 
 def test_data_sets_can_be_done_one_by_one(sim_dir, tmp_path):

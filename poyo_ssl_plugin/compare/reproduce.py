@@ -26,7 +26,7 @@ from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path, write_json
 
 _SMALL = ["trainer.max_steps=3", "trainer.val_every_n_steps=3", "trainer.limit_val_batches=4", "data.batch_size=8"]
-_SMALL_SIMULATION = {"n_recordings": 4, "n_units": 24, "minutes": 4}
+_SMALL_SIMULATION = {"n_units": 24, "minutes": 4}
 
 Settings = Mapping[str, Any]
 
@@ -112,8 +112,9 @@ def reproduce(
     summaries: dict[str, list[ComparisonSummary]] = {column: [] for column in question.columns}
     for name, own in data_sets[:2] if small else data_sets:
         place, own = Path(out_dir, name), dict(own)
-        recordings = {**question.simulate, **own.pop("simulate", {}), **(_SMALL_SIMULATION if small else {})}
+        recordings = {**question.simulate, **own.pop("simulate", {})}
         if recordings and "root" not in changes:
+            recordings |= _SMALL_SIMULATION if small else {}
             own["root"] = str(place / "recordings")
             prepare_recordings(own["root"], recordings, stage and stage(f"{name} simulating", 0))
         for column, settings in question.columns.items():
