@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import os
 import re
 import shlex
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +196,18 @@ class TestPython:
         assert notebooks == {*tutorials, DOCS / "gallery.md"}
         for notebook in notebooks:
             assert notebook.read_text(encoding="utf-8").startswith("---\njupytext:")
+
+
+@pytest.mark.slow
+def test_get_started_leads_to_a_report_in_ten_minutes(tmp_path):
+    """Its commands as they stand, without the demo that does them all; on two free cores."""
+    steps = [b.code for b in blocks("sh") if name_of(b.page) == "docs/get_started.md" and " demo " not in b.code]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    began = time.monotonic()
+    for step in steps:
+        subprocess.run(["bash", "-ec", step], cwd=tmp_path, env={**os.environ, "PATH": path}, check=True)
+    assert (tmp_path / "runs/compare/report.html").exists()
+    assert time.monotonic() - began < 600
 
 
 class TestLinks:
