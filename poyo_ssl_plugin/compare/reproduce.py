@@ -114,7 +114,8 @@ def reproduce(
         place, own = Path(out_dir, name), dict(own)
         recordings = {**question.simulate, **own.pop("simulate", {})}
         if recordings and "root" not in changes:
-            recordings |= _SMALL_SIMULATION if small else {}
+            if small:
+                recordings |= _SMALL_SIMULATION
             own["root"] = str(place / "recordings")
             prepare_recordings(own["root"], recordings, stage and stage(f"{name} simulating", 0))
         for column, settings in question.columns.items():
