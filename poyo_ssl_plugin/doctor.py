@@ -31,9 +31,12 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at versions, generation, device, attention kernels, recipes, Hydra, extensions and the pipeline."""
+    import torch
+
     from poyo_ssl_plugin.provenance import versions
 
-    found = [Finding(name, version) for name, version in versions().items()]
+    # torch itself says which build it is (2.13.0+cu130); the package of that build on PyPI is 2.13.0.
+    found = [Finding(name, version) for name, version in {**versions(), "torch": str(torch.__version__)}.items()]
     return [*found, _generation(), *_device(), _recipes(), _hydra(), *_extensions(), _pipeline()]
 
 

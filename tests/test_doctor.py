@@ -27,6 +27,11 @@ def test_a_healthy_environment_has_versions_and_nothing_to_do():
         assert said[what].remedy == "", what
 
 
+def test_it_says_which_build_of_torch_it_is(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    assert doctor.Finding("torch", "2.13.0+cu130") in doctor.diagnose()
+
+
 def test_the_command_prints_it():
     result = CliRunner().invoke(main, ["doctor"], env={"COLUMNS": "200"})
     assert result.exit_code == 0 and "torch_brain generation" in result.output and "to do" in result.output
