@@ -140,7 +140,7 @@ def train(root: Path, overrides: list[str], budget: float, fold: int | None = No
     begin = time.process_time()
     prepared = prepare_finetuning(recipe(root, *overrides), inputs_of(root, fold))
     watch = Watch(prepared, begin, budget, target)
-    options = prepared.config.trainer
+    options = prepared.recipe.trainer
     with quiet_lightning():
         trainer = L.Trainer(
             max_steps=options.max_steps,

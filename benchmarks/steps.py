@@ -15,7 +15,7 @@ from poyo_ssl_plugin.compat import create_linspace_latent_tokens
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.models import adapt, adapter_class
 from poyo_ssl_plugin.training.optim import make_optimizer
-from poyo_ssl_plugin.training.run_folder import resolved
+from poyo_ssl_plugin.training.recipe import resolved
 
 N_NEURONS, SECONDS, RATE = 250, 2.0, 30
 # Of the session of the real recording: 200,905 spikes of 242 neurons in 3,855 s.

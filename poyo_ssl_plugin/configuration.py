@@ -77,7 +77,7 @@ def compose_recipe(
         overrides = [_diet_by_name(override) for override in overrides]
     try:
         config = _compose(name, overrides, folder)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise RecipeError(f"recipe {name}: {_explain(error, name, folder)}") from None
     if not OmegaConf.is_missing(config, "init_from") and Path(config.get("init_from") or "").is_file():
         from poyo_ssl_plugin.models import take_model_of_checkpoint
@@ -171,7 +171,7 @@ def _compose(name: str, overrides: Sequence[str], folder: Path | None):  # type:
         for override in parsed:
             OmegaConf.update(config, override.key_or_group, override.value(), merge=True)
         return config
-    except (HydraException, OmegaConfBaseException):
+    except (HydraException, OmegaConfBaseException, ValueError):
         # Its own error says more, in the words that users of Hydra know.
         return _compose_files(name, tuple(overrides), places)
 

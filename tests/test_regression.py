@@ -19,7 +19,7 @@ from poyo_ssl_plugin.compare.single_run import run_evaluation, run_finetuning
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
-from poyo_ssl_plugin.training import decoding_of, prepare_finetuning, pretrain
+from poyo_ssl_plugin.training import FinetuneRecipe, decoding_of, prepare_finetuning, pretrain
 from poyo_ssl_plugin.training.finetuning import KnownR2
 
 SPEED = "{name: speed, source: running, label: running_speed, kind: regression}"
@@ -115,8 +115,9 @@ def test_a_comparison_of_a_declared_classification(sim_dir, tmp_path):
 
 
 class TestMeasure:
-    def config(self, **further):
-        return compose_recipe("finetune", None, ["task=running", *(f"{k}={v}" for k, v in further.items())])
+    @pytest.fixture
+    def decoding(self):
+        return decoding_of(FinetuneRecipe.parse(compose_recipe("finetune", None, ["task=running"])))
 
     def rows(self, label, prediction, recording="a"):
         pairs = zip(label, prediction, strict=True)
@@ -125,22 +126,22 @@ class TestMeasure:
             for i, (y, z) in enumerate(pairs)
         ]
 
-    def test_a_recording_s_own_mean_is_worth_nothing(self):
-        result = decoding_of(self.config()).test_result(
+    def test_a_recording_s_own_mean_is_worth_nothing(self, decoding):
+        result = decoding.test_result(
             self.rows([0.0, 2.0, 0.0, 2.0], [1.0] * 4) + self.rows([10.0, 12.0], [11.0] * 2, "b")
         )
         assert result.value == pytest.approx(0.0) and result.n_test == 6
         assert result.names == ["a/0", "a/1", "b/0"] and len(result.trials) == 3
 
-    def test_blocks_count_by_their_moments(self):
+    def test_blocks_count_by_their_moments(self, decoding):
         """So the mean over blocks is R2, and a difference of arms is that of their R2."""
-        result = decoding_of(self.config()).test_result(self.rows([0.0, 2.0, 0.0, 2.0], [0.0, 2.0, 0.0, 0.0]))
+        result = decoding.test_result(self.rows([0.0, 2.0, 0.0, 2.0], [0.0, 2.0, 0.0, 0.0]))
         assert result.names == ["a/0", "a/1"] and result.trials == pytest.approx([1.5, -1.5])
         assert result.value == pytest.approx(np.mean(result.trials)) == 0.0
 
-    def test_targets_that_do_not_vary(self):
+    def test_targets_that_do_not_vary(self, decoding):
         with pytest.raises(RecordingError, match="do not vary"):
-            decoding_of(self.config()).test_result(self.rows([1.0, 1.0], [1.0, 2.0]))
+            decoding.test_result(self.rows([1.0, 1.0], [1.0, 2.0]))
 
     def test_unknown_targets_do_not_count(self):
         metric = KnownR2()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import math
@@ -17,7 +18,9 @@ from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.errors import CheckpointError, DietError, RecipeError, RecordingError, TableError
 from poyo_ssl_plugin.training import (
+    FinetuneRecipe,
     Pretraining,
+    PretrainRecipe,
     evaluate,
     finetune,
     load_weights,
@@ -263,7 +266,7 @@ class TestFinetune:
         from poyo_ssl_plugin.training import Inputs
 
         config = recipe("finetune", f"init_from={pretrained}")
-        inputs = Inputs.from_recipe(config)
+        inputs = Inputs.from_recipe(FinetuneRecipe.parse(config))
         split = recorded_split(dataset)
         inputs.split = {"train": split["test"], "valid": split["valid"], "test": split["train"]}
         with pytest.raises(RecipeError, match=r"on \d+ s of the test time"):
@@ -301,12 +304,31 @@ class TestBadInput:
             (["trainer.precision=half"], RecipeError, "trainer: Precision 'half' is invalid"),
             (["trainer.strategy=none"], RecipeError, "trainer: .*strategy"),
             (["seed=-1"], RecipeError, "seed must be a whole number of at least 0"),
+            (["data.standardize=perhaps"], RecipeError, "data.standardize: Value 'perhaps' is not a valid bool"),
+            (["aux.weight=light"], RecipeError, "aux.weight: Value 'light' of type 'str' could not be converted"),
+            (["data.batch_size=null"], RecipeError, "data.batch_size: "),
+            (["trainer=null"], RecipeError, "group override must be a string"),
         ],
     )
     def test_pretrain(self, recipe, tmp_path, overrides, error, message):
         with pytest.raises(error, match=message):
             pretrain(recipe("pretrain", *overrides))
         assert not (tmp_path / "run").exists()
+
+    def test_keys_of_one_s_own_are_left_alone(self, recipe):
+        assert not hasattr(PretrainRecipe.parse(recipe("pretrain", "+mine=3", "+data.mine=3")).data, "mine")
+
+    @pytest.mark.parametrize(("kind", "command"), [(PretrainRecipe, "pretrain"), (FinetuneRecipe, "finetune")])
+    def test_a_key_that_an_old_checkpoint_lacks_has_the_default_of_the_recipe_files(self, kind, command):
+        def differing(section):
+            for entry in dataclasses.fields(section):
+                value = getattr(section, entry.name)
+                if dataclasses.is_dataclass(value):
+                    yield from differing(value)
+                elif entry.default is not dataclasses.MISSING and entry.default != value:
+                    yield entry.name
+
+        assert not list(differing(kind.parse(compose_recipe(command))))
 
     def test_finetune_without_a_checkpoint(self, recipe, tmp_path):
         with pytest.raises(RecipeError, match="init_from is not set.*scratch"):

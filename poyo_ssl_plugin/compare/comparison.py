@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from poyo_ssl_plugin.compare.executors import only_warnings, run_all
-from poyo_ssl_plugin.compare.perform import inputs_of, perform, recipe_of
+from poyo_ssl_plugin.compare.perform import inputs_of_run, perform
 from poyo_ssl_plugin.compare.plan import Plan, compose, make_plan
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.references import reference_rows
 from poyo_ssl_plugin.compare.results import ComparisonSummary, TestedDecoder
 from poyo_ssl_plugin.compare.summary import summarise
 from poyo_ssl_plugin.predictability import PredictabilityTable
+from poyo_ssl_plugin.training import FinetuneRecipe
 
 Stage = Callable[[str, int], Any]
 
@@ -78,4 +79,4 @@ def _baselines(plan: Plan) -> dict[str, TestedDecoder]:
     config.data.root, config.diet.table = of_run["data"]["root"], of_run["diet"]["table"]
     config.data.field = of_run["data"]["field"]
     with only_warnings():
-        return reference_rows(config, (inputs_of(recipe_of(run), run.held_out) for run in runs))
+        return reference_rows(FinetuneRecipe.parse(config), map(inputs_of_run, runs))

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from omegaconf import DictConfig
 
 from poyo_ssl_plugin.predictability import PredictabilityTable
-from poyo_ssl_plugin.training.recipe import diet_of
+from poyo_ssl_plugin.training import FinetuneRecipe
 
 DECODED, SET_ASIDE = "decoded", "set_aside"
 
@@ -17,13 +16,13 @@ def withhold(table: PredictabilityTable, rows: np.ndarray, status: str) -> Predi
 
 
 def split_neurons(
-    table: PredictabilityTable, config: DictConfig, *, fraction: float, seed: int = 0
+    table: PredictabilityTable, recipe: FinetuneRecipe, *, fraction: float, seed: int = 0
 ) -> tuple[PredictabilityTable, PredictabilityTable]:
     """Keep a random fraction of the neurons that a fine-tuning recipe decodes for decoding alone.
 
     Args:
         table: The scored neurons.
-        config: The fine-tuning recipe; its diet names the candidates.
+        recipe: The fine-tuning recipe; its diet names the candidates.
         fraction: The fraction of them to decode, in (0, 1], recording by recording.
         seed: Seed of the draw.
 
@@ -31,6 +30,6 @@ def split_neurons(
         The table for pretraining, without the decoded neurons, and the table for fine-tuning, in which the
         diet has these alone.
     """
-    candidates = diet_of(config, table)
+    candidates = recipe.make_diet(table)
     decoded = candidates.subset(fraction, seed=seed).members_of(table)
     return withhold(table, decoded, DECODED), withhold(table, candidates.members_of(table) & ~decoded, SET_ASIDE)

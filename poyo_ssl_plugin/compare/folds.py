@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-from omegaconf import DictConfig
 
 from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
 from poyo_ssl_plugin.compare.protocol import Comparison, decoded_task
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.splits import Split, recorded_split, repeat_fold
 from poyo_ssl_plugin.predictability import PredictabilityTable, score_dataset
+from poyo_ssl_plugin.training import FinetuneRecipe
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Fold:
     decoding: PredictabilityTable = field(repr=False)
 
 
-def load_fold(comparison: Comparison, dataset: Recordings, number: int | None, finetune: DictConfig) -> Fold:
+def load_fold(comparison: Comparison, dataset: Recordings, number: int | None, finetune: FinetuneRecipe) -> Fold:
     """Divide time, score the neurons on its training part, and share them out.
 
     Args:

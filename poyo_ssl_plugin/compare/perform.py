@@ -11,23 +11,33 @@ from poyo_ssl_plugin.compare.record import HeldOut, Outcome, Run
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.splits import recorded_split, repeat_fold
 from poyo_ssl_plugin.predictability import PredictabilityTable
-from poyo_ssl_plugin.training import Inputs, decoding_of, finetune, pretrain, read_checkpoint
+from poyo_ssl_plugin.training import (
+    FinetuneRecipe,
+    Inputs,
+    PretrainRecipe,
+    decoding_of,
+    finetune,
+    pretrain,
+    read_checkpoint,
+)
+from poyo_ssl_plugin.training.recipe import Recipe
 
 
 def perform(run: Run) -> Outcome:
     """Do a run, or go on with it."""
     began = time.monotonic()
     config = recipe_of(run)
-    inputs = inputs_of(config, run.held_out)
+    recipe = (PretrainRecipe if run.stage == "pretrain" else FinetuneRecipe).parse(config)
+    inputs = inputs_of(recipe, run.held_out)
     tested: dict[str, Any] = {}
-    if run.stage == "pretrain":
+    if not isinstance(recipe, FinetuneRecipe):
         result = pretrain(config, inputs)
     else:
         assert run.seed is not None
         result = finetune(config, inputs, seed=run.seed)
-        test = decoding_of(config).test_result(result.predictions)
+        test = decoding_of(recipe).test_result(result.predictions)
         tested = {"value": test.value, "n_test": test.n_test, "trials": test.trials, "trial_names": test.names}
-    steps, windows = _shown(config, run)
+    steps, windows = _shown(recipe, run)
     seconds = round(time.monotonic() - began, 1)
     metrics, initial = _rounded(result.metrics), _rounded(result.initial)
     return Outcome(metrics, initial, result.leaks, seconds, steps, windows, **tested)
@@ -40,21 +50,27 @@ def recipe_of(run: Run) -> DictConfig:
     return config
 
 
-def inputs_of(config: DictConfig, held_out: HeldOut | None) -> Inputs:
+def inputs_of(recipe: Recipe, held_out: HeldOut | None) -> Inputs:
     """What a run reads, by its recipe and what it holds out alone."""
-    dataset = Recordings(config.data.root, list(config.data.recordings))
+    dataset = Recordings(recipe.data.folder, recipe.data.recordings)
     if held_out is None:
         split = recorded_split(dataset)
     else:
         split = repeat_fold(dataset, held_out.stimulus, held_out.number, held_out.folds)
-    return Inputs(dataset, PredictabilityTable.load(config.diet.table), split)
+    return Inputs(dataset, PredictabilityTable.load(recipe.diet["table"]), split)
 
 
-def _shown(config: DictConfig, run: Run) -> tuple[int, int]:
+def inputs_of_run(run: Run) -> Inputs:
+    """What a fine-tuning run reads."""
+    return inputs_of(FinetuneRecipe.parse(recipe_of(run)), run.held_out)
+
+
+def _shown(recipe: Recipe, run: Run) -> tuple[int, int]:
     """Steps trained, and windows shown in them."""
     steps = int(read_checkpoint(run.checkpoint)["global_step"])
-    devices = config.trainer.devices if isinstance(config.trainer.devices, int) else 1
-    return steps, steps * config.data.batch_size * max(devices, 1) * config.trainer.num_nodes
+    options = recipe.trainer
+    devices = options.devices if isinstance(options.devices, int) else 1
+    return steps, steps * recipe.data.batch_size * max(devices, 1) * options.num_nodes
 
 
 def _rounded(metrics: dict[str, float]) -> dict[str, float]:

@@ -28,7 +28,7 @@ from poyo_ssl_plugin.models import model_to_train
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training.decoding import decoding_of
-from poyo_ssl_plugin.training.recipe import auxiliary_declared, check_values, diet_of
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def make_plan(comparison: Comparison) -> Plan:
     _check_settings(comparison, dataset)
     decoded = tuple(comparison.held_out or dataset.recording_ids)
     pretrained_on = tuple(name for name in dataset.recording_ids if name not in comparison.held_out)
-    finetune = compose("finetune", comparison.task, comparison.finetune, allow_leak=comparison.allow_leak)
+    finetune = FinetuneRecipe.parse(compose("finetune", comparison.task, comparison.finetune))
     _check_stimulus(dataset, decoded, task)
     folds = [load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
     fitted = [_check_fold(fold, dataset, decoded, task, finetune) for fold in folds]
@@ -132,7 +132,7 @@ def _with_one_model(comparison: Comparison) -> Comparison:
 
 def label_task(comparison: Comparison) -> Task:
     """The task whose labels arms may pretrain on."""
-    return decoding_of(compose("finetune", comparison.task, comparison.finetune)).label_task
+    return decoding_of(FinetuneRecipe.parse(compose("finetune", comparison.task, comparison.finetune))).label_task
 
 
 def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow_leak: bool = False) -> DictConfig:
@@ -147,7 +147,9 @@ def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow
 
 @functools.lru_cache(maxsize=64)
 def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> DictConfig:
-    return check_values(compose_recipe(command, recipe, overrides))
+    config = compose_recipe(command, recipe, overrides)
+    (PretrainRecipe if command == "pretrain" else FinetuneRecipe).parse(config)
+    return config
 
 
 def _pretrainings(
@@ -158,7 +160,7 @@ def _pretrainings(
         return [None] * len(comparison.seeds)
     overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
     config = compose("pretrain", None, overrides, allow_leak=comparison.allow_leak)
-    task = auxiliary_declared(config)
+    task = PretrainRecipe.parse(config).auxiliary_task()
     read = None if task is None else labels.of(recordings, task.source)
     runs: list[Run | None] = []
     for seed in comparison.seeds if comparison.pretrain_each_seed else [None]:
@@ -262,7 +264,7 @@ def _check_stimulus(dataset: Recordings, decoded: Sequence[str], task: Task) -> 
         logger.warning("recordings without %s are not decoded: %s", task.source, ", ".join(without))
 
 
-def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: Task, finetune: DictConfig) -> Task:
+def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: Task, finetune: FinetuneRecipe) -> Task:
     """Find what a fold lacks; returns the task as its training time has it."""
     where = "the recorded split" if fold.number is None else f"fold {fold.number}"
     length, fitted = finetune.data.window_length, fit_task(task, dataset, {k: fold.split["train"][k] for k in decoded})
@@ -274,7 +276,7 @@ def _check_fold(fold: Fold, dataset: Recordings, decoded: Sequence[str], task: T
                 f"{where} has no {part} trial of {task.name!r} that a window of {length:g} s fits around; choose "
                 "another task=... or folds=..., or a shorter data.window_length in pretrain=[...] and finetune=[...]"
             )
-    if not diet_of(finetune, fold.decoding).members_of(fold.decoding).any():
+    if not finetune.make_diet(fold.decoding).members_of(fold.decoding).any():
         raise RecipeError(f"{where}: the diet of fine-tuning leaves no neuron to decode; set it by finetune=[diet=...]")
     return fitted
 
@@ -285,7 +287,7 @@ def _check_arms(
     dataset: Recordings,
     folds: Sequence[Fold],
     pretrained_on: Collection[str],
-    finetune: DictConfig,
+    finetune: FinetuneRecipe,
 ) -> dict[str, int]:
     """Find what would stop an arm; returns how many neurons each pretrains on, in the first fold."""
     root = str(Path(comparison.root).absolute())
@@ -293,15 +295,16 @@ def _check_arms(
     for arm in arms:
         with _naming(arm):
             own = compose("finetune", comparison.task, [*comparison.finetune, *arm.finetune])
-            OmegaConf.update(own, "data.root", root)
-            decoding_of(own).check(field=comparison.field)
+            own.data.root = root
+            decoding_of(FinetuneRecipe.parse(own)).check(field=comparison.field)
         if not arm.is_pretrained:
             continue
         with _naming(arm):
-            config = compose("pretrain", None, arm.pretraining(comparison.pretrain, label_task(comparison)))
-            auxiliary_declared(config)
-            rows = [diet_of(config, fold.pretraining).members_of(fold.pretraining) for fold in folds]
-        _check_labels(arm, config, dataset, pretrained_on)
+            overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
+            recipe = PretrainRecipe.parse(compose("pretrain", None, overrides))
+            recipe.auxiliary_task()
+            rows = [recipe.make_diet(fold.pretraining).members_of(fold.pretraining) for fold in folds]
+        _check_labels(arm, recipe, dataset, pretrained_on)
         counts[arm.name] = int(rows[0].sum())
         if not all(found.any() for found in rows):
             raise RecipeError(f"arm {arm.name}: its diet has no neuron to pretrain on; leave it out of arms=[...]")
@@ -311,10 +314,10 @@ def _check_arms(
 
 
 def _check_overlap(
-    arm: Arm, comparison: Comparison, folds: Sequence[Fold], rows: Sequence[np.ndarray], finetune: DictConfig
+    arm: Arm, comparison: Comparison, folds: Sequence[Fold], rows: Sequence[np.ndarray], finetune: FinetuneRecipe
 ) -> None:
     """No arm pretrains on a neuron that is decoded, unless that is allowed."""
-    decoded = [diet_of(finetune, fold.decoding).members_of(fold.decoding) for fold in folds]
+    decoded = [finetune.make_diet(fold.decoding).members_of(fold.decoding) for fold in folds]
     both = max(int((seen & of_fold).sum()) for seen, of_fold in zip(rows, decoded, strict=True))
     if not both:
         return
@@ -327,14 +330,14 @@ def _check_overlap(
     logger.warning("%s (allowed)", message)
 
 
-def _check_labels(arm: Arm, config: DictConfig, dataset: Recordings, used: Collection[str]) -> None:
+def _check_labels(arm: Arm, recipe: PretrainRecipe, dataset: Recordings, used: Collection[str]) -> None:
     """An arm that learns from labels alone needs some."""
-    if not str(config.ssl.get("_target_", "")).endswith(".NoReconstruction"):
+    if not str(recipe.ssl.get("_target_", "")).endswith(".NoReconstruction"):
         return
-    source = get_task(config.aux.task).source
+    source = get_task(recipe.aux.task).source
     if not any(source in dataset.get_recording(name).keys() for name in used):
         raise RecipeError(
-            f"arm {arm.name} learns from labels of {config.aux.task!r} alone, and no recording to pretrain on has any; "
+            f"arm {arm.name} learns from labels of {recipe.aux.task!r} alone, and no recording to pretrain on has any; "
             "leave it out of arms=[...]"
         )
 

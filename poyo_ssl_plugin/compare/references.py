@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig
 
 from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.results import TestedDecoder
@@ -23,7 +22,8 @@ from poyo_ssl_plugin.models import initialise
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
 from poyo_ssl_plugin.training.identify_neurons import unlabelled_data
-from poyo_ssl_plugin.training.recipe import Inputs
+from poyo_ssl_plugin.training.inputs import Inputs
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe
 
 N_UNLABELLED, N_OF_EACH = 2048, 256
 # More features than this have no covariance that fits into memory.
@@ -53,16 +53,16 @@ class Windows:
         return np.stack([self.features[row] for row in rows]), self.label[rows]
 
 
-def reference_rows(config: DictConfig, folds: Iterable[Inputs]) -> dict[str, TestedDecoder]:
+def reference_rows(recipe: FinetuneRecipe, folds: Iterable[Inputs]) -> dict[str, TestedDecoder]:
     """Test the simple decoders of a task on the neurons, windows and folds of a fine-tuning recipe."""
-    if config.task == FRAMES_TASK.name:
-        tested = frame_references(FrameReconstruction(config), folds)
+    if recipe.task == FRAMES_TASK.name:
+        tested = frame_references(FrameReconstruction(recipe), folds)
         return {name: tested_decoder(result) for name, result in tested.items()}
-    if get_task(config.task).kind == "regression":
-        return {"ridge regression": tested_decoder(_ridge_result(config, folds))}
+    if get_task(recipe.task).kind == "regression":
+        return {"ridge regression": tested_decoder(_ridge_result(recipe, folds))}
     right: dict[str, list[np.ndarray]] = {}
     for inputs in folds:
-        for name, of_fold in run_references(config, inputs).items():
+        for name, of_fold in run_references(recipe, inputs).items():
             right.setdefault(name, []).append(of_fold)
     return {name: _classified(parts) for name, parts in right.items()}
 
@@ -81,11 +81,11 @@ def _classified(right: list[np.ndarray]) -> TestedDecoder:
     return TestedDecoder(float(every.mean()), len(every), interval, trials=trials)
 
 
-def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
+def run_references(recipe: FinetuneRecipe, inputs: Inputs) -> dict[str, np.ndarray]:
     """Fit and test the simple decoders of a classification on each recording.
 
     Args:
-        config: A resolved fine-tuning recipe of a classification.
+        recipe: The fine-tuning recipe of a classification.
         inputs: Recordings, scores and split.
 
     Returns:
@@ -93,9 +93,9 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
         whitening by the covariance of unlabelled training windows, shrunk as Ledoit and Wolf 2004), and
         ``"softmax regression"``, each to which test trials it told right, (R,), in the order of the test.
     """
-    data, model = _data_of_a_model(config, inputs, decoding_of(config, inputs))
+    data, model = _data_of_a_model(recipe, inputs, decoding_of(recipe, inputs))
     train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
-    random = unlabelled_data(config, inputs, data, model, batch_size=128)
+    random = unlabelled_data(recipe, inputs, data, model, batch_size=128)
     # Windows come in random order, so many recordings need more, for each to have some.
     n_unlabelled = max(N_UNLABELLED, N_OF_EACH * len(data.recordings))
     unlabelled = _windows(random.train_dataloader(), model, limit=n_unlabelled)
@@ -114,12 +114,12 @@ def run_references(config: DictConfig, inputs: Inputs) -> dict[str, np.ndarray]:
     return right
 
 
-def _ridge_result(config: DictConfig, folds: Iterable[Inputs]) -> TestResult:
+def _ridge_result(recipe: FinetuneRecipe, folds: Iterable[Inputs]) -> TestResult:
     """Fit and test ridge regression on each recording, on the windows that the model gets."""
     rows: list[dict[str, Any]] = []
     for inputs in folds:
-        decoding = decoding_of(config, inputs)
-        data, model = _data_of_a_model(config, inputs, decoding)
+        decoding = decoding_of(recipe, inputs)
+        data, model = _data_of_a_model(recipe, inputs, decoding)
         train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
         for recording in np.unique(test.recording):
             (x, target), (x_test, truth) = train.of(recording), test.of(recording)
@@ -128,7 +128,7 @@ def _ridge_result(config: DictConfig, folds: Iterable[Inputs]) -> TestResult:
             times = test.time[test.recording == recording]
             pairs = zip(times.tolist(), truth.tolist(), guess.tolist(), strict=True)
             rows += [{"recording_id": recording, "time": t, "label": y, "prediction": z} for t, y, z in pairs]
-    return decoding_of(config).test_result(rows)
+    return decoding_of(recipe).test_result(rows)
 
 
 def ridge(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray:
@@ -147,10 +147,10 @@ def ridge(train: np.ndarray, target: np.ndarray, test: np.ndarray) -> np.ndarray
     return model.fit(train, target).predict(test).reshape(len(test), -1)
 
 
-def _data_of_a_model(config: DictConfig, inputs: Inputs, decoding: Decoding) -> tuple[FinetuningData, Any]:
+def _data_of_a_model(recipe: FinetuneRecipe, inputs: Inputs, decoding: Decoding) -> tuple[FinetuningData, Any]:
     """The windows of a recipe as its model gets them; the model only makes its inputs, and stays as it was made."""
     data = decoding.data(inputs)
-    model = decoding.model(config.model)
+    model = decoding.model(recipe.model)
     data.attach(model)
     initialise(model, data.unit_ids, data.session_ids)
     return data, model

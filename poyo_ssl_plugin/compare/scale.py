@@ -16,7 +16,7 @@ from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, get_arms
 from poyo_ssl_plugin.compare.comparison import ComparisonResult, Stage, run_comparison
 from poyo_ssl_plugin.compare.cost import model_cost
 from poyo_ssl_plugin.compare.estimates import Trend, trend
-from poyo_ssl_plugin.compare.perform import inputs_of, recipe_of
+from poyo_ssl_plugin.compare.perform import inputs_of_run
 from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.protocol import EXECUTION, Comparison
 from poyo_ssl_plugin.compare.results import ArmResult, Compute, Leaks, Summary, TestedDecoder, independent_values
@@ -220,7 +220,7 @@ def _prefixed(stage: Stage, prefix: str) -> Stage:
 
 def _point(label: str, result: ComparisonResult) -> Point:
     run, summary = result.plan.finetuning[0], result.summary
-    cost, of_pretraining = model_cost(run.checkpoint, inputs_of(recipe_of(run), run.held_out))
+    cost, of_pretraining = model_cost(run.checkpoint, inputs_of_run(run))
 
     def flops(spent: Compute) -> float:
         before, after = spent.pretraining, spent.finetuning

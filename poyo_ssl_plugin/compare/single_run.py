@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -25,12 +25,20 @@ from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
 from poyo_ssl_plugin.provenance import git_revision, versions
-from poyo_ssl_plugin.training import Inputs, Metric, RunResult, TestResult, decoding_of, open_finetuned, read_checkpoint
+from poyo_ssl_plugin.training import (
+    FinetuneRecipe,
+    Inputs,
+    Metric,
+    RunResult,
+    TestResult,
+    decoding_of,
+    open_finetuned,
+    read_checkpoint,
+)
 from poyo_ssl_plugin.training import evaluate as evaluate_once
 from poyo_ssl_plugin.training import finetune as finetune_once
 from poyo_ssl_plugin.training import pretrain as pretrain_once
-from poyo_ssl_plugin.training.recipe import diet_of, recorded_recipe
-from poyo_ssl_plugin.training.run_folder import resolved
+from poyo_ssl_plugin.training.recipe import recorded_recipe
 
 
 def run_pretraining(config: DictConfig) -> dict[str, Any]:
@@ -73,26 +81,26 @@ class RunSummary(TestSummary):
 
 def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> RunSummary:
     """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
-    seeds = _seeds(config)
-    out_dir = Path(config.out_dir)
+    recipe = FinetuneRecipe.parse(config)
+    seeds, out_dir = recipe.seeds, Path(recipe.out_dir)
     results: dict[int, RunResult] = {}
     progress = stage("fine-tuning", len(seeds)) if stage else (lambda items, n: items)
     for seed in progress(iter(seeds), len(seeds)):
         # On a terminal, the bar over seeds takes the place of one per run.
-        lines = bool(config.trainer.progress) and not sys.stderr.isatty()
+        lines = recipe.trainer.progress and not sys.stderr.isatty()
         change = {"out_dir": str(out_dir / f"seed{seed}"), "trainer": {"progress": lines}}
         of_seed = OmegaConf.merge(config, change)
         assert isinstance(of_seed, DictConfig)
         results[seed] = finetune_once(of_seed, seed=seed)
     end_unless_main_process()
-    inputs = Inputs.from_recipe(config)
-    decoding = decoding_of(resolved(config), inputs)
+    inputs = Inputs.from_recipe(recipe)
+    decoding = decoding_of(recipe, inputs)
     metric = decoding.metric
-    diet = diet_of(config, inputs.table)
-    arm = "scratch" if config.init_from is None else "pretrained"
+    diet = recipe.make_diet(inputs.table)
+    arm = "scratch" if recipe.init_from is None else "pretrained"
     tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
     first = results[seeds[0]]
-    references = reference_rows(config, [inputs])
+    references = reference_rows(recipe, [inputs])
     if isinstance(decoding, FrameReconstruction):
         references |= _draw_frames(first, inputs, arm, out_dir / "frames.png")
     further = {
@@ -143,9 +151,9 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Run
         except (YAMLError, OmegaConfBaseException) as error:
             raise RecipeError(f"{key}: cannot read {value!r} ({' '.join(str(error).split())})") from None
     fold = held_out_by(Path(checkpoint).resolve().parent.parent)
-    config = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
-    result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(config, fold))
-    decoding = decoding_of(config)
+    recipe = FinetuneRecipe.parse(recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint))
+    result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(recipe, fold))
+    decoding = decoding_of(recipe)
     return RunSummary(
         **about(decoding),
         format=2,
@@ -155,15 +163,6 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Run
         leaks=result.leaks,
         further={"checkpoint": str(checkpoint)},
     )
-
-
-def _seeds(config: DictConfig) -> list[int]:
-    seeds = list(config.seeds) if isinstance(config.seeds, ListConfig) else []
-    if not seeds or len(set(seeds)) < len(seeds) or not all(type(seed) is int and seed >= 0 for seed in seeds):
-        raise RecipeError(
-            f"seeds must be different whole numbers from 0 on, at least one, as in seeds=[0,1,2], not {config.seeds}"
-        )
-    return seeds
 
 
 def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[str, TestedDecoder]:

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from itertools import starmap
 
 import numpy as np
-from omegaconf import DictConfig
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH, Arm
 from poyo_ssl_plugin.compare.estimates import (
@@ -40,7 +39,7 @@ from poyo_ssl_plugin.compare.results import (
 )
 from poyo_ssl_plugin.predictability import make_diet
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
-from poyo_ssl_plugin.training.recipe import diet_of
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe
 
 Done = Sequence[tuple[Run, Outcome]]
 
@@ -62,7 +61,7 @@ def summarise(
         seconds: Wall-clock time of it all.
     """
     comparison = plan.comparison
-    finetune = compose("finetune", comparison.task, comparison.finetune)
+    finetune = FinetuneRecipe.parse(compose("finetune", comparison.task, comparison.finetune))
     decoding = decoding_of(finetune)
     decoding.task = plan.task
     before = list(zip(plan.pretraining, pretrained, strict=True))
@@ -190,12 +189,12 @@ def _versus_decoder(scores: Scores, decoder: TestedDecoder) -> VersusDecoder:
     return VersusDecoder(decoder.value, (scores - other).mean, (scores - other).estimate().ci95)
 
 
-def _neurons(plan: Plan, finetune: DictConfig) -> NeuronCounts:
+def _neurons(plan: Plan, finetune: FinetuneRecipe) -> NeuronCounts:
     fold = plan.folds[0]
     return NeuronCounts(
         scored=len(fold.table),
         predictable=len(make_diet(fold.table, "predictable")),
-        decoded_from=int(diet_of(finetune, fold.decoding).members_of(fold.decoding).sum()),
+        decoded_from=int(finetune.make_diet(fold.decoding).members_of(fold.decoding).sum()),
         decode_fraction=plan.comparison.decode_fraction,
         pretrained_on=plan.diets,
         pretrained_on_recordings=plan.pretrained_on,

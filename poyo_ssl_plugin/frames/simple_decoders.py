@@ -18,7 +18,7 @@ from poyo_ssl_plugin.frames.losses import image_metrics
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction, as_images
 from poyo_ssl_plugin.recordings import TRACES, open_signal
 from poyo_ssl_plugin.training.decoding import TestResult
-from poyo_ssl_plugin.training.recipe import Inputs
+from poyo_ssl_plugin.training.inputs import Inputs
 from poyo_ssl_plugin.training.trainer import make_tester, quiet_lightning
 
 # Times the number of windows; features are standardised.
@@ -71,7 +71,7 @@ def reference_images(data: FrameData, recording: str, decoding: FrameReconstruct
         response correlates best) and ``"linear decoder"`` (ridge regression), each float32 (R, H, W) in [0, 1], in
         the order of the test's trials.
     """
-    movie, protocol = decoding.movie, decoding.config.frames.protocol
+    movie, protocol = decoding.movie, decoding.options.protocol
     train, test = data.trials("train")[recording], data.trials("test")[recording]
     mean = movie.image[movie.rows(data.frames["train"])].mean(axis=0).astype(np.float32) / 255
     made = dict.fromkeys(("mean frame", "template", "linear decoder"), np.tile(mean, (len(test), 1, 1)))
@@ -91,7 +91,7 @@ def reconstruct(
         Latent vectors (R, D), images float32 (R, H, W) in [0, 1], the frames shown (R,), and ids of recordings.
     """
     with quiet_lightning():
-        batches: Any = make_tester(decoding.config).predict(module, loader)
+        batches: Any = make_tester(decoding.recipe.trainer).predict(module, loader)
     *tensors, recordings = zip(*batches, strict=True)
     latent, images, frame = (torch.cat(column).cpu().numpy() for column in tensors)
     return latent.astype(np.float64), as_images(images).numpy(), frame, list(itertools.chain(*recordings))
@@ -103,7 +103,7 @@ def latent_images(
     """What a linear decoder makes of a model's latent vectors (R, D), in place of its frame decoder."""
     train, _, frame, _ = reconstruct(module, data.fitting_dataloader(), decoding)
     x, y = _standardised(train, latent)
-    return ridge_images(x, frame, y, decoding.movie, leave_out=decoding.config.frames.protocol)
+    return ridge_images(x, frame, y, decoding.movie, leave_out=decoding.options.protocol)
 
 
 def window_features(data: FrameData, recording: str, trials: Trials) -> np.ndarray:

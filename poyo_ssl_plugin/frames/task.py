@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -23,8 +23,10 @@ from poyo_ssl_plugin.models import run_with_latents
 from poyo_ssl_plugin.recordings import TRACES
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult
+from poyo_ssl_plugin.training.inputs import Inputs
 from poyo_ssl_plugin.training.module import TransferModule
-from poyo_ssl_plugin.training.recipe import Inputs, plain, require
+from poyo_ssl_plugin.training.parsing import one_of, parse
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -160,6 +162,26 @@ class FrameDecoding(TransferModule):
         return measured
 
 
+def _size(key: str, value: Any) -> None:
+    if not isinstance(value, list) or len(value) != 2 or min(value) < 11:
+        raise RecipeError(f"{key} must be [height, width] of at least 11 pixels, not {value}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameOptions:
+    """Which frames are reconstructed from which windows; meanings in ``recipes/finetune_natural_movie_frames.yaml``."""
+
+    protocol: str = "repeats"
+    fold: int = 0
+    n_folds: int = 5
+    n_blocks: int = 10
+    gap: int = 30
+    file: str | None = None
+    size: Annotated[list[int] | None, _size] = None
+    delay: float = 0.0
+    base: Annotated[str, one_of("mean", "grey")] = "mean"
+
+
 class FrameReconstruction(Decoding):
     """Reconstruct the frames of natural movie one."""
 
@@ -167,17 +189,19 @@ class FrameReconstruction(Decoding):
     task = FRAMES_TASK
     chance = None
 
-    def __init__(self, config: DictConfig, inputs: Inputs | None = None) -> None:
-        super().__init__(config, inputs)
-        if "frames" not in config or "decoder" not in config or "frame_loss" not in config:
+    def __init__(self, recipe: FinetuneRecipe, inputs: Inputs | None = None) -> None:
+        super().__init__(recipe, inputs)
+        if recipe.frames is None or recipe.decoder is None or recipe.frame_loss is None:
             raise RecipeError(
                 f"the task {FRAMES_TASK.name!r} has keys of its own: use --recipe natural_movie_frames "
                 "(from scratch: with init_from=null)"
             )
+        self.options = parse(FrameOptions, recipe.frames, "frames.")
+        self.decoder, self.loss_weights = recipe.decoder, recipe.frame_loss["weights"]
 
     @property
     def n_outputs(self) -> int:
-        return int(self.config.decoder.latent_dim)
+        return int(self.decoder["latent_dim"])
 
     @property
     def label_task(self) -> Task:
@@ -185,12 +209,12 @@ class FrameReconstruction(Decoding):
         return get_task("natural_movie")
 
     def describe(self) -> str:
-        if self.config.frames.protocol == "frames":
+        if self.options.protocol == "frames":
             return "SSIM of frames that training did not see"
         return "SSIM of frames, on repeats of the movie that training did not see"
 
     def check(self, *, field: str) -> None:
-        if self.config.get("shuffle_labels"):
+        if self.recipe.shuffle_labels:
             raise RecipeError(
                 f"the task {FRAMES_TASK.name!r} has images and no labels to shuffle (shuffle_labels=true); leave it "
                 "out of arms=[...], and take task=natural_movie for that control"
@@ -200,15 +224,14 @@ class FrameReconstruction(Decoding):
         self.movie, self.frames  # noqa: B018  # reads them
 
     def data(self, inputs: Inputs, *, seed: int = 0) -> FrameData:
-        arguments, delay = self._data_arguments(inputs), self.config.frames.delay
-        return FrameData(*arguments, frames=self.frames, delay=delay, seed=seed, **self._data_options())
+        options = {"delay": self.options.delay, "seed": seed, **self._data_options()}
+        return FrameData(*self._data_arguments(inputs), frames=self.frames, **options)
 
     def module(self, model: nn.Module, record: Mapping[str, Any]) -> FrameDecoding:
         used = ", ".join(f"{part} {len(rows)}" for part, rows in self.frames.items())
         logger.info("movie: %d of %d frames have an image; %s", len(self.movie), FRAMES_TASK.n_classes, used)
-        options = cast("dict[str, Any]", OmegaConf.to_container(self.config.decoder))
         try:
-            decoder = SkipConnectionDecoder(size=self.movie.size, **options)
+            decoder = SkipConnectionDecoder(size=self.movie.size, **self.decoder)
         except TypeError as error:
             raise RecipeError(f"decoder: {error}") from None
         return FrameDecoding(
@@ -216,11 +239,12 @@ class FrameReconstruction(Decoding):
             decoder,
             self.movie,
             self._base(),
-            FrameLoss(cast("dict[str, float]", OmegaConf.to_container(self.config.frame_loss.weights))),
-            transfer=self.config.transfer,
-            probe_fraction=self.config.probe_fraction,
+            FrameLoss(self.loss_weights),
+            transfer=self.recipe.transfer,
+            probe_fraction=self.recipe.probe_fraction,
             hyper_parameters=record,
-            **plain(self.config.optim, "optimizer", "schedule"),
+            optimizer=self.recipe.optim.optimizer,
+            schedule=self.recipe.optim.schedule,
         )
 
     def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
@@ -236,29 +260,21 @@ class FrameReconstruction(Decoding):
     @cached_property
     def movie(self) -> MovieFrames:
         """The images, in the size that the recipe asks for."""
-        require(self.config, "data.root", "the folder of the recordings")
-        options = self.config.frames
-        movie = MovieFrames.load(find_frames_file(self.config.data.root, options.file))
-        if options.size is None:
+        movie = MovieFrames.load(find_frames_file(self.recipe.data.folder, self.options.file))
+        if self.options.size is None:
             return movie
-        size = [int(n) for n in options.size]
-        if len(size) != 2 or min(size) < 11:
-            raise RecipeError(f"frames.size must be [height, width] of at least 11 pixels, not {size}")
-        resized = F.interpolate(as_images(movie.image)[:, None], size, mode="bilinear", antialias=True)
+        resized = F.interpolate(as_images(movie.image)[:, None], self.options.size, mode="bilinear", antialias=True)
         return MovieFrames(as_bytes(resized[:, 0]).numpy(), movie.frame)
 
     @cached_property
     def frames(self) -> dict[str, np.ndarray]:
         """The frames that each part of the split uses."""
         names = ("protocol", "fold", "n_folds", "n_blocks", "gap")
-        return split_frames(self.movie.frame, **{name: self.config.frames[name] for name in names})
+        return split_frames(self.movie.frame, **{name: getattr(self.options, name) for name in names})
 
     def _base(self) -> torch.Tensor:
-        base = self.config.frames.base
-        if base not in ("mean", "grey"):
-            raise RecipeError(f"frames.base must be 'mean' or 'grey', not {base!r}")
         mean = as_images(self.movie.image[self.movie.rows(self.frames["train"])]).mean(dim=0)
-        return mean if base == "mean" else torch.full_like(mean, 0.5)
+        return mean if self.options.base == "mean" else torch.full_like(mean, 0.5)
 
 
 def as_images(image: np.ndarray) -> torch.Tensor:

@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
-from omegaconf import DictConfig
 from torch import nn
 
 from poyo_ssl_plugin.data import Task, fit_task, get_task
@@ -24,8 +23,9 @@ from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.models import build_model
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
+from poyo_ssl_plugin.training.inputs import Inputs
 from poyo_ssl_plugin.training.module import TransferModule
-from poyo_ssl_plugin.training.recipe import Inputs, data_options, diet_of, plain
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe
 
 logger = logging.getLogger(__name__)
 
@@ -75,9 +75,10 @@ class TestResult:
         further: Other numbers of the same test, by name.
 
     Example:
-        >>> from omegaconf import OmegaConf
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
         >>> rows = [{"label": 3, "prediction": 3}, {"label": 5, "prediction": 1}]
-        >>> decoding_of(OmegaConf.create({"task": "drifting_gratings"})).test_result(rows)
+        >>> config = compose_recipe("finetune", "scratch", ["task=drifting_gratings"])
+        >>> decoding_of(FinetuneRecipe.parse(config)).test_result(rows)
         TestResult(value=0.5, n_test=2, trials=[1.0, 0.0], names=None, further={})
     """
 
@@ -94,12 +95,13 @@ class Decoding(ABC):
     """A kind of task as a recipe asks for it.
 
     Args:
-        config: A resolved fine-tuning recipe.
+        recipe: The fine-tuning recipe.
         inputs: Its recordings, where they are open already.
 
     Example:
-        >>> from omegaconf import OmegaConf
-        >>> decoding = decoding_of(OmegaConf.create({"task": "natural_movie"}))
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> config = compose_recipe("finetune", "scratch", ["task=natural_movie"])
+        >>> decoding = decoding_of(FinetuneRecipe.parse(config))
         >>> decoding.n_outputs, round(decoding.chance, 3), decoding.describe()
         (30, 0.033, 'accuracy on held-out trials')
     """
@@ -107,8 +109,8 @@ class Decoding(ABC):
     metric: ClassVar[Metric]
     task: Task
 
-    def __init__(self, config: DictConfig, inputs: Inputs | None = None) -> None:
-        self.config = config
+    def __init__(self, recipe: FinetuneRecipe, inputs: Inputs | None = None) -> None:
+        self.recipe = recipe
 
     @property
     def n_outputs(self) -> int:
@@ -132,7 +134,7 @@ class Decoding(ABC):
 
     def recorded(self) -> Any:
         """The task as a checkpoint's recipe names it; it says what was found in the training labels."""
-        return self.config.task
+        return self.recipe.task
 
     @abstractmethod
     def describe(self) -> str:
@@ -162,39 +164,40 @@ class Decoding(ABC):
         """What a test measured, from the module's ``predictions``."""
 
     def _data_arguments(self, inputs: Inputs) -> tuple[Any, ...]:
-        return inputs.dataset, inputs.table, diet_of(self.config, inputs.table), inputs.split
+        return inputs.dataset, inputs.table, self.recipe.make_diet(inputs.table), inputs.split
 
     def _data_options(self) -> dict[str, Any]:
-        return {"label_fraction": self.config.get("label_fraction", 1.0), **data_options(self.config)}
+        return {"label_fraction": self.recipe.label_fraction, **self.recipe.data.of_windows()}
 
 
 class LabelDecoding(Decoding):
     """Decode the labels of a column: what classes and numbers have in common."""
 
-    def __init__(self, config: DictConfig, inputs: Inputs | None = None) -> None:
-        super().__init__(config)
-        self.task = get_task(config.task)
+    def __init__(self, recipe: FinetuneRecipe, inputs: Inputs | None = None) -> None:
+        super().__init__(recipe)
+        self.task = get_task(recipe.task)
         if inputs is not None:
             self.task = fit_task(self.task, inputs.dataset, inputs.split["train"])
 
     def recorded(self) -> Any:
-        return self.config.task if get_task(self.config.task).is_fitted else self.task.to_dict()
+        return self.recipe.task if get_task(self.recipe.task).is_fitted else self.task.to_dict()
 
     def data(self, inputs: Inputs, *, seed: int = 0) -> FinetuningData:
         return FinetuningData(
             *self._data_arguments(inputs),
             task=self.task,
             seed=seed,
-            shuffle_labels=self.config.get("shuffle_labels", False),
+            shuffle_labels=self.recipe.shuffle_labels,
             **self._data_options(),
         )
 
     def _module_options(self, record: Mapping[str, Any]) -> dict[str, Any]:
         return {
-            "transfer": self.config.transfer,
-            "probe_fraction": self.config.probe_fraction,
+            "transfer": self.recipe.transfer,
+            "probe_fraction": self.recipe.probe_fraction,
             "hyper_parameters": record,
-            **plain(self.config.optim, "optimizer", "schedule"),
+            "optimizer": self.recipe.optim.optimizer,
+            "schedule": self.recipe.optim.schedule,
         }
 
 
@@ -207,7 +210,7 @@ class Classification(LabelDecoding):
         return "accuracy on held-out trials"
 
     def module(self, model: nn.Module, record: Mapping[str, Any]) -> Finetuning:
-        smoothing = self.config.label_smoothing
+        smoothing = self.recipe.label_smoothing
         return Finetuning(model, self.task, label_smoothing=smoothing, **self._module_options(record))
 
     def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
@@ -226,8 +229,7 @@ class Regression(LabelDecoding):
         return "R2 within each recording, at held-out moments"
 
     def module(self, model: nn.Module, record: Mapping[str, Any]) -> RegressionFinetuning:
-        loss = self.config.get("regression_loss", "smooth_l1")
-        return RegressionFinetuning(model, self.task, loss=loss, **self._module_options(record))
+        return RegressionFinetuning(model, self.task, loss=self.recipe.regression_loss, **self._module_options(record))
 
     def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
         """R2 within each recording, weighted by its moments; the mean over targets.
@@ -279,20 +281,21 @@ def decoding_kind(kind: str) -> type[Decoding]:
     return found
 
 
-def decoding_of(config: DictConfig, inputs: Inputs | None = None) -> Decoding:
+def decoding_of(recipe: FinetuneRecipe, inputs: Inputs | None = None) -> Decoding:
     """What a fine-tuning recipe decodes.
 
     Args:
-        config: A resolved fine-tuning recipe.
+        recipe: The fine-tuning recipe.
         inputs: Its recordings, in whose training time the classes are found where the task does not name them.
 
     Raises:
         RecipeError: If there is no such task, or its recipe lacks what it needs.
 
     Example:
-        >>> from omegaconf import OmegaConf
-        >>> decoding = decoding_of(OmegaConf.create({"task": "drifting_gratings"}))
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> config = compose_recipe("finetune", "scratch", ["task=drifting_gratings"])
+        >>> decoding = decoding_of(FinetuneRecipe.parse(config))
         >>> decoding.task.classes, decoding.metric.name
         ((0, 1, 2, 3, 4, 5, 6, 7), 'accuracy')
     """
-    return decoding_kind(task_kind(config.task))(config, inputs)
+    return decoding_kind(task_kind(recipe.task))(recipe, inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 import torch
@@ -35,7 +35,7 @@ class FiniteGuard(L.Callback):
         NumericalError: Where it stops; the weights are those of the step before.
     """
 
-    def __init__(self, out_dir: str | Path, action: Literal["stop", "skip"] = "stop") -> None:
+    def __init__(self, out_dir: str | Path, action: str = "stop") -> None:
         self.folder = Path(out_dir)
         self.action = action
         self.skipped = 0

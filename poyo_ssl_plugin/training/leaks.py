@@ -16,6 +16,7 @@ from poyo_ssl_plugin.models import adapt, read_checkpoint
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import intersect_intervals
 from poyo_ssl_plugin.training.data import DietData
+from poyo_ssl_plugin.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +54,15 @@ def _subject(data: DietData, name: str) -> str:
     return str(getattr(getattr(data.dataset.get_recording(name), "subject", None), "id", ""))
 
 
-def leaks_of(config: DictConfig, table: PredictabilityTable, data: DietData) -> dict[str, Any]:
+def leaks_of(recipe: Recipe, table: PredictabilityTable, data: DietData) -> dict[str, Any]:
     """What of the test pretraining and scoring saw, and whether the recipe allows it.
 
     Raises:
         RecipeError: If it does not.
     """
-    before = {} if config.init_from is None else check_leaks(config.init_from, data, allow=config.allow_leak)
-    scoring = check_scoring(table, data, allow=config.allow_leak)
-    return {**before, "scoring": scoring, "allowed": bool(config.allow_leak)}
+    before = {} if recipe.init_from is None else check_leaks(recipe.init_from, data, allow=recipe.allow_leak)
+    scoring = check_scoring(table, data, allow=recipe.allow_leak)
+    return {**before, "scoring": scoring, "allowed": recipe.allow_leak}
 
 
 def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[str, Any]:

@@ -12,24 +12,9 @@ import torch.nn.functional as F
 from poyo_ssl_plugin.models import run_without_dropout
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.training.data import FinetuningData
+from poyo_ssl_plugin.training.recipe import SelfTraining
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SelfTraining:
-    """Labels for the training trials that have none, as the model's own guesses.
-
-    It uses *when* the unlabelled trials of the training split were, not what they showed, and takes classes
-    to be equally frequent among them.
-
-    Attributes:
-        rounds: Rounds of guessing and averaging; 0 turns it off.
-        scale: Sharpness of a guess: softmax of so many times the cosine.
-    """
-
-    rounds: int = 0
-    scale: float = 20.0
 
 
 @dataclass(frozen=True)

@@ -1,100 +1,276 @@
-"""What a recipe asks for: recordings and neurons, tasks, and the options of windows."""
+"""Recipes as typed objects: what pretraining and fine-tuning are asked for, every value checked at the door."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from poyo_ssl_plugin.data import Recordings, Task, fit_task, get_task
-from poyo_ssl_plugin.data.check import usable_recordings
-from poyo_ssl_plugin.data.splits import Split, recorded_split
-from poyo_ssl_plugin.data.transforms import activity_field
+from poyo_ssl_plugin.data import Task, get_task
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models.architecture import refuse_unknown_classes
-from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training.activity import Activity
-
-logger = logging.getLogger(__name__)
+from poyo_ssl_plugin.training.parsing import fraction, one_of, parse, positive, whole
 
 _ABSENT = object()
-
-# Whole numbers of a recipe, and the least that each may be.
-_LEAST = {
-    "seed": 0,
-    "data.batch_size": 1,
-    "data.num_workers": 0,
-    "trainer.max_steps": -1,
-    "trainer.max_epochs": 0,
-    "trainer.val_every_n_steps": 1,
-    "trainer.save_every_n_steps": 1,
-    "trainer.accumulate_grad_batches": 1,
-    "trainer.log_every_n_steps": 0,
-    "trainer.threads": 0,
-}
-
-# Keys that are one of some words.
-_WORDS = {
-    "transfer": ("full", "lp_ft", "probe"),
-    "identify.method": ("none", "unlabelled"),
-    "regression_loss": ("smooth_l1", "mse", "l1"),
-    "trainer.on_nonfinite": ("stop", "skip"),
-}
+Kind = TypeVar("Kind", bound="Recipe")
 
 
-@dataclass
-class Inputs:
-    """What a run reads: recordings, the scored neurons, and how time is split.
+def _seeds(key: str, value: Any) -> None:
+    known = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
+    if not known or not value or len(set(value)) < len(value):
+        raise RecipeError(
+            f"{key} must be different whole numbers from 0 on, at least one, as in seeds=[0,1,2], not {value}"
+        )
 
-    A run reads them as its recipe says; an experiment can make them once and hand them to many runs.
+
+def _lr(key: str, value: Any) -> None:
+    positive(f"{key}.lr", value.get("lr"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataRecipe:
+    """Recordings, and the windows cut from them; the comments in ``recipes/data/windows.yaml`` say what keys mean."""
+
+    root: str | None = None
+    recordings: list[str] | None = None
+    on_error: str = "stop"
+    timeout: float | None = None
+    split: str = "recorded"
+    window_length: Annotated[float, positive]
+    batch_size: Annotated[int, whole(1)]
+    num_workers: Annotated[int, whole(0)] = 0
+    field: str | None = None
+    bin_width: float = 0.1
+    standardize: bool = True
+    unit_dropout: dict[str, Any] | None
+
+    @property
+    def folder(self) -> str:
+        """The folder of the recordings.
+
+        Raises:
+            RecipeError: If none is given.
+        """
+        if self.root is None:
+            raise RecipeError("data.root is not set: give data.root=..., the folder of the recordings")
+        return self.root
+
+    def of_windows(self) -> dict[str, Any]:
+        """What windows are like, as options of :class:`~poyo_ssl_plugin.training.DietData`."""
+        names = ("window_length", "batch_size", "num_workers", "standardize", "unit_dropout")
+        return {name: getattr(self, name) for name in names} | {"activity": Activity(self.field, self.bin_width)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainDataRecipe(DataRecipe):
+    """The same for pretraining, which may keep to a stimulus or open its diet step by step."""
+
+    stimulus: str | None = None
+    curriculum: str | None = None
+    curriculum_start: float = 0.2
+    curriculum_fraction: float = 0.7
+
+    def of_windows(self) -> dict[str, Any]:
+        names = ("stimulus", "curriculum", "curriculum_start", "curriculum_fraction")
+        return super().of_windows() | {name: getattr(self, name) for name in names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerRecipe:
+    """How long a run trains, on what, and what it logs; meanings in ``recipes/trainer/default.yaml``."""
+
+    max_steps: Annotated[int, whole(-1)]
+    max_epochs: Annotated[int | None, whole(0)] = None
+    val_every_n_steps: Annotated[int, whole(1)]
+    limit_val_batches: int | float = 1.0
+    save_every_n_steps: Annotated[int | None, whole(1)] = None
+    accelerator: str = "auto"
+    devices: Any = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str | int = "32-true"
+    accumulate_grad_batches: Annotated[int, whole(1)] = 1
+    compile: bool | str = False
+    gradient_clip_val: float | None
+    on_nonfinite: Annotated[str, one_of("stop", "skip")] = "stop"
+    deterministic: bool | str = False
+    threads: Annotated[int | None, whole(0)] = None
+    log_every_n_steps: Annotated[int, whole(0)] = 20
+    trajectory_every_n_steps: int | None = None
+    tensorboard: bool = True
+    wandb: bool = False
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.max_steps == -1 and self.max_epochs is None:
+            raise RecipeError("trainer.max_steps=-1 trains by trainer.max_epochs alone: give trainer.max_epochs=...")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimRecipe:
+    """Arguments of :func:`~poyo_ssl_plugin.training.optim.make_optimizer` and of the schedule."""
+
+    optimizer: Annotated[dict[str, Any], _lr]
+    schedule: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auxiliary:
+    """The supervised loss beside a pretraining objective: a task, by name or declared, and its weight."""
+
+    task: Any
+    weight: float
+
+
+@dataclass(frozen=True)
+class Identification:
+    """How new neurons are identified before any label is used.
 
     Attributes:
-        dataset: The recordings.
-        table: Their scored neurons.
-        split: Part (``"train"``, ``"valid"``, ``"test"``) to recording id to times in seconds, (R, 2).
-        skipped: Recordings that were left out since they are damaged, with the reason.
-
-    Example:
-        >>> import tempfile
-        >>> import numpy as np
-        >>> from poyo_ssl_plugin.configuration import compose_recipe
-        >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
-        >>> traces = np.random.default_rng(0).normal(size=(600, 6))
-        >>> folder = save_recording(
-        ...     recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0), tempfile.mkdtemp()
-        ... ).parent
-        >>> inputs = Inputs.from_recipe(compose_recipe("pretrain", None, [f"data.root={folder}", "diet=all"]))
-        >>> inputs.dataset.recording_ids, len(inputs.table), list(inputs.split)
-        (['mouse1'], 6, ['train', 'valid', 'test'])
+        method: ``"none"``, or ``"unlabelled"``: fit the embeddings of units to unlabelled training time.
+        steps: Steps of Adam, along a cosine.
+        batch_size: Windows per step.
+        lr: Learning rate at first.
     """
 
-    dataset: Recordings
-    table: PredictabilityTable
-    split: Split
-    skipped: Mapping[str, str] = field(default_factory=dict)
+    method: Annotated[str, one_of("none", "unlabelled")] = "none"
+    steps: int = 300
+    batch_size: int = 128
+    lr: float = 0.02
+
+
+@dataclass(frozen=True)
+class SelfTraining:
+    """Labels for the training trials that have none, as the model's own guesses.
+
+    It uses *when* the unlabelled trials of the training split were, not what they showed, and takes classes
+    to be equally frequent among them.
+
+    Attributes:
+        rounds: Rounds of guessing and averaging; 0 turns it off.
+        scale: Sharpness of a guess: softmax of so many times the cosine.
+    """
+
+    rounds: int = 0
+    scale: float = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """What pretraining and fine-tuning share.
+
+    Model, diet and objective may be anyone's: their keys go to the class that they name as they are. Defaults are of
+    keys that checkpoints from before do not have, and equal those of the recipe files.
+    """
+
+    out_dir: str
+    model: dict[str, Any]
+    diet: dict[str, Any]
+    data: DataRecipe
+    optim: OptimRecipe
+    trainer: TrainerRecipe
+    resume: bool = False
+    init_from: str | None = None
+    allow_leak: bool = False
 
     @classmethod
-    def from_recipe(cls, config: DictConfig) -> Inputs:
-        require(config, "data.root", "the folder of the recordings")
-        data = config.data
-        recordings = None if data.recordings is None else [str(name) for name in data.recordings]
-        dataset = Recordings(data.root, recordings)
-        good, damaged = usable_recordings(dataset, on_error=data.on_error, timeout=data.get("timeout"))
-        if damaged:
-            dataset = Recordings(data.root, good)
-        split = recorded_split(dataset, data.split)
-        if OmegaConf.select(config, "diet.table") is None and config.diet.rule == "all":
-            logger.info("diet=all without a table: measuring all neurons on the training split first")
-            activity = data.get("field") or activity_field(dataset.get_recording(dataset.recording_ids[0]))
-            of_counts = {"field": activity, "bin_width": data.get("bin_width", 0.1)}
-            return cls(dataset, score_dataset(dataset, intervals=split["train"], **of_counts), split, damaged)
-        require(config, "diet.table", "the table that 'poyo-ssl score' wrote")
-        return cls(dataset, PredictabilityTable.load(config.diet.table), split, damaged)
+    def parse(cls: type[Kind], config: DictConfig) -> Kind:
+        """A composed recipe as a typed object; keys of one's own are left out.
+
+        Raises:
+            RecipeError: Naming the first key with a value that no run can be done with.
+
+        Example:
+            >>> from poyo_ssl_plugin.configuration import compose_recipe
+            >>> PretrainRecipe.parse(compose_recipe("pretrain")).trainer.max_steps
+            300
+            >>> PretrainRecipe.parse(compose_recipe("pretrain", overrides=["data.batch_size=many"]))
+            Traceback (most recent call last):
+            ...
+            poyo_ssl_plugin.errors.RecipeError: data.batch_size must be a whole number of at least 1, not many
+        """
+        return parse(cls, OmegaConf.to_container(resolved(config)))  # type: ignore[arg-type]
+
+    def make_diet(self, table: PredictabilityTable) -> Diet:
+        """The diet that is asked for, of a table in memory."""
+        return make_diet(table, **{key: value for key, value in self.diet.items() if key != "table"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRecipe(Recipe):
+    """What a pretraining is asked for; meanings in ``recipes/pretrain.yaml``.
+
+    Example:
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> recipe = PretrainRecipe.parse(compose_recipe("pretrain", overrides=["data.batch_size=8"]))
+        >>> recipe.data.batch_size, recipe.auxiliary_task().name
+        (8, 'drifting_gratings')
+    """
+
+    data: PretrainDataRecipe
+    ssl: dict[str, Any]
+    aux: Auxiliary
+    seed: Annotated[int, whole(0)] = 0
+
+    def auxiliary_task(self) -> Task | None:
+        """The task of the supervised loss, as it is declared, if it has weight.
+
+        Raises:
+            RecipeError: If it is no classification.
+        """
+        if self.aux.task is None or self.aux.weight == 0:
+            return None
+        task = get_task(self.aux.task)
+        if task.kind != "classification":
+            raise RecipeError(
+                f"aux.task={task.name} is a {task.kind}, and the auxiliary loss needs classes; name a classification, "
+                "or give aux.weight=0"
+            )
+        return task
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecipe(Recipe):
+    """What a fine-tuning is asked for; meanings in ``recipes/finetune.yaml``.
+
+    ``frames``, ``decoder`` and ``frame_loss`` are of the task ``natural_movie_frames``, which reads them itself.
+
+    Example:
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> recipe = FinetuneRecipe.parse(compose_recipe("finetune", "scratch", ["transfer=probe"]))
+        >>> recipe.transfer, recipe.seeds, recipe.init_from
+        ('probe', [0, 1, 2], None)
+    """
+
+    task: Any
+    seeds: Annotated[list[int], _seeds]
+    transfer: Annotated[str, one_of("full", "lp_ft", "probe")] = "full"
+    probe_fraction: float = 0.3
+    identify: Identification
+    self_training: SelfTraining
+    label_smoothing: float = 0.0
+    regression_loss: Annotated[str, one_of("smooth_l1", "mse", "l1")] = "smooth_l1"
+    shuffle_labels: bool = False
+    label_fraction: Annotated[float, fraction] = 1.0
+    vocabulary: str = "pretrained"
+    frames: dict[str, Any] | None = None
+    decoder: dict[str, Any] | None = None
+    frame_loss: dict[str, Any] | None = None
+
+
+def resolved(config: DictConfig) -> DictConfig:
+    """The recipe with every reference replaced by its value; what is missing stays missing."""
+    try:
+        return OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))  # type: ignore[return-value]
+    except OmegaConfBaseException as error:
+        raise RecipeError(" ".join(str(error).split())) from None
 
 
 def recorded_recipe(
@@ -126,90 +302,3 @@ def must_fit(source: str | Path) -> Iterator[None]:
         yield
     except (RuntimeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source}: does not fit these recordings ({str(error).splitlines()[0]})") from None
-
-
-def require(config: DictConfig, key: str, what: str, *, null: bool = False) -> None:
-    parent, _, leaf = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    if OmegaConf.is_missing(node, leaf) or (node[leaf] is None and not null):
-        raise RecipeError(f"{key} is not set: give {key}=..., {what}")
-
-
-def check_values(config: DictConfig) -> DictConfig:
-    """The recipe as it is, if a run can be done with its numbers and words.
-
-    Raises:
-        RecipeError: Naming the first such key.
-    """
-    for key, least in _LEAST.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and (type(value) is not int or value < least):
-            raise RecipeError(f"{key} must be a whole number of at least {least}, not {value}")
-    for key, words in _WORDS.items():
-        value = OmegaConf.select(config, key)
-        if value is not None and value not in words:
-            raise RecipeError(f"{key} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}")
-    if config.trainer.max_steps == -1 and config.trainer.max_epochs is None:
-        raise RecipeError("trainer.max_steps=-1 trains by trainer.max_epochs alone: give trainer.max_epochs=...")
-    for key in ("data.window_length", "optim.optimizer.lr"):
-        value = OmegaConf.select(config, key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
-            raise RecipeError(f"{key} must be a positive number, not {value}")
-    fraction = config.get("label_fraction", 1.0)
-    if not isinstance(fraction, int | float) or not 0 < fraction <= 1:
-        raise RecipeError(f"label_fraction must be in (0, 1], not {fraction}")
-    return config
-
-
-def plain(config: DictConfig, *names: str) -> dict[str, Any]:
-    return {name: OmegaConf.to_container(config[name]) for name in names}
-
-
-def diet_of(config: DictConfig, table: PredictabilityTable) -> Diet:
-    """The diet that a recipe asks for, of a table in memory."""
-    options = plain(config, "diet")["diet"]
-    return make_diet(table, **{key: value for key, value in options.items() if key != "table"})
-
-
-def data_options(config: DictConfig) -> dict[str, Any]:
-    names = ("window_length", "batch_size", "num_workers", "standardize")
-    dropout = config.data.unit_dropout
-    return {
-        **{name: config.data[name] for name in names},
-        "unit_dropout": None if dropout is None else OmegaConf.to_container(dropout),
-        "activity": Activity(config.data.get("field"), config.data.get("bin_width", 0.1)),
-    }
-
-
-def auxiliary_declared(config: DictConfig) -> Task | None:
-    """The auxiliary task that a pretraining recipe asks for, if it has weight.
-
-    Raises:
-        RecipeError: If it is no classification.
-    """
-    if config.aux.task is None or config.aux.weight == 0:
-        return None
-    task = get_task(config.aux.task)
-    if task.kind != "classification":
-        raise RecipeError(
-            f"aux.task={task.name} is a {task.kind}, and the auxiliary loss needs classes; name a classification, or "
-            "give aux.weight=0"
-        )
-    return task
-
-
-def auxiliary_task(config: DictConfig, inputs: Inputs) -> Task | None:
-    """The auxiliary task, its classes known, if it has weight and any recording has its labels."""
-    task, dataset = auxiliary_declared(config), inputs.dataset
-    if task is None:
-        return None
-    labelled = {
-        name: inputs.split["train"][name]
-        for name in dataset.recording_ids
-        if task.source in (data := dataset.get_recording(name)).keys()
-        and set(task.columns) <= set(getattr(data, task.source).keys())
-    }
-    if not labelled:
-        logger.warning("no recording has labels of %s: pretraining without the auxiliary loss", task.name)
-        return None
-    return fit_task(task, dataset, labelled)

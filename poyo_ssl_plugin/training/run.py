@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.errors import CheckpointError
+from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import (
     LoadReport,
     build_model,
@@ -24,27 +24,16 @@ from poyo_ssl_plugin.models import (
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
 from poyo_ssl_plugin.training.identify_neurons import identify
+from poyo_ssl_plugin.training.inputs import Inputs, auxiliary_task
 from poyo_ssl_plugin.training.leaks import check_scoring, check_test_time, leaks_of, record_of
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.pretraining import Pretraining
-from poyo_ssl_plugin.training.prototypes import SelfTraining, start_from_class_means
-from poyo_ssl_plugin.training.recipe import (
-    Inputs,
-    auxiliary_task,
-    check_values,
-    data_options,
-    diet_of,
-    must_fit,
-    plain,
-    recorded_recipe,
-    require,
-)
-from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult, hardware_errors, resolved
+from poyo_ssl_plugin.training.prototypes import start_from_class_means
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe, must_fit, recorded_recipe, resolved
+from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult, hardware_errors
 from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, quiet_lightning, validate
 
 logger = logging.getLogger(__name__)
-
-_PRETRAINING_DATA = ("stimulus", "curriculum", "curriculum_start", "curriculum_fraction")
 
 
 def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
@@ -75,29 +64,29 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     record = RunRecord.of(config)
     if (finished := record.finished(config)) is not None:
         return finished
-    check_values(config)
-    inputs = inputs or Inputs.from_recipe(config)
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    task, diet = auxiliary_task(config, inputs), diet_of(config, inputs.table)
-    options = {**{name: config.data[name] for name in _PRETRAINING_DATA}, **data_options(config)}
-    data = PretrainingData(inputs.dataset, inputs.table, diet, inputs.split, task=task, seed=config.seed, **options)
     take_model_of_checkpoint(config)
-    model = build_model(config.model, {task.name: task.n_classes} if task else {})
-    objective = instantiate(config.ssl, "ssl")
-    loaded = initialise(model, data.unit_ids, data.session_ids, init_from=config.init_from)
+    recipe = PretrainRecipe.parse(config)
+    inputs = inputs or Inputs.from_recipe(recipe)
+    L.seed_everything(recipe.seed, workers=True, verbose=False)
+    task, diet, options = auxiliary_task(recipe, inputs), recipe.make_diet(inputs.table), recipe.data.of_windows()
+    data = PretrainingData(inputs.dataset, inputs.table, diet, inputs.split, task=task, seed=recipe.seed, **options)
+    model = build_model(recipe.model, {task.name: task.n_classes} if task else {})
+    objective = instantiate(recipe.ssl, "ssl")
+    loaded = initialise(model, data.unit_ids, data.session_ids, init_from=recipe.init_from)
     data.attach(model)
-    leaks = {"scoring": check_scoring(inputs.table, data, allow=config.get("allow_leak", False))}
+    leaks = {"scoring": check_scoring(inputs.table, data, allow=recipe.allow_leak)}
     seen = record_of(config, model, data, data.train_times, inputs.skipped)
     module = Pretraining(
         model,
         objective,
         auxiliary=task.name if task else None,
-        auxiliary_weight=config.aux.weight,
+        auxiliary_weight=recipe.aux.weight,
         hyper_parameters={**seen, "leaks": leaks},
-        **plain(config.optim, "optimizer", "schedule"),
+        optimizer=recipe.optim.optimizer,
+        schedule=recipe.optim.schedule,
     )
     with hardware_errors(), quiet_lightning():
-        trainer = make_trainer(config, record, monitor="valid/loss", mode="min")
+        trainer = make_trainer(recipe.trainer, record, monitor="valid/loss", mode="min")
         with record.own_folder(config):
             initial = validate(trainer, module, data)
             metrics = fit(trainer, module, data)
@@ -110,7 +99,8 @@ class Prepared:
     """A fine-tuning run before its first step, or a finished one opened again.
 
     Attributes:
-        config: The resolved recipe.
+        config: The composed recipe, as the checkpoint keeps it.
+        recipe: The same, parsed.
         decoding: What is decoded.
         module: The Lightning module; ``module.model`` is the model, its vocabularies initialised.
         data: The data module, attached to the model.
@@ -119,6 +109,7 @@ class Prepared:
     """
 
     config: DictConfig
+    recipe: FinetuneRecipe
     decoding: Decoding
     module: TransferModule
     data: FinetuningData
@@ -128,6 +119,9 @@ class Prepared:
 
 def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
     """Everything of a fine-tuning run but the training; arguments as :func:`finetune`.
+
+    Raises:
+        PoyoSSLError: If the recipe or what it names is not as it must be.
 
     Example:
         >>> import tempfile
@@ -145,30 +139,33 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
         (['NA', 'mouse1/0'], 8)
     """
     config = resolved(config)
-    check_values(config)
-    require(config, "init_from", "a pretrained checkpoint; init_from=null trains from scratch", null=True)
-    inputs = inputs or Inputs.from_recipe(config)
-    decoding = decoding_of(config, inputs)
+    if OmegaConf.is_missing(config, "init_from"):
+        raise RecipeError(
+            "init_from is not set: give init_from=..., a pretrained checkpoint; init_from=null trains from scratch"
+        )
+    take_model_of_checkpoint(config)
+    recipe = FinetuneRecipe.parse(config)
+    inputs = inputs or Inputs.from_recipe(recipe)
+    decoding = decoding_of(recipe, inputs)
     config.task = decoding.recorded()
     L.seed_everything(seed, workers=True, verbose=False)
     data = decoding.data(inputs, seed=seed)
-    if seed == next(iter(config.seeds), seed):
+    if seed == recipe.seeds[0]:
         logger.info("diet %s (%s)", data.diet.summary(inputs.dataset.recording_ids), data.diet.name)
-    take_model_of_checkpoint(config)
-    model = decoding.model(config.model)
+    model = decoding.model(recipe.model)
     data.attach(model)
-    vocabulary = config.get("vocabulary", "pretrained")
-    loaded = initialise(model, data.unit_ids, data.session_ids, init_from=config.init_from, vocabulary=vocabulary)
+    source: dict[str, Any] = {"init_from": recipe.init_from, "vocabulary": recipe.vocabulary}
+    loaded = initialise(model, data.unit_ids, data.session_ids, **source)
     record = record_of(config, model, data, data.split["train"], inputs.skipped)
-    record |= {"seed": seed, "leaks": leaks_of(config, inputs.table, data)}
-    if config.init_from is not None:
-        record["pretrained_on"] = read_checkpoint(config.init_from)["hyper_parameters"].get("trained_on")
-    identified = identify(model, config, inputs, data, seed=seed)
-    guessed = start_from_class_means(model, data, decoding.task.name, SelfTraining(**config.self_training))
+    record |= {"seed": seed, "leaks": leaks_of(recipe, inputs.table, data)}
+    if recipe.init_from is not None:
+        record["pretrained_on"] = read_checkpoint(recipe.init_from)["hyper_parameters"].get("trained_on")
+    identified = identify(model, recipe, inputs, data, seed=seed)
+    guessed = start_from_class_means(model, data, decoding.task.name, recipe.self_training)
     record["unlabelled"] = {"identified": identified, "guessed_trials": guessed}
     record["leaks"]["unlabelled"] = record["unlabelled"]
     module = decoding.module(model, record)
-    return Prepared(config, decoding, module, data, loaded, record["leaks"])
+    return Prepared(config, recipe, decoding, module, data, loaded, record["leaks"])
 
 
 def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
@@ -205,7 +202,7 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         return finished
     run = prepare_finetuning(config, inputs, seed=seed)
     with hardware_errors(), quiet_lightning():
-        trainer = make_trainer(run.config, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
+        trainer = make_trainer(run.recipe.trainer, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
         with record.own_folder(run.config):
             metrics = fit(trainer, run.module, run.data)
             trainer.test(run.module, run.data, verbose=False)
@@ -254,16 +251,17 @@ def open_finetuned(
     if "recipe" not in record or "task" not in record["recipe"]:
         raise CheckpointError(f"{checkpoint}: not of a fine-tuning run of this package; evaluate needs one")
     config = recorded_recipe(content, overrides, source=checkpoint)
-    inputs = inputs or Inputs.from_recipe(config)
-    decoding = decoding_of(config)
+    recipe = FinetuneRecipe.parse(config)
+    inputs = inputs or Inputs.from_recipe(recipe)
+    decoding = decoding_of(recipe)
     data = decoding.data(inputs, seed=int(record.get("seed", 0)))
-    leaks = check_test_time(record, data, allow=bool(config.get("allow_leak", False)))
-    model = decoding.model(config.model)
+    leaks = check_test_time(record, data, allow=recipe.allow_leak)
+    model = decoding.model(recipe.model)
     data.attach(model)
     module = decoding.module(model, record)
     with must_fit(checkpoint):
         _load(module, content)
-    return Prepared(config, decoding, module, data, leaks=leaks)
+    return Prepared(config, recipe, decoding, module, data, leaks=leaks)
 
 
 def _load(module: TransferModule, content: Mapping[str, Any]) -> None:
@@ -300,7 +298,7 @@ def evaluate(
     """
     run = open_finetuned(checkpoint, overrides, inputs)
     with hardware_errors(), quiet_lightning():
-        trainer = make_tester(run.config)
+        trainer = make_tester(run.recipe.trainer)
         trainer.test(run.module, run.data, verbose=False)
     return RunResult(
         Path(checkpoint).parent,

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from poyo_ssl_plugin.configuration import flat, without_later
 from poyo_ssl_plugin.distributed import is_main_process
@@ -171,14 +170,6 @@ class RunRecord:
                 OmegaConf.save(config, temporary)
             self.write()
             yield
-
-
-def resolved(config: DictConfig) -> DictConfig:
-    """The recipe with every reference replaced by its value; what is missing stays missing."""
-    try:
-        return OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise RecipeError(" ".join(str(error).split())) from None
 
 
 def last_checkpoint(out_dir: str | Path) -> Path:

@@ -14,7 +14,6 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from omegaconf import DictConfig
 
 from poyo_ssl_plugin.distributed import process_index
 from poyo_ssl_plugin.errors import RecipeError
@@ -23,6 +22,7 @@ from poyo_ssl_plugin.training.checkpoint_io import SafeCheckpointIO
 from poyo_ssl_plugin.training.guards import CollapseWarning, FiniteGuard
 from poyo_ssl_plugin.training.logs import MetricsLog
 from poyo_ssl_plugin.training.module import TrainingModule
+from poyo_ssl_plugin.training.recipe import TrainerRecipe
 from poyo_ssl_plugin.training.resume import ResumePoint
 from poyo_ssl_plugin.training.run_folder import RunRecord
 from poyo_ssl_plugin.training.step_progress import StepProgress
@@ -61,16 +61,15 @@ def quiet_lightning() -> Iterator[None]:
         lightning.setLevel(level)
 
 
-def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: str) -> L.Trainer:
+def make_trainer(options: TrainerRecipe, record: RunRecord, *, monitor: str, mode: str) -> L.Trainer:
     """The trainer of a recipe.
 
     Args:
-        config: The recipe.
+        options: What the recipe says of it.
         record: The record of the run.
         monitor: The metric by which the best checkpoint is chosen.
         mode: ``"min"`` or ``"max"``.
     """
-    options = config.trainer
     out_dir, last = record.out_dir, record.last
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -104,7 +103,7 @@ def make_trainer(config: DictConfig, record: RunRecord, *, monitor: str, mode: s
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
-        **{name: options[name] for name in _AS_THEY_ARE},
+        **{name: getattr(options, name) for name in _AS_THEY_ARE},
     )
 
 
@@ -120,10 +119,10 @@ def _lightning_trainer(**options: Any) -> L.Trainer:
         raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
 
-def make_tester(config: DictConfig) -> L.Trainer:
+def make_tester(options: TrainerRecipe) -> L.Trainer:
     """A trainer that only tests, and writes nothing."""
     return L.Trainer(
-        accelerator=config.trainer.accelerator,
+        accelerator=options.accelerator,
         devices=1,
         logger=False,
         enable_checkpointing=False,

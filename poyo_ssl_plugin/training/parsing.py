@@ -1,0 +1,94 @@
+"""Typed objects from the keys of a recipe: every value is checked here, once, and named if it is wrong."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, TypeVar, cast, get_type_hints
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from poyo_ssl_plugin.errors import RecipeError
+
+Section = TypeVar("Section")
+# Given the dotted key and its value; raises RecipeError.
+Check = Callable[[str, Any], None]
+
+
+def parse(kind: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
+    """A typed object from the keys of a recipe that it has fields for; other keys are left to who reads them.
+
+    A value that is ``"???"`` counts as not given, in fields that are dictionaries too.
+
+    Args:
+        kind: A dataclass; its fields may be dataclasses again, or ``Annotated`` with a check of their value.
+        values: Keys and plain values, nested as the fields are.
+        prefix: What stands before a key in messages, such as ``"data."``.
+
+    Raises:
+        RecipeError: If a key without a default is not given, or a value is of another type or out of range.
+
+    Example:
+        >>> from poyo_ssl_plugin.training.recipe import Identification
+        >>> parse(Identification, {"method": "unlabelled", "lr": 0.01}, "identify.")
+        Identification(method='unlabelled', steps=300, batch_size=128, lr=0.01)
+        >>> parse(Identification, {"method": "by_hand"}, "identify.")
+        Traceback (most recent call last):
+        ...
+        poyo_ssl_plugin.errors.RecipeError: identify.method must be none or unlabelled, not 'by_hand'
+    """
+    hints, given = get_type_hints(kind, include_extras=True), {}
+    for entry in fields(kind):  # type: ignore[arg-type]
+        key, value = f"{prefix}{entry.name}", values.get(entry.name, "???")
+        if isinstance(value, str) and value == "???":
+            if entry.default is MISSING:
+                raise RecipeError(f"{key} is not set: give {key}=...")
+            continue
+        if is_dataclass(hints[entry.name]):
+            if not isinstance(value, Mapping):
+                raise RecipeError(f"{key} holds other keys; change one of them")
+            value = parse(hints[entry.name], value, f"{key}.")
+        elif isinstance(value, Mapping):
+            value = {name: item for name, item in value.items() if item != "???"}
+        for check in getattr(hints[entry.name], "__metadata__", ()):
+            if value is not None:
+                check(key, value)
+        given[entry.name] = value
+    try:
+        return cast("Section", OmegaConf.to_object(OmegaConf.structured(kind(**given))))
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}") from None
+
+
+def whole(least: int) -> Check:
+    """Whole numbers from ``least`` on."""
+
+    def check(key: str, value: Any) -> None:
+        if type(value) is not int or value < least:
+            raise RecipeError(f"{key} must be a whole number of at least {least}, not {value}")
+
+    return check
+
+
+def one_of(*words: str) -> Check:
+    """One of some words."""
+
+    def check(key: str, value: Any) -> None:
+        if value not in words:
+            raise RecipeError(f"{key} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}")
+
+    return check
+
+
+def positive(key: str, value: Any) -> None:
+    """Finite numbers above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise RecipeError(f"{key} must be a positive number, not {value}")
+
+
+def fraction(key: str, value: Any) -> None:
+    """Numbers above 0, and at most 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise RecipeError(f"{key} must be in (0, 1], not {value}")
