@@ -14,8 +14,8 @@ from benchmarks.harness import Row, Settings, race
 from poyo_ssl_plugin.compat import create_linspace_latent_tokens
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.models import adapt, adapter_class
+from poyo_ssl_plugin.training import PretrainRecipe, parse_recipe
 from poyo_ssl_plugin.training.optim import make_optimizer
-from poyo_ssl_plugin.training.recipe import resolved
 
 N_NEURONS, SECONDS, RATE = 250, 2.0, 30
 # Of the session of the real recording: 200,905 spikes of 242 neurons in 3,855 s.
@@ -52,10 +52,10 @@ def run(settings: Settings) -> Iterator[Row]:
 def step(recipe: str, overrides: list[str], n_windows: int) -> Callable[[], None]:
     """Forward, backward and the optimiser's step of a pretraining recipe on windows with every neuron."""
     torch.manual_seed(0)
-    config = resolved(compose_recipe("pretrain", recipe, overrides))
-    adapter = adapter_class(hydra.utils.get_class(config.model._target_))
+    asked = parse_recipe(PretrainRecipe, compose_recipe("pretrain", recipe, overrides))
+    adapter = adapter_class(hydra.utils.get_class(asked.model["_target_"]))
     model = hydra.utils.instantiate(
-        config.model, sequence_length=SECONDS, **adapter.readout({TASK: N_CLASSES}), _convert_="all"
+        asked.model, sequence_length=SECONDS, **adapter.readout({TASK: N_CLASSES}), _convert_="all"
     ).train()
     vocabulary = [f"u{i}" for i in range(N_NEURONS)]
     inputs = {**(traces if hasattr(model, "set_vocabs") else spikes)(model, n_windows), **asked(n_windows)}
@@ -65,7 +65,7 @@ def step(recipe: str, overrides: list[str], n_windows: int) -> Callable[[], None
     else:
         model.unit_emb.initialize_vocab(vocabulary)
         model.session_emb.initialize_vocab(["s"])
-    objective = hydra.utils.instantiate(config.ssl, _convert_="all")
+    objective = hydra.utils.instantiate(asked.ssl, _convert_="all")
     if hasattr(objective, "attach"):
         objective.attach(model)
     optimizer = make_optimizer([model, objective], lr=1e-3)
@@ -75,7 +75,7 @@ def step(recipe: str, overrides: list[str], n_windows: int) -> Callable[[], None
         optimizer.zero_grad()
         found = objective(model, inputs)
         logits = answers(found.latent_pass.output, torch.ones(n_windows, 1, dtype=torch.bool), TASK)
-        (found.loss + config.aux.weight * F.cross_entropy(logits, target)).backward()
+        (found.loss + asked.aux.weight * F.cross_entropy(logits, target)).backward()
         optimizer.step()
 
     return run

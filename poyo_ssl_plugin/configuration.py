@@ -19,8 +19,6 @@ __all__ = ["compose_recipe"]
 
 # An override that gives a key a value, and nothing to Hydra's own keys.
 _VALUE = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*=")
-# Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
-_LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1, "trainer.limit_val_batches": 1.0}
 
 
 def recipes_dir() -> Path:
@@ -80,9 +78,10 @@ def compose_recipe(
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise RecipeError(f"recipe {name}: {_explain(error, name, folder)}") from None
     if not OmegaConf.is_missing(config, "init_from") and Path(config.get("init_from") or "").is_file():
-        from poyo_ssl_plugin.models import take_model_of_checkpoint
+        from poyo_ssl_plugin.models import model_to_start
 
-        take_model_of_checkpoint(config, chosen_arguments(overrides, config.model))
+        chosen = chosen_arguments(overrides, config.model)
+        config.model = model_to_start(config.model, config.init_from, chosen=chosen)
     return config
 
 
@@ -108,31 +107,6 @@ def known_keys(config, prefix: str = "") -> list[str]:  # type: ignore[no-untype
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             keys += known_keys(node, f"{prefix}{key}.")
     return keys
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values of nested mappings.
-
-    Example:
-        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
-        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
-def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values but those that came later, where a run is what it was without them.
-
-    Example:
-        >>> without_later({"seed": 0, "trainer.limit_val_batches": 1.0})
-        {'seed': 0}
-        >>> without_later({"trainer.limit_val_batches": 1})  # one batch, not all of them
-        {'trainer.limit_val_batches': 1}
-    """
-    return {key: value for key, value in values.items() if key not in _LATER or repr(value) != repr(_LATER[key])}
 
 
 def _diet_by_name(override: str) -> str:

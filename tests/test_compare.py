@@ -47,7 +47,7 @@ from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
 from poyo_ssl_plugin.data.splits import repeat_fold
 from poyo_ssl_plugin.errors import DietError, PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet, score_dataset
-from poyo_ssl_plugin.training import FinetuneRecipe, read_checkpoint
+from poyo_ssl_plugin.training import FinetuneRecipe, parse_recipe, read_checkpoint
 
 GRATINGS = get_task("drifting_gratings")
 QUICK = quick(steps=2, batch_size=4)
@@ -165,7 +165,7 @@ class TestDiets:
 
     def test_decoded_neurons_are_in_no_other_diet(self):
         table = self.table()
-        recipe = FinetuneRecipe.parse(compose_recipe("finetune", "scratch"))
+        recipe = parse_recipe(FinetuneRecipe, compose_recipe("finetune", "scratch"))
         seen, decoded = split_neurons(table, recipe, fraction=0.5)
         of_decoding = make_diet(decoded, "unpredictable").members_of(decoded)
         candidates = make_diet(table, "unpredictable").members_of(table)

@@ -12,7 +12,7 @@ from poyo_ssl_plugin.data import CurriculumSampler
 from poyo_ssl_plugin.data.curriculum import PACINGS, LossPacing, make_pacing
 from poyo_ssl_plugin.errors import DietError, RecipeError
 from poyo_ssl_plugin.predictability import Diet
-from poyo_ssl_plugin.training import Inputs, PretrainingData, PretrainRecipe, pretrain, read_checkpoint
+from poyo_ssl_plugin.training import Inputs, PretrainingData, PretrainRecipe, parse_recipe, pretrain, read_checkpoint
 
 QUICK = quick(steps=6)
 
@@ -110,7 +110,7 @@ class TestPretraining:
 
     def test_pacing_by_loss_survives_a_restart(self, sim_dir, table_path, dataset, table):
         config = self.recipe(sim_dir, table_path, sim_dir)
-        inputs = Inputs.from_recipe(PretrainRecipe.parse(config))
+        inputs = Inputs.from_recipe(parse_recipe(PretrainRecipe, config))
 
         def data():
             return PretrainingData(

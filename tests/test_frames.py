@@ -28,7 +28,7 @@ from poyo_ssl_plugin.frames.simple_decoders import (
     window_features,
 )
 from poyo_ssl_plugin.frames.task import FrameReconstruction
-from poyo_ssl_plugin.training import FinetuneRecipe, Inputs, evaluate, finetune, pretrain, read_checkpoint
+from poyo_ssl_plugin.training import FinetuneRecipe, Inputs, evaluate, finetune, parse_recipe, pretrain, read_checkpoint
 
 QUICK = quick("decoder.width=2", steps=4, val_every=2)
 # 60 of the 900 frames, in two runs, as a published excerpt may have.
@@ -164,7 +164,7 @@ class TestWindows:
     @pytest.mark.parametrize("protocol", ["repeats", "frames"])
     def test_training_never_shows_a_held_out_image(self, recipe, protocol):
         config = recipe(f"frames.protocol={protocol}", "data.batch_size=32")
-        decoding = FrameReconstruction(FinetuneRecipe.parse(config))
+        decoding = FrameReconstruction(parse_recipe(FinetuneRecipe, config))
         frames, data = decoding.frames, decoding.data(Inputs.from_recipe(decoding.recipe))
         seen = {part: {t for name in data.recordings for t in data.trials(part)[name].label} for part in frames}
         assert seen["test"] == set(frames["test"]) and seen["train"] == set(frames["train"])
@@ -220,7 +220,7 @@ class TestFinetune:
             "trainer.max_steps=40", "trainer.val_every_n_steps=40", "frame_loss.weights.ssim=0", "data.batch_size=16"
         )
         result = finetune(config)
-        images = FrameReconstruction(FinetuneRecipe.parse(config)).movie.image.astype(float) / 255
+        images = FrameReconstruction(parse_recipe(FinetuneRecipe, config)).movie.image.astype(float) / 255
         mean_error = np.abs(images - images.mean(axis=0)).mean()
         rows = (result.out_dir / "csv" / "metrics.csv").read_text().splitlines()
         column = rows[0].split(",").index("train/loss")
@@ -265,7 +265,7 @@ class TestBaselines:
     @pytest.fixture
     def data(self, recipe):
         config = recipe("frames.delay=0.2")
-        decoding = FrameReconstruction(FinetuneRecipe.parse(config))
+        decoding = FrameReconstruction(parse_recipe(FinetuneRecipe, config))
         return decoding.data(Inputs.from_recipe(decoding.recipe)), decoding
 
     def test_features_are_bin_means_of_the_model_s_windows(self, data, dataset):

@@ -22,7 +22,15 @@ from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import PrototypeReadout, ReadIn, model_state, read_checkpoint
 from poyo_ssl_plugin.objectives import decorrelation
 from poyo_ssl_plugin.predictability import score_dataset
-from poyo_ssl_plugin.training import FinetuneRecipe, Inputs, evaluate, finetune, prepare_finetuning, pretrain
+from poyo_ssl_plugin.training import (
+    FinetuneRecipe,
+    Inputs,
+    evaluate,
+    finetune,
+    parse_recipe,
+    prepare_finetuning,
+    pretrain,
+)
 from poyo_ssl_plugin.training.prototypes import guess, start_from_class_means, window_latents
 from poyo_ssl_plugin.training.recipe import SelfTraining
 
@@ -64,8 +72,8 @@ def template_on_latents(config: DictConfig, inputs: Inputs) -> float:
 class TestEncoder:
     def test_untrained_latents_tell_nearly_what_the_input_tells(self, recipe):
         config = recipe("finetune", "init_from=null", "task=natural_movie", "diet=all", "model=small")
-        inputs = Inputs.from_recipe(FinetuneRecipe.parse(config))
-        of_input = run_references(FinetuneRecipe.parse(config), inputs)["template"].mean()
+        inputs = Inputs.from_recipe(parse_recipe(FinetuneRecipe, config))
+        of_input = run_references(parse_recipe(FinetuneRecipe, config), inputs)["template"].mean()
         assert of_input > 0.3 and template_on_latents(config, inputs) >= 0.9 * of_input
 
     def test_untrained_latents_of_the_real_session(self, recipe, real_dir, tmp_path):
@@ -74,7 +82,7 @@ class TestEncoder:
             "finetune", "init_from=null", "task=natural_movie", "model=small", "data.recordings=['501574836']",
             f"data.root={real_dir}", f"diet.table={tmp_path / 'table.csv'}", "allow_leak=true",
         )  # fmt: skip
-        inputs = Inputs.from_recipe(FinetuneRecipe.parse(config))
+        inputs = Inputs.from_recipe(parse_recipe(FinetuneRecipe, config))
         inputs.split = repeat_fold(inputs.dataset, "natural_movie_one", 0, 5)
         assert template_on_latents(config, inputs) >= 0.75
 

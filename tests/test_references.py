@@ -18,7 +18,7 @@ from poyo_ssl_plugin.data import Recordings, find_trials, get_task, simulate
 from poyo_ssl_plugin.data.splits import repeat_fold
 from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.predictability import score_dataset
-from poyo_ssl_plugin.training import FinetuneRecipe, Inputs, prepare_finetuning
+from poyo_ssl_plugin.training import FinetuneRecipe, Inputs, parse_recipe, prepare_finetuning
 
 QUICK = quick(steps=3)
 
@@ -60,7 +60,7 @@ class TestReferences:
     def test_they_decode_exactly_the_model_s_windows(self, recipe):
         """The same trials of the test, on the means of the model's own patches of the neurons that it is fed."""
         config = recipe("diet=unpredictable")
-        inputs = Inputs.from_recipe(FinetuneRecipe.parse(config))
+        inputs = Inputs.from_recipe(parse_recipe(FinetuneRecipe, config))
         run = prepare_finetuning(config, inputs)
         found = _windows(run.data.test_dataloader(), run.module.model)
         n_trials = {name: len(trials) for name, trials in run.data.trials("test").items()}
@@ -69,7 +69,7 @@ class TestReferences:
         means = batch["inputs"]["input_values"][0][real].mean(dim=-1).flatten()
         np.testing.assert_allclose(np.sort(found.features[0]), np.sort(means.numpy()), rtol=1e-6)
         assert {name: int((found.recording == name).sum()) for name in n_trials} == n_trials
-        scores = run_references(FinetuneRecipe.parse(config), inputs)
+        scores = run_references(parse_recipe(FinetuneRecipe, config), inputs)
         assert set(scores) == {"template", "whitened template", "softmax regression"}
         assert {len(right) for right in scores.values()} == {sum(n_trials.values())}
 
@@ -78,17 +78,17 @@ class TestReferences:
         folder = simulate(tmp_path / "sim", n_recordings=1, n_units=150, minutes=14, cre_lines=lines, seed=0)
         score_dataset(Recordings(folder)).to_csv(tmp_path / "table.csv")
         config = recipe("diet=all", root=folder, table=tmp_path / "table.csv")
-        inputs = Inputs.from_recipe(FinetuneRecipe.parse(config))
-        for decoded in run_references(FinetuneRecipe.parse(config), inputs).values():
+        inputs = Inputs.from_recipe(parse_recipe(FinetuneRecipe, config))
+        for decoded in run_references(parse_recipe(FinetuneRecipe, config), inputs).values():
             assert decoded.mean() > 3 / 8
         config.shuffle_labels = True
-        for decoded in run_references(FinetuneRecipe.parse(config), inputs).values():
+        for decoded in run_references(parse_recipe(FinetuneRecipe, config), inputs).values():
             assert decoded.mean() < 3 / 8
 
     def test_recordings_of_one_class_or_without_a_labelled_trial(self, recipe):
         """A decoder of one class names that class; what has no labels to learn from is told wrong."""
         config = recipe("diet=all")
-        inputs = Inputs.from_recipe(FinetuneRecipe.parse(config))
+        inputs = Inputs.from_recipe(parse_recipe(FinetuneRecipe, config))
         names = inputs.dataset.recording_ids
         gratings = [inputs.dataset.get_recording(name).drifting_gratings for name in names[:2]]
         first = find_trials(inputs.dataset.get_recording(names[0]), get_task("drifting_gratings"), "train")
@@ -96,7 +96,7 @@ class TestReferences:
         inputs.split["train"][names[0]] = np.stack([one.start, one.end], axis=1)
         before = float(min(gratings[1].start))
         inputs.split["train"][names[1]] = np.array([[0.0, before]])
-        scores = run_references(FinetuneRecipe.parse(config), inputs)
+        scores = run_references(parse_recipe(FinetuneRecipe, config), inputs)
         trials = prepare_finetuning(config, inputs).data.trials("test")
         n, m = len(trials[names[0]]), len(trials[names[1]])
         for right in scores.values():
@@ -105,7 +105,7 @@ class TestReferences:
 
     def test_counts_of_spikes(self, spike_dir, spike_table_path, recipe):
         config = recipe("model=poyo", root=spike_dir, table=spike_table_path)
-        run = prepare_finetuning(config, Inputs.from_recipe(FinetuneRecipe.parse(config)))
+        run = prepare_finetuning(config, Inputs.from_recipe(parse_recipe(FinetuneRecipe, config)))
         found = _windows(run.data.test_dataloader(), run.module.model)
         window, *_ = run.data.test_dataloader().sampler
         data = Recordings(spike_dir).get_recording(window.recording_id)
@@ -141,9 +141,9 @@ class TestReferences:
             "task=natural_movie", "diet=unpredictable", "data.recordings=['501574836']", "model=small",
             root=real_dir, table=tmp_path / "table.csv",
         )  # fmt: skip
-        inputs = Inputs.from_recipe(FinetuneRecipe.parse(config))
+        inputs = Inputs.from_recipe(parse_recipe(FinetuneRecipe, config))
         inputs.split = repeat_fold(inputs.dataset, "natural_movie_one", 0, 5)
-        found = run_references(FinetuneRecipe.parse(config), inputs)
+        found = run_references(parse_recipe(FinetuneRecipe, config), inputs)
         # All trials of two repeats but those too near to what is trained on.
         assert 50 < len(found["template"]) <= 60
         assert found["template"].mean() > 0.75 and found["whitened template"].mean() > 0.82

@@ -19,7 +19,7 @@ from poyo_ssl_plugin.compare.single_run import run_evaluation, run_finetuning
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import get_task
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
-from poyo_ssl_plugin.training import FinetuneRecipe, decoding_of, prepare_finetuning, pretrain
+from poyo_ssl_plugin.training import FinetuneRecipe, decoding_of, parse_recipe, prepare_finetuning, pretrain
 from poyo_ssl_plugin.training.finetuning import KnownR2
 
 SPEED = "{name: speed, source: running, label: running_speed, kind: regression}"
@@ -117,7 +117,7 @@ def test_a_comparison_of_a_declared_classification(sim_dir, tmp_path):
 class TestMeasure:
     @pytest.fixture
     def decoding(self):
-        return decoding_of(FinetuneRecipe.parse(compose_recipe("finetune", None, ["task=running"])))
+        return decoding_of(parse_recipe(FinetuneRecipe, compose_recipe("finetune", None, ["task=running"])))
 
     def rows(self, label, prediction, recording="a"):
         pairs = zip(label, prediction, strict=True)

@@ -21,7 +21,7 @@ from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models.flops import measure_cost
-from poyo_ssl_plugin.training import FinetuneRecipe, Inputs
+from poyo_ssl_plugin.training import FinetuneRecipe, Inputs, parse_recipe
 
 QUICK = quick(steps=2, batch_size=4)
 
@@ -171,7 +171,9 @@ def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir,
     inputs = Inputs(Recordings(sim_dir, ["sim_002"]), fold.decoding, fold.split)
     for found, fraction in ((few, 0.2), (all_of_them, 1.0)):
         overrides = [*QUICK, f"label_fraction={fraction}", "diet.table=given"]
-        expected = run_references(FinetuneRecipe.parse(compose_recipe("finetune", "scratch", overrides)), inputs)
+        expected = run_references(
+            parse_recipe(FinetuneRecipe, compose_recipe("finetune", "scratch", overrides)), inputs
+        )
         assert {name: row.value for name, row in found.items()} == {n: right.mean() for n, right in expected.items()}
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2

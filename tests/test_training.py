@@ -26,6 +26,7 @@ from poyo_ssl_plugin.training import (
     load_weights,
     model_state,
     open_finetuned,
+    parse_recipe,
     prepare_finetuning,
     pretrain,
     read_checkpoint,
@@ -266,7 +267,7 @@ class TestFinetune:
         from poyo_ssl_plugin.training import Inputs
 
         config = recipe("finetune", f"init_from={pretrained}")
-        inputs = Inputs.from_recipe(FinetuneRecipe.parse(config))
+        inputs = Inputs.from_recipe(parse_recipe(FinetuneRecipe, config))
         split = recorded_split(dataset)
         inputs.split = {"train": split["test"], "valid": split["valid"], "test": split["train"]}
         with pytest.raises(RecipeError, match=r"on \d+ s of the test time"):
@@ -316,7 +317,7 @@ class TestBadInput:
         assert not (tmp_path / "run").exists()
 
     def test_keys_of_one_s_own_are_left_alone(self, recipe):
-        assert not hasattr(PretrainRecipe.parse(recipe("pretrain", "+mine=3", "+data.mine=3")).data, "mine")
+        assert not hasattr(parse_recipe(PretrainRecipe, recipe("pretrain", "+mine=3", "+data.mine=3")).data, "mine")
 
     @pytest.mark.parametrize(("kind", "command"), [(PretrainRecipe, "pretrain"), (FinetuneRecipe, "finetune")])
     def test_a_key_that_an_old_checkpoint_lacks_has_the_default_of_the_recipe_files(self, kind, command):
@@ -328,7 +329,7 @@ class TestBadInput:
                 elif entry.default is not dataclasses.MISSING and entry.default != value:
                     yield entry.name
 
-        assert not list(differing(kind.parse(compose_recipe(command))))
+        assert not list(differing(parse_recipe(kind, compose_recipe(command))))
 
     def test_finetune_without_a_checkpoint(self, recipe, tmp_path):
         with pytest.raises(RecipeError, match="init_from is not set.*scratch"):

@@ -16,7 +16,7 @@ from poyo_ssl_plugin.compare.references import reference_rows
 from poyo_ssl_plugin.compare.results import ComparisonSummary, TestedDecoder
 from poyo_ssl_plugin.compare.summary import summarise
 from poyo_ssl_plugin.predictability import PredictabilityTable
-from poyo_ssl_plugin.training import FinetuneRecipe
+from poyo_ssl_plugin.training import FinetuneRecipe, parse_recipe
 
 Stage = Callable[[str, int], Any]
 
@@ -79,4 +79,4 @@ def _baselines(plan: Plan) -> dict[str, TestedDecoder]:
     config.data.root, config.diet.table = of_run["data"]["root"], of_run["diet"]["table"]
     config.data.field = of_run["data"]["field"]
     with only_warnings():
-        return reference_rows(FinetuneRecipe.parse(config), map(inputs_of_run, runs))
+        return reference_rows(parse_recipe(FinetuneRecipe, config), map(inputs_of_run, runs))

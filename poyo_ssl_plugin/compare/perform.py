@@ -17,6 +17,7 @@ from poyo_ssl_plugin.training import (
     PretrainRecipe,
     decoding_of,
     finetune,
+    parse_recipe,
     pretrain,
     read_checkpoint,
 )
@@ -27,7 +28,7 @@ def perform(run: Run) -> Outcome:
     """Do a run, or go on with it."""
     began = time.monotonic()
     config = recipe_of(run)
-    recipe = (PretrainRecipe if run.stage == "pretrain" else FinetuneRecipe).parse(config)
+    recipe = parse_recipe(PretrainRecipe if run.stage == "pretrain" else FinetuneRecipe, config)
     inputs = inputs_of(recipe, run.held_out)
     tested: dict[str, Any] = {}
     if not isinstance(recipe, FinetuneRecipe):
@@ -62,7 +63,7 @@ def inputs_of(recipe: Recipe, held_out: HeldOut | None) -> Inputs:
 
 def inputs_of_run(run: Run) -> Inputs:
     """What a fine-tuning run reads."""
-    return inputs_of(FinetuneRecipe.parse(recipe_of(run)), run.held_out)
+    return inputs_of(parse_recipe(FinetuneRecipe, recipe_of(run)), run.held_out)
 
 
 def _shown(recipe: Recipe, run: Run) -> tuple[int, int]:

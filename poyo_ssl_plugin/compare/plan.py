@@ -27,6 +27,7 @@ from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.models import model_to_train
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import SPIKES
+from poyo_ssl_plugin.training import parse_recipe
 from poyo_ssl_plugin.training.decoding import decoding_of
 from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe
 
@@ -86,7 +87,7 @@ def make_plan(comparison: Comparison) -> Plan:
     _check_settings(comparison, dataset)
     decoded = tuple(comparison.held_out or dataset.recording_ids)
     pretrained_on = tuple(name for name in dataset.recording_ids if name not in comparison.held_out)
-    finetune = FinetuneRecipe.parse(compose("finetune", comparison.task, comparison.finetune))
+    finetune = finetuning_of(comparison)
     _check_stimulus(dataset, decoded, task)
     folds = [load_fold(comparison, dataset, fold, finetune) for fold in [*range(comparison.folds)] or [None]]
     fitted = [_check_fold(fold, dataset, decoded, task, finetune) for fold in folds]
@@ -132,7 +133,12 @@ def _with_one_model(comparison: Comparison) -> Comparison:
 
 def label_task(comparison: Comparison) -> Task:
     """The task whose labels arms may pretrain on."""
-    return decoding_of(FinetuneRecipe.parse(compose("finetune", comparison.task, comparison.finetune))).label_task
+    return decoding_of(finetuning_of(comparison)).label_task
+
+
+def finetuning_of(comparison: Comparison) -> FinetuneRecipe:
+    """The fine-tuning that all arms share."""
+    return parse_recipe(FinetuneRecipe, compose("finetune", comparison.task, comparison.finetune))
 
 
 def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow_leak: bool = False) -> DictConfig:
@@ -148,7 +154,7 @@ def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow
 @functools.lru_cache(maxsize=64)
 def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> DictConfig:
     config = compose_recipe(command, recipe, overrides)
-    (PretrainRecipe if command == "pretrain" else FinetuneRecipe).parse(config)
+    parse_recipe(PretrainRecipe if command == "pretrain" else FinetuneRecipe, config)
     return config
 
 
@@ -160,7 +166,7 @@ def _pretrainings(
         return [None] * len(comparison.seeds)
     overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
     config = compose("pretrain", None, overrides, allow_leak=comparison.allow_leak)
-    task = PretrainRecipe.parse(config).auxiliary_task()
+    task = parse_recipe(PretrainRecipe, config).auxiliary_task()
     read = None if task is None else labels.of(recordings, task.source)
     runs: list[Run | None] = []
     for seed in comparison.seeds if comparison.pretrain_each_seed else [None]:
@@ -296,12 +302,12 @@ def _check_arms(
         with _naming(arm):
             own = compose("finetune", comparison.task, [*comparison.finetune, *arm.finetune])
             own.data.root = root
-            decoding_of(FinetuneRecipe.parse(own)).check(field=comparison.field)
+            decoding_of(parse_recipe(FinetuneRecipe, own)).check(field=comparison.field)
         if not arm.is_pretrained:
             continue
         with _naming(arm):
             overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
-            recipe = PretrainRecipe.parse(compose("pretrain", None, overrides))
+            recipe = parse_recipe(PretrainRecipe, compose("pretrain", None, overrides))
             recipe.auxiliary_task()
             rows = [recipe.make_diet(fold.pretraining).members_of(fold.pretraining) for fold in folds]
         _check_labels(arm, recipe, dataset, pretrained_on)

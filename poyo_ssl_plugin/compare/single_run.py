@@ -33,6 +33,7 @@ from poyo_ssl_plugin.training import (
     TestResult,
     decoding_of,
     open_finetuned,
+    parse_recipe,
     read_checkpoint,
 )
 from poyo_ssl_plugin.training import evaluate as evaluate_once
@@ -81,7 +82,7 @@ class RunSummary(TestSummary):
 
 def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> RunSummary:
     """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
-    recipe = FinetuneRecipe.parse(config)
+    recipe = parse_recipe(FinetuneRecipe, config)
     seeds, out_dir = recipe.seeds, Path(recipe.out_dir)
     results: dict[int, RunResult] = {}
     progress = stage("fine-tuning", len(seeds)) if stage else (lambda items, n: items)
@@ -151,7 +152,7 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Run
         except (YAMLError, OmegaConfBaseException) as error:
             raise RecipeError(f"{key}: cannot read {value!r} ({' '.join(str(error).split())})") from None
     fold = held_out_by(Path(checkpoint).resolve().parent.parent)
-    recipe = FinetuneRecipe.parse(recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint))
+    recipe = recorded_recipe(read_checkpoint(checkpoint), changes, source=checkpoint)
     result = evaluate_once(checkpoint, changes, None if fold is None else inputs_of(recipe, fold))
     decoding = decoding_of(recipe)
     return RunSummary(

@@ -18,7 +18,7 @@ from poyo_ssl_plugin.compare.estimates import (
     holm,
     p_value,
 )
-from poyo_ssl_plugin.compare.plan import Plan, compose, shared_recipes
+from poyo_ssl_plugin.compare.plan import Plan, finetuning_of, shared_recipes
 from poyo_ssl_plugin.compare.protocol import EXECUTION
 from poyo_ssl_plugin.compare.record import Outcome, Run
 from poyo_ssl_plugin.compare.results import (
@@ -61,7 +61,7 @@ def summarise(
         seconds: Wall-clock time of it all.
     """
     comparison = plan.comparison
-    finetune = FinetuneRecipe.parse(compose("finetune", comparison.task, comparison.finetune))
+    finetune = finetuning_of(comparison)
     decoding = decoding_of(finetune)
     decoding.task = plan.task
     before = list(zip(plan.pretraining, pretrained, strict=True))

@@ -1,7 +1,7 @@
 """The calcium POYO, and what all POYO-family models share."""
 
 from poyo_ssl_plugin.models.adapters import Adapter, adapt, adapter_class
-from poyo_ssl_plugin.models.architecture import held_model, model_to_train, take_model_of_checkpoint
+from poyo_ssl_plugin.models.architecture import held_model, model_to_start, model_to_train
 from poyo_ssl_plugin.models.calcium_poyo import CalciumPOYO
 from poyo_ssl_plugin.models.checkpoint import model_state, read_checkpoint, read_safetensors, write_safetensors
 from poyo_ssl_plugin.models.hub import PretrainedModel
@@ -46,6 +46,7 @@ __all__ = [
     "load_weights",
     "model_inputs",
     "model_state",
+    "model_to_start",
     "model_to_train",
     "process_latents",
     "read_checkpoint",
@@ -53,6 +54,5 @@ __all__ = [
     "replace_vocabulary",
     "run_with_latents",
     "run_without_dropout",
-    "take_model_of_checkpoint",
     "write_safetensors",
 ]

@@ -56,15 +56,18 @@ def refuse_unknown_classes(model: Mapping[str, Any], *, source: str | Path) -> N
         raise CheckpointError(f"{source}: asks for the class {nested or target!r}, which is refused")
 
 
-def take_model_of_checkpoint(config: Any, chosen: Collection[str] = ()) -> None:
-    """Give a recipe, in place, the model of the checkpoint that it starts from, if it starts from one.
+def model_to_start(
+    asked: Mapping[str, Any], init_from: str | Path | None, *, chosen: Collection[str] = ()
+) -> Mapping[str, Any]:
+    """The model of a recipe that may start from a checkpoint: then the checkpoint's.
 
     Weights of another class, such as those of torch_brain's POYO for a CalciumPOYO, are taken as far as they fit:
     the recipe keeps its model where the user chose the class, or the checkpoint is not of this package.
 
     Args:
-        config: The recipe, with ``model`` and ``init_from``.
-        chosen: Arguments of its model that the user gave and did not leave at their defaults.
+        asked: The recipe's model.
+        init_from: The checkpoint, if there is one.
+        chosen: Arguments of the model that the user gave and did not leave at their defaults.
 
     Raises:
         RecipeError: If the user chose another model.
@@ -73,23 +76,20 @@ def take_model_of_checkpoint(config: Any, chosen: Collection[str] = ()) -> None:
     Example:
         >>> import tempfile
         >>> import torch
-        >>> from omegaconf import OmegaConf
         >>> path = Path(tempfile.mkdtemp()) / "last.ckpt"
         >>> model = {"_target_": "poyo_ssl_plugin.CalciumPOYO", "dim": 32}
         >>> torch.save({"state_dict": {}, "hyper_parameters": {"recipe": {"model": model}}}, path)
-        >>> config = OmegaConf.create({"init_from": str(path), "model": {**model, "dim": 64}})
-        >>> take_model_of_checkpoint(config)
-        >>> config.model.dim
-        32
+        >>> model_to_start({**model, "dim": 64}, path)["dim"], model_to_start({**model, "dim": 64}, None)["dim"]
+        (32, 64)
     """
-    if config.init_from is None:
-        return
-    checkpoint = read_checkpoint(config.init_from)
+    if init_from is None:
+        return asked
+    checkpoint = read_checkpoint(init_from)
     held = held_model(checkpoint)
-    of_another_class = held.get("_target_") != config.model.get("_target_")
+    of_another_class = held.get("_target_") != asked.get("_target_")
     if of_another_class and ("_target_" in chosen or "recipe" not in checkpoint["hyper_parameters"]):
-        return
-    config.model = model_to_train(config.model, held, chosen=chosen, source=config.init_from)
+        return asked
+    return model_to_train(asked, held, chosen=chosen, source=init_from)
 
 
 def model_to_train(

@@ -5,6 +5,7 @@ from poyo_ssl_plugin.training.data import DietData, FinetuningData, PretrainingD
 from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult, decoding_kind, decoding_of, task_kind
 from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
 from poyo_ssl_plugin.training.inputs import Inputs
+from poyo_ssl_plugin.training.parsing import parse_recipe
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe
@@ -35,6 +36,7 @@ __all__ = [
     "load_weights",
     "model_state",
     "open_finetuned",
+    "parse_recipe",
     "prepare_finetuning",
     "pretrain",
     "pretrained_model",

@@ -76,9 +76,10 @@ class TestResult:
 
     Example:
         >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.training import parse_recipe
         >>> rows = [{"label": 3, "prediction": 3}, {"label": 5, "prediction": 1}]
         >>> config = compose_recipe("finetune", "scratch", ["task=drifting_gratings"])
-        >>> decoding_of(FinetuneRecipe.parse(config)).test_result(rows)
+        >>> decoding_of(parse_recipe(FinetuneRecipe, config)).test_result(rows)
         TestResult(value=0.5, n_test=2, trials=[1.0, 0.0], names=None, further={})
     """
 
@@ -100,8 +101,9 @@ class Decoding(ABC):
 
     Example:
         >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.training import parse_recipe
         >>> config = compose_recipe("finetune", "scratch", ["task=natural_movie"])
-        >>> decoding = decoding_of(FinetuneRecipe.parse(config))
+        >>> decoding = decoding_of(parse_recipe(FinetuneRecipe, config))
         >>> decoding.n_outputs, round(decoding.chance, 3), decoding.describe()
         (30, 0.033, 'accuracy on held-out trials')
     """
@@ -293,8 +295,9 @@ def decoding_of(recipe: FinetuneRecipe, inputs: Inputs | None = None) -> Decodin
 
     Example:
         >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.training import parse_recipe
         >>> config = compose_recipe("finetune", "scratch", ["task=drifting_gratings"])
-        >>> decoding = decoding_of(FinetuneRecipe.parse(config))
+        >>> decoding = decoding_of(parse_recipe(FinetuneRecipe, config))
         >>> decoding.task.classes, decoding.metric.name
         ((0, 1, 2, 3, 4, 5, 6, 7), 'accuracy')
     """

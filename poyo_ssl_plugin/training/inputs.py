@@ -34,12 +34,13 @@ class Inputs:
         >>> import numpy as np
         >>> from poyo_ssl_plugin.configuration import compose_recipe
         >>> from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
+        >>> from poyo_ssl_plugin.training import parse_recipe
         >>> traces = np.random.default_rng(0).normal(size=(600, 6))
         >>> folder = save_recording(
         ...     recording_from_arrays(traces, recording="mouse1", sampling_rate=10.0), tempfile.mkdtemp()
         ... ).parent
         >>> config = compose_recipe("pretrain", None, [f"data.root={folder}", "diet=all"])
-        >>> inputs = Inputs.from_recipe(PretrainRecipe.parse(config))
+        >>> inputs = Inputs.from_recipe(parse_recipe(PretrainRecipe, config))
         >>> inputs.dataset.recording_ids, len(inputs.table), list(inputs.split)
         (['mouse1'], 6, ['train', 'valid', 'test'])
     """

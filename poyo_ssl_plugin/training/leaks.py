@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
@@ -25,22 +24,21 @@ TOLERANCE = 1.0
 
 
 def record_of(
-    config: DictConfig, model: nn.Module, data: DietData, times: Mapping[str, Any], skipped: Mapping[str, str]
+    recipe: Recipe, model: nn.Module, data: DietData, times: Mapping[str, Any], skipped: Mapping[str, str]
 ) -> dict[str, Any]:
     """What a checkpoint says of itself, in plain values: model arguments, recipe, neurons and times seen.
 
     Args:
-        config: The recipe.
+        recipe: The recipe.
         model: The model.
         data: Its windows.
         times: The times of training by recording.
         skipped: Recordings that were left out, with the reason.
     """
-    recipe: Any = OmegaConf.to_container(config)
-    arguments = {key: value for key, value in recipe["model"].items() if key != "_target_"}
+    arguments = {key: value for key, value in recipe.model.items() if key != "_target_"}
     return {
         "model": {**arguments, **adapt(model).recorded()},
-        "recipe": recipe,
+        "recipe": recipe.content,
         "skipped": dict(skipped),
         "trained_on": {
             "units": {name: data.diet.units(name) for name in data.recordings},

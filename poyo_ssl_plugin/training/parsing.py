@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, fields, is_dataclass
+from dataclasses import MISSING, fields, is_dataclass, replace
 from typing import Any, TypeVar, cast, get_type_hints
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from poyo_ssl_plugin.errors import RecipeError
@@ -43,7 +43,7 @@ def parse(kind: type[Section], values: Mapping[str, Any], prefix: str = "") -> S
     for entry in fields(kind):  # type: ignore[arg-type]
         key, value = f"{prefix}{entry.name}", values.get(entry.name, "???")
         if isinstance(value, str) and value == "???":
-            if entry.default is MISSING:
+            if entry.default is MISSING and entry.default_factory is MISSING:
                 raise RecipeError(f"{key} is not set: give {key}=...")
             continue
         if is_dataclass(hints[entry.name]):
@@ -60,6 +60,34 @@ def parse(kind: type[Section], values: Mapping[str, Any], prefix: str = "") -> S
         return cast("Section", OmegaConf.to_object(OmegaConf.structured(kind(**given))))
     except OmegaConfBaseException as error:
         raise RecipeError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}") from None
+
+
+def parse_recipe(kind: type[Section], config: DictConfig) -> Section:
+    """A composed recipe as a typed object, with all of it in plain values as its ``content``.
+
+    Args:
+        kind: :class:`~poyo_ssl_plugin.training.PretrainRecipe` or ``FinetuneRecipe``.
+        config: The recipe; keys of one's own are left alone.
+
+    Raises:
+        RecipeError: Naming the first key with a value that no run can be done with.
+
+    Example:
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.training import PretrainRecipe
+        >>> parse_recipe(PretrainRecipe, compose_recipe("pretrain")).trainer.max_steps
+        300
+        >>> parse_recipe(PretrainRecipe, compose_recipe("pretrain", overrides=["data.batch_size=many"]))
+        Traceback (most recent call last):
+        ...
+        poyo_ssl_plugin.errors.RecipeError: data.batch_size must be a whole number of at least 1, not many
+    """
+    try:
+        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+    except OmegaConfBaseException as error:
+        raise RecipeError(" ".join(str(error).split())) from None
+    recipe: Any = parse(kind, values)
+    return cast("Section", replace(recipe, content=values))
 
 
 def whole(least: int) -> Check:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from poyo_ssl_plugin.data import Task, get_task
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models.architecture import refuse_unknown_classes
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training.activity import Activity
-from poyo_ssl_plugin.training.parsing import fraction, one_of, parse, positive, whole
+from poyo_ssl_plugin.training.parsing import fraction, one_of, parse_recipe, positive, whole
 
 _ABSENT = object()
 Kind = TypeVar("Kind", bound="Recipe")
@@ -166,6 +165,7 @@ class SelfTraining:
 class Recipe:
     """What pretraining and fine-tuning share.
 
+    ``content`` is all of it in plain values, keys of one's own too, as run folders and checkpoints keep it.
     Model, diet and objective may be anyone's: their keys go to the class that they name as they are. Defaults are of
     keys that checkpoints from before do not have, and equal those of the recipe files.
     """
@@ -179,24 +179,11 @@ class Recipe:
     resume: bool = False
     init_from: str | None = None
     allow_leak: bool = False
+    content: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    @classmethod
-    def parse(cls: type[Kind], config: DictConfig) -> Kind:
-        """A composed recipe as a typed object; keys of one's own are left out.
-
-        Raises:
-            RecipeError: Naming the first key with a value that no run can be done with.
-
-        Example:
-            >>> from poyo_ssl_plugin.configuration import compose_recipe
-            >>> PretrainRecipe.parse(compose_recipe("pretrain")).trainer.max_steps
-            300
-            >>> PretrainRecipe.parse(compose_recipe("pretrain", overrides=["data.batch_size=many"]))
-            Traceback (most recent call last):
-            ...
-            poyo_ssl_plugin.errors.RecipeError: data.batch_size must be a whole number of at least 1, not many
-        """
-        return parse(cls, OmegaConf.to_container(resolved(config)))  # type: ignore[arg-type]
+    def with_values(self: Kind, **values: Any) -> Kind:
+        """The same recipe with other values, some of which were only known when its recordings were read."""
+        return replace(self, **values, content=self.content | values)
 
     def make_diet(self, table: PredictabilityTable) -> Diet:
         """The diet that is asked for, of a table in memory."""
@@ -209,7 +196,7 @@ class PretrainRecipe(Recipe):
 
     Example:
         >>> from poyo_ssl_plugin.configuration import compose_recipe
-        >>> recipe = PretrainRecipe.parse(compose_recipe("pretrain", overrides=["data.batch_size=8"]))
+        >>> recipe = parse_recipe(PretrainRecipe, compose_recipe("pretrain", overrides=["data.batch_size=8"]))
         >>> recipe.data.batch_size, recipe.auxiliary_task().name
         (8, 'drifting_gratings')
     """
@@ -244,7 +231,7 @@ class FinetuneRecipe(Recipe):
 
     Example:
         >>> from poyo_ssl_plugin.configuration import compose_recipe
-        >>> recipe = FinetuneRecipe.parse(compose_recipe("finetune", "scratch", ["transfer=probe"]))
+        >>> recipe = parse_recipe(FinetuneRecipe, compose_recipe("finetune", "scratch", ["transfer=probe"]))
         >>> recipe.transfer, recipe.seeds, recipe.init_from
         ('probe', [0, 1, 2], None)
     """
@@ -265,17 +252,9 @@ class FinetuneRecipe(Recipe):
     frame_loss: dict[str, Any] | None = None
 
 
-def resolved(config: DictConfig) -> DictConfig:
-    """The recipe with every reference replaced by its value; what is missing stays missing."""
-    try:
-        return OmegaConf.create(OmegaConf.to_container(config, resolve=True, throw_on_missing=False))  # type: ignore[return-value]
-    except OmegaConfBaseException as error:
-        raise RecipeError(" ".join(str(error).split())) from None
-
-
 def recorded_recipe(
     content: Mapping[str, Any], overrides: Mapping[str, Any] | None, *, source: str | Path
-) -> DictConfig:
+) -> FinetuneRecipe:
     """The recipe in a checkpoint, some keys changed; it is data and not code, so its classes must be known.
 
     Raises:
@@ -292,7 +271,7 @@ def recorded_recipe(
             raise RecipeError(f"{source}: {key!r} holds other keys; change one of them, {key}.{inner}=...")
         OmegaConf.update(config, key, value)
     refuse_unknown_classes(config.model, source=source)
-    return config
+    return parse_recipe(FinetuneRecipe, config)
 
 
 @contextmanager

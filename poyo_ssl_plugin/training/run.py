@@ -18,8 +18,8 @@ from poyo_ssl_plugin.models import (
     initialise,
     instantiate,
     model_state,
+    model_to_start,
     read_checkpoint,
-    take_model_of_checkpoint,
 )
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
@@ -27,9 +27,10 @@ from poyo_ssl_plugin.training.identify_neurons import identify
 from poyo_ssl_plugin.training.inputs import Inputs, auxiliary_task
 from poyo_ssl_plugin.training.leaks import check_scoring, check_test_time, leaks_of, record_of
 from poyo_ssl_plugin.training.module import TransferModule
+from poyo_ssl_plugin.training.parsing import parse_recipe
 from poyo_ssl_plugin.training.pretraining import Pretraining
 from poyo_ssl_plugin.training.prototypes import start_from_class_means
-from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe, must_fit, recorded_recipe, resolved
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe, must_fit, recorded_recipe
 from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult, hardware_errors
 from poyo_ssl_plugin.training.trainer import fit, make_tester, make_trainer, numbers, quiet_lightning, validate
 
@@ -60,12 +61,11 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
         >>> result.checkpoint.name, sorted(path.name for path in result.out_dir.glob("[a-z]*.*"))
         ('last.ckpt', ['recipe.yaml', 'run.json'])
     """
-    config = resolved(config)
-    record = RunRecord.of(config)
-    if (finished := record.finished(config)) is not None:
+    recipe = parse_recipe(PretrainRecipe, config)
+    record = RunRecord.of(recipe)
+    if (finished := record.finished(resume=recipe.resume)) is not None:
         return finished
-    take_model_of_checkpoint(config)
-    recipe = PretrainRecipe.parse(config)
+    recipe = recipe.with_values(model=model_to_start(recipe.model, recipe.init_from))
     inputs = inputs or Inputs.from_recipe(recipe)
     L.seed_everything(recipe.seed, workers=True, verbose=False)
     task, diet, options = auxiliary_task(recipe, inputs), recipe.make_diet(inputs.table), recipe.data.of_windows()
@@ -75,7 +75,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     loaded = initialise(model, data.unit_ids, data.session_ids, init_from=recipe.init_from)
     data.attach(model)
     leaks = {"scoring": check_scoring(inputs.table, data, allow=recipe.allow_leak)}
-    seen = record_of(config, model, data, data.train_times, inputs.skipped)
+    seen = record_of(recipe, model, data, data.train_times, inputs.skipped)
     module = Pretraining(
         model,
         objective,
@@ -87,7 +87,7 @@ def pretrain(config: DictConfig, inputs: Inputs | None = None) -> RunResult:
     )
     with hardware_errors(), quiet_lightning():
         trainer = make_trainer(recipe.trainer, record, monitor="valid/loss", mode="min")
-        with record.own_folder(config):
+        with record.own_folder(recipe):
             initial = validate(trainer, module, data)
             metrics = fit(trainer, module, data)
             metrics |= validate(trainer, module, data)
@@ -99,8 +99,7 @@ class Prepared:
     """A fine-tuning run before its first step, or a finished one opened again.
 
     Attributes:
-        config: The composed recipe, as the checkpoint keeps it.
-        recipe: The same, parsed.
+        recipe: What is asked for; its ``content`` is what the checkpoint keeps.
         decoding: What is decoded.
         module: The Lightning module; ``module.model`` is the model, its vocabularies initialised.
         data: The data module, attached to the model.
@@ -108,7 +107,6 @@ class Prepared:
         leaks: What of the test was seen before, and whether that was allowed.
     """
 
-    config: DictConfig
     recipe: FinetuneRecipe
     decoding: Decoding
     module: TransferModule
@@ -138,16 +136,15 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
         >>> list(run.module.model.unit_emb.vocab)[:2], len(run.data.trials("test")["mouse1"])
         (['NA', 'mouse1/0'], 8)
     """
-    config = resolved(config)
     if OmegaConf.is_missing(config, "init_from"):
         raise RecipeError(
             "init_from is not set: give init_from=..., a pretrained checkpoint; init_from=null trains from scratch"
         )
-    take_model_of_checkpoint(config)
-    recipe = FinetuneRecipe.parse(config)
+    recipe = parse_recipe(FinetuneRecipe, config)
+    recipe = recipe.with_values(model=model_to_start(recipe.model, recipe.init_from))
     inputs = inputs or Inputs.from_recipe(recipe)
     decoding = decoding_of(recipe, inputs)
-    config.task = decoding.recorded()
+    recipe = recipe.with_values(task=decoding.recorded())
     L.seed_everything(seed, workers=True, verbose=False)
     data = decoding.data(inputs, seed=seed)
     if seed == recipe.seeds[0]:
@@ -156,7 +153,7 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     data.attach(model)
     source: dict[str, Any] = {"init_from": recipe.init_from, "vocabulary": recipe.vocabulary}
     loaded = initialise(model, data.unit_ids, data.session_ids, **source)
-    record = record_of(config, model, data, data.split["train"], inputs.skipped)
+    record = record_of(recipe, model, data, data.split["train"], inputs.skipped)
     record |= {"seed": seed, "leaks": leaks_of(recipe, inputs.table, data)}
     if recipe.init_from is not None:
         record["pretrained_on"] = read_checkpoint(recipe.init_from)["hyper_parameters"].get("trained_on")
@@ -165,7 +162,7 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
     record["unlabelled"] = {"identified": identified, "guessed_trials": guessed}
     record["leaks"]["unlabelled"] = record["unlabelled"]
     module = decoding.module(model, record)
-    return Prepared(config, recipe, decoding, module, data, loaded, record["leaks"])
+    return Prepared(recipe, decoding, module, data, loaded, record["leaks"])
 
 
 def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> RunResult:
@@ -196,14 +193,14 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
         >>> len(result.predictions), sorted(result.predictions[0])  # one row per tested trial
         (8, ['label', 'prediction', 'recording_id', 'time'])
     """
-    config = resolved(config)
-    record = RunRecord.of(config, seed=seed)
-    if (finished := record.finished(config)) is not None:
+    recipe = parse_recipe(FinetuneRecipe, config)
+    record = RunRecord.of(recipe, seed=seed)
+    if (finished := record.finished(resume=recipe.resume)) is not None:
         return finished
     run = prepare_finetuning(config, inputs, seed=seed)
     with hardware_errors(), quiet_lightning():
         trainer = make_trainer(run.recipe.trainer, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
-        with record.own_folder(run.config):
+        with record.own_folder(run.recipe):
             metrics = fit(trainer, run.module, run.data)
             trainer.test(run.module, run.data, verbose=False)
             return record.finish(
@@ -250,8 +247,7 @@ def open_finetuned(
     record = content["hyper_parameters"]
     if "recipe" not in record or "task" not in record["recipe"]:
         raise CheckpointError(f"{checkpoint}: not of a fine-tuning run of this package; evaluate needs one")
-    config = recorded_recipe(content, overrides, source=checkpoint)
-    recipe = FinetuneRecipe.parse(config)
+    recipe = recorded_recipe(content, overrides, source=checkpoint)
     inputs = inputs or Inputs.from_recipe(recipe)
     decoding = decoding_of(recipe)
     data = decoding.data(inputs, seed=int(record.get("seed", 0)))
@@ -261,7 +257,7 @@ def open_finetuned(
     module = decoding.module(model, record)
     with must_fit(checkpoint):
         _load(module, content)
-    return Prepared(config, recipe, decoding, module, data, leaks=leaks)
+    return Prepared(recipe, decoding, module, data, leaks=leaks)
 
 
 def _load(module: TransferModule, content: Mapping[str, Any]) -> None:

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from poyo_ssl_plugin.configuration import flat, without_later
 from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.files import RECORD, atomic_path, only_run_in, write_json
 from poyo_ssl_plugin.models import LoadReport, read_checkpoint
+from poyo_ssl_plugin.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ _MOVED = {"data.root", "diet.table", "init_from"}
 # Keys of the trainer that change the result, so that a finished run is not taken for another.
 _TRAINER = {"max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite"}
 _TRAINER |= {"compile", "accumulate_grad_batches", "limit_val_batches"}
+
+# Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
+_LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1, "trainer.limit_val_batches": 1.0}
 
 
 @dataclass
@@ -79,11 +82,14 @@ class RunRecord:
 
     Example:
         >>> import tempfile
-        >>> config = OmegaConf.create({"model": {"dim": 64}, "out_dir": tempfile.mkdtemp(), "resume": True})
-        >>> record = RunRecord.of(config, seed=1)
-        >>> record.write()
-        >>> RunRecord.read(config.out_dir).recipe  # where it is written does not make a run another
-        {'model.dim': 64, 'seed': 1}
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> from poyo_ssl_plugin.training import FinetuneRecipe, parse_recipe
+        >>> folder = tempfile.mkdtemp()
+        >>> recipe = parse_recipe(FinetuneRecipe, compose_recipe("finetune", "scratch", [f"out_dir={folder}"]))
+        >>> RunRecord.of(recipe, seed=1).write()
+        >>> made = RunRecord.read(folder).recipe
+        >>> made["seed"], made["model.dim"], "out_dir" in made  # where it is written does not make a run another
+        (1, 64, False)
     """
 
     out_dir: Path
@@ -93,12 +99,12 @@ class RunRecord:
     speed: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, config: DictConfig, *, seed: int | None = None) -> RunRecord:
+    def of(cls, recipe: Recipe, *, seed: int | None = None) -> RunRecord:
         """The record of a run that is about to begin."""
-        keys = without_later(flat(_container(config)))
+        keys = without_later(flat(recipe.content))
         kept = {f"trainer.{name}" for name in _TRAINER}
-        recipe = {k: v for k, v in keys.items() if k in kept or not (k in _FREE or k.startswith("trainer."))}
-        return cls(Path(config.out_dir), {**recipe, **({} if seed is None else {"seed": seed})})
+        made = {k: v for k, v in keys.items() if k in kept or not (k in _FREE or k.startswith("trainer."))}
+        return cls(Path(recipe.out_dir), {**made, **({} if seed is None else {"seed": seed})})
 
     @classmethod
     def read(cls, out_dir: str | Path) -> RunRecord | None:
@@ -134,23 +140,23 @@ class RunRecord:
         self.write()
         return self.result
 
-    def finished(self, config: DictConfig) -> RunResult | None:
+    def finished(self, *, resume: bool) -> RunResult | None:
         """The result of an earlier run of this recipe in its folder, if it is to be resumed and was finished.
 
         Raises:
             RecipeError: If the run that is to be resumed is of another recipe.
         """
-        if not config.resume or not self.last.exists():
+        if not resume or not self.last.exists():
             return None
-        earlier, recipe = RunRecord.read(self.out_dir), json.loads(json.dumps(self.recipe))
-        if earlier is not None and earlier.state == "finished" and earlier.recipe == recipe:
+        earlier, made = RunRecord.read(self.out_dir), json.loads(json.dumps(self.recipe))
+        if earlier is not None and earlier.state == "finished" and earlier.recipe == made:
             logger.info("%s: finished already", self.out_dir)
             return earlier.result
-        _refuse_other_recipe(config, read_checkpoint(self.last)["hyper_parameters"].get("recipe", {}), self.last)
+        _refuse_other_recipe(self.recipe, read_checkpoint(self.last)["hyper_parameters"].get("recipe", {}), self.last)
         return None
 
     @contextmanager
-    def own_folder(self, config: DictConfig) -> Iterator[None]:
+    def own_folder(self, recipe: Recipe) -> Iterator[None]:
         """Have the folder to oneself, and write the recipe and the record into it.
 
         Raises:
@@ -162,14 +168,39 @@ class RunRecord:
             yield
             return
         with only_run_in(self.out_dir):
-            if not config.resume and self.last.exists():
+            if not recipe.resume and self.last.exists():
                 raise RecipeError(
                     f"{self.out_dir} holds a run already: pass resume=true to continue it, or another out_dir=..."
                 )
             with atomic_path(self.out_dir / "recipe.yaml") as temporary:
-                OmegaConf.save(config, temporary)
+                OmegaConf.save(OmegaConf.create(recipe.content), temporary)
             self.write()
             yield
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of nested mappings.
+
+    Example:
+        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
+        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys and values but those that came later, where a run is what it was without them.
+
+    Example:
+        >>> without_later({"seed": 0, "trainer.limit_val_batches": 1.0})
+        {'seed': 0}
+        >>> without_later({"trainer.limit_val_batches": 1})  # one batch, not all of them
+        {'trainer.limit_val_batches': 1}
+    """
+    return {key: value for key, value in values.items() if key not in _LATER or repr(value) != repr(_LATER[key])}
 
 
 def last_checkpoint(out_dir: str | Path) -> Path:
@@ -201,27 +232,21 @@ def hardware_errors() -> Iterator[None]:
         raise DeviceError(f"{said} Set trainer.accelerator=cpu, or auto, to use what is there") from error
 
 
-def _refuse_other_recipe(config: DictConfig, earlier: Mapping[str, Any], source: str | Path) -> None:
+def _refuse_other_recipe(now: Mapping[str, Any], earlier: Mapping[str, Any], source: str | Path) -> None:
     """Refuse to continue a run with a recipe that changes what it was.
 
     Raises:
         RecipeError: Naming the first such key.
     """
-    now, before = flat(_container(config)), flat(earlier)
+    before = flat(earlier)
     # A model that starts from a checkpoint is that of the checkpoint.
-    free = ("trainer.",) if config.init_from is None else ("trainer.", "model.")
+    free = ("trainer.",) if now.get("init_from") is None else ("trainer.", "model.")
     for key in sorted(now.keys() & before.keys()):
         if key not in _FREE | _MOVED and not key.startswith(free) and now[key] != before[key]:
             raise RecipeError(
                 f"{source} was written with {key}={before[key]}, not {now[key]}: a run cannot change it halfway; "
                 "give the earlier value, or another out_dir=..."
             )
-
-
-def _container(config: DictConfig) -> dict[str, Any]:
-    recipe = OmegaConf.to_container(config)
-    assert isinstance(recipe, dict)
-    return recipe  # type: ignore[return-value]
 
 
 def _to_json(value: Any) -> Any:

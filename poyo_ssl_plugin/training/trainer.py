@@ -69,6 +69,9 @@ def make_trainer(options: TrainerRecipe, record: RunRecord, *, monitor: str, mod
         record: The record of the run.
         monitor: The metric by which the best checkpoint is chosen.
         mode: ``"min"`` or ``"max"``.
+
+    Raises:
+        RecipeError: If Lightning refuses an option.
     """
     out_dir, last = record.out_dir, record.last
     if options.threads:
@@ -84,37 +87,30 @@ def make_trainer(options: TrainerRecipe, record: RunRecord, *, monitor: str, mod
         checkpoints.append(
             _Trajectory(filename="{step}", every_n_train_steps=every, save_top_k=-1, save_weights_only=True, **place)
         )
+    compiling = [_Compile(options.compile)] if options.compile else []
+    loggers = _loggers(out_dir, last, tensorboard=options.tensorboard, wandb=options.wandb)
     guards = [FiniteGuard(out_dir, options.on_nonfinite), CollapseWarning()]
     throughput = Throughput(record)
     # The work of the model is counted before it is compiled.
-    speed = [throughput, *([_Compile(options.compile)] if options.compile else [])]
+    speed = [throughput, *compiling]
     label = "pretraining" if mode == "min" else "fine-tuning"
     bars = [StepProgress(label, throughput)] if options.progress else []
-    return _lightning_trainer(
-        max_steps=options.max_steps,
-        max_epochs=options.max_epochs if options.max_epochs is not None else -1,
-        val_check_interval=options.val_every_n_steps * options.accumulate_grad_batches,
-        check_val_every_n_epoch=None,
-        num_sanity_val_steps=0,
-        gradient_clip_val=options.gradient_clip_val,
-        callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *speed, *bars],
-        plugins=[SafeCheckpointIO()],
-        logger=_loggers(out_dir, last, tensorboard=options.tensorboard, wandb=options.wandb),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        **{name: getattr(options, name) for name in _AS_THEY_ARE},
-    )
-
-
-def _lightning_trainer(**options: Any) -> L.Trainer:
-    """Lightning's trainer.
-
-    Raises:
-        RecipeError: If it refuses an option.
-    """
     try:
-        return L.Trainer(**options)
+        return L.Trainer(
+            max_steps=options.max_steps,
+            max_epochs=options.max_epochs if options.max_epochs is not None else -1,
+            val_check_interval=options.val_every_n_steps * options.accumulate_grad_batches,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            gradient_clip_val=options.gradient_clip_val,
+            callbacks=[_OwnRandomness(), *guards, *checkpoints, LearningRateMonitor("step"), *speed, *bars],
+            plugins=[SafeCheckpointIO()],
+            logger=loggers,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            **{name: getattr(options, name) for name in _AS_THEY_ARE},
+        )
     except (TypeError, ValueError) as error:
         raise RecipeError(f"trainer: {' '.join(str(error).split())}") from error
 
