@@ -143,11 +143,12 @@ class TestPipeline:
 
     @pytest.fixture(scope="module")
     @classmethod
-    def finetuned(cls, pretrained, inputs) -> dict[str, Path]:
+    def finetuned(cls, pretrained, inputs, unrendered) -> dict[str, Path]:
         out = {"pretrained": pretrained[0].parent / "f", "scratch": pretrained[0].parent / "s"}
         start = f"init_from={pretrained[0] / 'checkpoints' / 'last.ckpt'}"
-        run("finetune", f"out_dir={out['pretrained']}", "seeds=[0,1]", start, *inputs)
-        run("finetune", "--recipe", "scratch", f"out_dir={out['scratch']}", "seeds=[0,1]", *inputs)
+        with unrendered():
+            run("finetune", f"out_dir={out['pretrained']}", "seeds=[0,1]", start, *inputs)
+            run("finetune", "--recipe", "scratch", f"out_dir={out['scratch']}", "seeds=[0,1]", *inputs)
         return out
 
     def test_what_evaluate_and_export_refuse(self, finetuned, scored):

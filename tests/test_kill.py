@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import csv
 import json
-import multiprocessing
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -31,33 +27,6 @@ def trainer(steps: int) -> list[str]:
 
 
 COMMANDS = ("score", "pretrain", "finetune", "compare")
-
-
-def start(arguments: list[str]) -> None:
-    """The command line, in a process that has imported everything before."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from poyo_ssl_plugin.cli import main
-
-    main(arguments)
-
-
-@pytest.fixture(scope="module")
-def process():
-    """Start a command in a process of its own, its imports done: kills are to meet work, not imports."""
-    context = multiprocessing.get_context("forkserver")
-    modules = ("cli", "compare.demo", "compare.single_run", "training")
-    context.set_forkserver_preload([f"poyo_ssl_plugin.{module}" for module in modules])
-
-    def launch(arguments: list[str]):
-        process = context.Process(target=start, args=(arguments,))
-        process.start()
-        return process
-
-    # Without this the first command would wait for the imports, and kills timed by it would come too late.
-    warm = context.Process(target=int)
-    warm.start()
-    warm.join()
-    return launch
 
 
 def arguments(command: str, root: Path, table: Path, out: Path, *, steps: int = 20) -> list[str]:
@@ -192,13 +161,6 @@ def test_killed_fifty_times(command, sim_dir, table_path, tmp_path, process, cap
         print(f"\n{command}: {wanted} kills in {rounds} runs, nothing lost")
 
 
-def command_line(*arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [sys.executable, "-m", "poyo_ssl_plugin.cli", *arguments], stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
 def wait_for(path: Path, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
@@ -209,12 +171,13 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
 def test_sigterm_saves_and_says_so(sim_dir, table_path, tmp_path, process):
     line = arguments("pretrain", sim_dir, table_path, tmp_path / "stopped")
     line += ["trainer.max_steps=4000", "trainer.save_every_n_steps=1000", "trainer.val_every_n_steps=1000"]
-    running = command_line(*line)
+    running = process(line, tmp_path / "said")
     wait_for(tmp_path / "stopped" / "recipe.yaml")
     time.sleep(2.0)
-    running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == EXIT_TERMINATED == 75
+    running.terminate()
+    running.join(60)
+    assert running.exitcode == EXIT_TERMINATED == 75
+    said = (tmp_path / "said").read_text()
     assert "SIGTERM" in said and "resume=true" in said and "Traceback" not in said
     last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
     step = read_checkpoint(last)["global_step"]
