@@ -50,7 +50,7 @@ from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet,
 from poyo_ssl_plugin.training import read_checkpoint
 
 GRATINGS = get_task("drifting_gratings")
-QUICK = quick(steps=2, batch_size=4)
+QUICK = quick(steps=2)
 
 
 def comparison(root, out, **options) -> Comparison:
