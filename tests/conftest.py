@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.context import ForkServerContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -141,24 +142,31 @@ def small_movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def process() -> Callable[..., BaseProcess]:
-    """Start a command in a process of its own, its imports done: what is watched or killed is work, not imports.
-
-    What it says goes to a file.
-    """
+def forkserver() -> ForkServerContext:
+    """Processes that begin with all imports done."""
     context = multiprocessing.get_context("forkserver")
     modules = ("cli", "compare.demo", "compare.single_run", "training")
     context.set_forkserver_preload(["command_process", *(f"poyo_ssl_plugin.{module}" for module in modules)])
-
-    def launch(arguments: list[str], said: str | Path = os.devnull) -> BaseProcess:
-        process = context.Process(target=command_process.run, args=(arguments, str(said)))
-        process.start()
-        return process
 
     # Without this the first command would wait for the imports, and kills timed by it would come too late.
     warm = context.Process(target=int)
     warm.start()
     warm.join()
+    return context
+
+
+@pytest.fixture(scope="session")
+def process(forkserver) -> Callable[..., BaseProcess]:
+    """Start a command in a process of its own: what is watched or killed is work, not imports.
+
+    What it says goes to a file.
+    """
+
+    def launch(arguments: list[str], said: str | Path = os.devnull) -> BaseProcess:
+        process = forkserver.Process(target=command_process.run, args=(arguments, str(said)))
+        process.start()
+        return process
+
     return launch
 
 

@@ -22,7 +22,7 @@ STAND_IN = {
     "few_labels": {"recordings": ["sim_000"], "arms": ["scratch", "adapted", "adapted_scratch"]},
     "park": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"]},
     "maps": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"], "task": "drifting_gratings"},
-    "diet": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained", "random"]},
+    "diet": {"held_out": ["sim_002"], "arms": ["pretrained", "random"]},
     "parts": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
     "size": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained"]},
 }

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import csv
-import subprocess
-import sys
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import together
 import torch
+from torch.distributed.launcher import LaunchConfig, elastic_launch
 from torch.utils.data import RandomSampler
 
 from poyo_ssl_plugin.distributed import ShardedSampler
@@ -28,16 +28,19 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def processes(sim_dir, table_path, folder) -> list[dict[str, Any]]:
-    """What each of two processes under torchrun saw."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    done = subprocess.run(
-        [*torchrun, together.__file__, str(sim_dir), str(table_path), str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
+def processes(forkserver, sim_dir, table_path, folder) -> list[dict[str, Any]]:
+    """What each of two processes saw that torchrun's launcher started, from one that has imported everything."""
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+    before = {number: signal.getsignal(number) for number in signals}
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=2, start_method="forkserver", max_restarts=0,
+        rdzv_backend="c10d", rdzv_endpoint="localhost:0",
+    )  # fmt: skip
+    try:
+        elastic_launch(config, together.main)(sim_dir, table_path, folder)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return [torch.load(folder / f"process{i}.pt", weights_only=False) for i in range(2)]
 
 
