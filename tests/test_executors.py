@@ -20,12 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner
+from command_line import run
 from executor_runs import lingering_runs, make_run, work
+from left_behind import assert_equal, leaves, weights
 from quick import quick
 
-from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.executors import LocalExecutor, RayExecutor, run_all
 from poyo_ssl_plugin.compare.protocol import Comparison
@@ -34,7 +33,6 @@ from poyo_ssl_plugin.compare.results import to_json
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import EXIT_TERMINATED, ExtensionError, PoyoSSLError, RecordingError
 from poyo_ssl_plugin.files import RECORD, write_json
-from poyo_ssl_plugin.models import model_state, read_checkpoint
 from poyo_ssl_plugin.predictability import register_statistic, score_dataset, unregister_statistic
 from poyo_ssl_plugin.predictability.on_ray import on_ray
 
@@ -49,7 +47,7 @@ def ray():
     from ray.cluster_utils import Cluster
 
     # Or its workers wait for whatever else the machine does.
-    os.environ["RAY_worker_niceness"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  as Ray spells it
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
@@ -139,9 +137,8 @@ def compared(root: Path, out: Path, **executor) -> tuple[str, dict[str, dict]]:
     result = run_comparison(Comparison(root=str(root), out_dir=str(out), **settings, **executor))
     summary = to_json(result.summary)
     summary["comparison"] = None
-    states = {k: read_checkpoint(folder / "checkpoints/last.ckpt") for k, folder in result.finetuning.items()}
     text = re.sub(r'"seconds": [\d.]+', '"seconds": 0', json.dumps(summary))
-    return text, {k: model_state(content) for k, content in states.items()}
+    return text, {name: weights(folder / "checkpoints/last.ckpt") for name, folder in result.finetuning.items()}
 
 
 @pytest.fixture(scope="module")
@@ -154,22 +151,16 @@ def test_a_comparison_elsewhere_gives_the_numbers_of_one_here(request, compared_
     """Byte for byte: the numbers of every run, and the weights that it ended with."""
     if "ray" in executor:
         request.getfixturevalue("ray")
-    (here, weights), (there, weights_there) = compared_here, compared(sim_dir, tmp_path, **executor)
-    assert here == there and weights.keys() == weights_there.keys() and len(weights) == 4
-    for key, state in weights.items():
-        same = [torch.equal(value, weights_there[key][name]) for name, value in state.items() if torch.is_tensor(value)]
-        assert len(same) > 10 and all(same)
-
-
-def score_command(*arguments: object) -> object:
-    return CliRunner().invoke(main, ["score", *map(str, arguments)])
+    (here, ours), (there, theirs) = compared_here, compared(sim_dir, tmp_path, **executor)
+    assert here == there and len(ours) == 4 and len(next(iter(ours.values()))) > 10
+    assert_equal(leaves(ours), leaves(theirs))
 
 
 @pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
 def test_the_command_writes_the_same_table_byte_for_byte(ray, sim_dir, tmp_path, workers):
     tables = []
     for name, further in (("here", []), ("ray", ["--ray", *workers])):
-        assert score_command(sim_dir, "--out", tmp_path / f"{name}.csv", *further).exit_code == 0
+        run("score", sim_dir, "--out", tmp_path / f"{name}.csv", *further)
         tables.append((tmp_path / f"{name}.csv").read_bytes())
     assert tables[0] == tables[1]
     assert ray.is_initialized()  # what it did not start it does not stop
@@ -183,8 +174,8 @@ def test_a_damaged_recording_is_skipped_or_stops_as_in_process(ray, sim_dir, tmp
     with pytest.raises(RecordingError, match=r"sim_001\.h5: cannot be read"):
         score_dataset(dataset, on=on_ray)
     for name, further in (("here", []), ("ray", ["--ray"])):
-        done = score_command(folder, "--out", tmp_path / f"{name}.csv", "--on-error", "skip", *further)
-        assert done.exit_code == 0 and "skipped sim_001" in done.output
+        said = run("score", folder, "--out", tmp_path / f"{name}.csv", "--on-error", "skip", *further)
+        assert "skipped sim_001" in said
     assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "ray.csv").read_bytes()
 
 
@@ -441,8 +432,7 @@ def assert_same_comparison(whole: Path, killed: Path) -> None:
     checkpoints = sorted(path.relative_to(whole) for path in whole.rglob("last.ckpt"))
     assert len(checkpoints) == 5
     for path in checkpoints:
-        one, other = (model_state(read_checkpoint(place / path)) for place in (whole, killed))
-        assert all(torch.equal(value, other[name]) for name, value in one.items() if torch.is_tensor(value))
+        assert_equal(weights(whole / path), weights(killed / path))
     values = [
         [
             run["value"]

@@ -12,12 +12,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from left_behind import assert_equal, weights
 from quick import quick
 
 from poyo_ssl_plugin.data import StandardizeTraces
 from poyo_ssl_plugin.errors import DeviceError, NumericalError, OutputError, RecipeError
 from poyo_ssl_plugin.files import atomic_path, only_run_in, write_json
-from poyo_ssl_plugin.training import finetune, pretrain, read_checkpoint
+from poyo_ssl_plugin.training import finetune, pretrain
 from poyo_ssl_plugin.training.guards import CollapseWarning
 from poyo_ssl_plugin.training.run_folder import hardware_errors
 
@@ -55,8 +56,7 @@ class TestNumbers:
         poison("sim_001")
         options = ["trainer.on_nonfinite=skip", "data.batch_size=1", "trainer.max_steps=12", "diet=all"]
         result = finetune(recipe("finetune", *options))
-        state = read_checkpoint(result.checkpoint)["state_dict"]
-        assert all(value.isfinite().all() for value in state.values() if isinstance(value, torch.Tensor))
+        assert all(value.isfinite().all() for value in weights(result.checkpoint).values())
         assert 0 < result.metrics["train/skipped_steps"] < 12
 
     def test_but_not_for_ever(self, recipe, poison, monkeypatch):
@@ -88,8 +88,7 @@ class TestNumbers:
 
     def test_deterministic_runs_are_equal_bit_for_bit(self, recipe):
         a, b = (finetune(recipe("finetune", "trainer.deterministic=true", name=name)) for name in "ab")
-        one, two = (read_checkpoint(run.checkpoint)["state_dict"] for run in (a, b))
-        assert all(torch.equal(one[k], two[k]) for k in one if isinstance(one[k], torch.Tensor))
+        assert_equal(weights(a.checkpoint), weights(b.checkpoint))
         assert a.metrics == b.metrics
 
 
@@ -220,8 +219,7 @@ class TestClocks:
         monkeypatch.setattr(time, "time", lambda: real() - 3600.0 * (next(jumps) % 7))
         jumping = pretrain(recipe("pretrain", name="b"))
         assert jumping.metrics == straight.metrics
-        one, two = (read_checkpoint(run.checkpoint)["state_dict"] for run in (straight, jumping))
-        assert all(torch.equal(one[k], two[k]) for k in one if isinstance(one[k], torch.Tensor))
+        assert_equal(weights(straight.checkpoint), weights(jumping.checkpoint))
 
 
 class TestNetwork:

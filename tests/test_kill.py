@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import random
@@ -13,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-import torch
+from left_behind import assert_equal, log, state
 from quick import quick
 
 from poyo_ssl_plugin.errors import EXIT_TERMINATED
@@ -67,11 +66,9 @@ def outcome(folder: Path) -> dict[str, object]:
         if path.name == "results.json" or path.name == "run.json":
             found[name] = settled(json.loads(path.read_text().replace(str(folder), "OUT")))
         elif path.suffix == ".csv":
-            found[name] = log(path) if path.name == "metrics.csv" else path.read_text()
+            found[name] = log(path.parents[1]) if path.name == "metrics.csv" else path.read_text()
         elif path.suffix == ".ckpt":
-            content = read_checkpoint(path)
-            for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
-                found |= leaves(content[part], f"{name}:{part}")
+            found |= {f"{name}:{place}": value for place, value in state(path).items()}
         elif path.suffix in (".png", ".html"):
             found[name] = path.stat().st_size > 0
     return found
@@ -84,28 +81,9 @@ def settled(value):
     return [settled(item) for item in value] if isinstance(value, list) else value
 
 
-def leaves(value, prefix: str) -> dict[str, object]:
-    if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in leaves(item, f"{prefix}.{key}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: v for i, item in enumerate(value) for k, v in leaves(item, f"{prefix}.{i}").items()}
-    return {prefix: value}
-
-
-def log(path: Path) -> dict[tuple[str, str], str]:
-    with path.open(newline="") as file:
-        return {
-            (row["step"], name): value for row in csv.DictReader(file) for name, value in row.items() if value != ""
-        }
-
-
 def assert_same(a: dict[str, object], b: dict[str, object]) -> None:
     # A file that a killed process was writing keeps its hidden, temporary name; it is nobody's result.
-    a, b = ({k: v for k, v in c.items() if not Path(k.split(":")[0]).name.startswith(".")} for c in (a, b))
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
-        assert same, key
+    assert_equal(*({k: v for k, v in c.items() if not Path(k.split(":")[0]).name.startswith(".")} for c in (a, b)))
 
 
 def kill_and_restart(process, line: list[str], folder: Path, reference, duration: float, kills: int, rng) -> int:

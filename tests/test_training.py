@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from left_behind import assert_equal, weights
 from omegaconf import DictConfig
 from quick import quick
 
@@ -58,10 +59,6 @@ def finetuned(sim_dir, table_path, tmp_path_factory) -> RunResult:
     return finetune(run_in(folder, sim_dir, table_path, "finetune", "scratch"), seed=3)
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in read_checkpoint(path)["state_dict"].items() if isinstance(v, torch.Tensor)}
-
-
 class TestPretrain:
     def test_it_logs_the_terms_and_the_health_of_the_latents(self, pretraining):
         result = pretraining
@@ -88,14 +85,11 @@ class TestPretrain:
 
     def test_load_pretrained_reads_it(self, pretrained):
         model = CalciumPOYO.load_pretrained(pretrained)
-        for name, value in model_state(read_checkpoint(pretrained)).items():
-            if isinstance(value, torch.Tensor):
-                assert torch.equal(model.state_dict()[name], value)
+        loaded = model.state_dict()
+        assert_equal(weights(pretrained), {name: loaded[name] for name in weights(pretrained)})
 
     def test_the_same_seed_gives_the_same_weights(self, recipe, pretrained):
-        again = weights(pretrain(recipe("pretrain")).checkpoint)
-        for name, value in weights(pretrained).items():
-            assert torch.equal(value, again[name]), name
+        assert_equal(weights(pretrain(recipe("pretrain")).checkpoint), weights(pretrained))
 
     def test_resuming_trains_the_rest(self, recipe):
         pretrain(recipe("pretrain", "trainer.max_steps=3"))
