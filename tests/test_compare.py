@@ -22,7 +22,7 @@ from poyo_ssl_plugin.compare import figures
 from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
-from poyo_ssl_plugin.compare.estimates import Estimate, Scores
+from poyo_ssl_plugin.compare.estimates import Estimate, Scores, binomial_interval
 from poyo_ssl_plugin.compare.plan import label_task, make_plan
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison
@@ -39,7 +39,7 @@ from poyo_ssl_plugin.compare.results import (
 )
 from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_recordings, preset_names
 from poyo_ssl_plugin.compare.single_run import run_evaluation
-from poyo_ssl_plugin.compare.summary import _versus_decoder
+from poyo_ssl_plugin.compare.summary import _versus_decoder, _wider
 from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Recordings, find_trials, get_task
@@ -288,7 +288,6 @@ class TestProtocol:
             runs = summary.arms[arm].runs
             assert [run.seed for run in runs] == [0, 1]
             assert summary.arms[arm].mean == pytest.approx(np.mean([run.value for run in runs]))
-            # Six trials and two seeds, which may agree: no interval is of certainty, and none leaves what can be.
             low, high = summary.arms[arm].ci95
             assert 0 <= low < high <= 1 and high - low > 0.2
         page = (tmp_path / "report.html").read_text()
@@ -662,6 +661,14 @@ def test_a_simple_decoder_is_compared_on_the_same_trials(folds):
     assert found.mean == pytest.approx(0.25, abs=0.01) and found.value == 0.5
     assert (found.ci95[0] > 0.2) == folds
     assert _versus_decoder(Scores(np.zeros(5), folds=True), decoder).ci95 is None
+
+
+@pytest.mark.parametrize("right", [0, 3, 6])
+def test_two_seeds_that_agree_are_no_certainty(right):
+    """Of six trials: no interval is of certainty, and none leaves what can be."""
+    scores = Scores(np.array([[1.0] * right + [0.0] * (6 - right)] * 2))
+    low, high = _wider(scores.estimate((0, 1)), binomial_interval(right, 6))
+    assert -1e-9 < low < high < 1 + 1e-9 and high - low > 0.2
 
 
 def test_a_stage_without_a_terminal_is_a_few_plain_lines():

@@ -13,7 +13,7 @@ from poyo_ssl_plugin.errors import DietError, RecipeError
 from poyo_ssl_plugin.predictability import Diet
 from poyo_ssl_plugin.training import Inputs, PretrainingData, pretrain, read_checkpoint
 
-QUICK = quick(steps=6)
+QUICK = quick(steps=6, batch_size=8)
 
 
 class TestPacings:
