@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import command_process
 import h5py
 import numpy as np
 import pytest
@@ -134,6 +139,49 @@ def small_movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = np.random.default_rng(0).integers(0, 256, (90, 12, 16)).astype(np.uint8)
     np.savez(path, image=image, frame=np.r_[0:30, 300:330, 600:630])
     return path
+
+
+@pytest.fixture(scope="session")
+def forkserver() -> ForkServerContext:
+    """Processes that begin with all imports done."""
+    context = multiprocessing.get_context("forkserver")
+    modules = ("cli", "compare.demo", "compare.single_run", "training")
+    context.set_forkserver_preload(["command_process", *(f"poyo_ssl_plugin.{module}" for module in modules)])
+
+    # Without this the first command would wait for the imports, and kills timed by it would come too late.
+    warm = context.Process(target=int)
+    warm.start()
+    warm.join()
+    return context
+
+
+@pytest.fixture(scope="session")
+def process(forkserver) -> Callable[..., BaseProcess]:
+    """Start a command in a process of its own: what is watched or killed is work, not imports.
+
+    What it says goes to a file.
+    """
+
+    def launch(arguments: list[str], said: str | Path = os.devnull) -> BaseProcess:
+        process = forkserver.Process(target=command_process.run, args=(arguments, str(said)))
+        process.start()
+        return process
+
+    return launch
+
+
+@pytest.fixture(scope="session")
+def unrendered() -> Callable[[], AbstractContextManager[None]]:
+    """A context in which figures are put together but not rendered, which is half of the work of a small report."""
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        with pytest.MonkeyPatch.context() as patch:
+            write = lambda figure, path, **_: Path(path).write_bytes(b"not rendered")  # noqa: E731
+            patch.setattr("matplotlib.figure.Figure.savefig", write)
+            yield
+
+    return context
 
 
 @pytest.fixture

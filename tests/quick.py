@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def quick(*overrides: str, steps: int, val_every: int | None = None, batch_size: int = 8) -> list[str]:
+def quick(*overrides: str, steps: int, val_every: int | None = None, batch_size: int = 16) -> list[str]:
     """Overrides of a recipe for a tiny model on the CPU that logs every step.
 
     Args:

@@ -8,9 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
-
-from poyo_ssl_plugin.cli import main
+from click.testing import Result
+from command_line import invoke
 
 RATE, FRAMES, CELLS, TRIALS = 10.0, 600, 5, 20
 
@@ -18,12 +17,8 @@ RATE, FRAMES, CELLS, TRIALS = 10.0, 600, 5, 20
 SCALE = {"conversion": 2.0, "offset": 1.0}
 
 
-def main_run(*arguments: object) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments])
-
-
 def run(*arguments: object) -> Result:
-    return main_run("import", *arguments)
+    return invoke("import", *arguments)
 
 
 def refused(result: Result, out: Path, message: str = "", *, before: dict[str, bytes] | None = None) -> str:

@@ -11,9 +11,10 @@ import h5py
 import numpy as np
 import pytest
 from click.testing import Result
+from command_line import invoke
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recording_files import CELLS, RATE, TRIALS, main_run, refused, run, write_caiman, write_nwb, write_suite2p
+from recording_files import CELLS, RATE, TRIALS, refused, run, write_caiman, write_nwb, write_suite2p
 
 from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
 from poyo_ssl_plugin.errors import OutputError, RecordingError
@@ -156,13 +157,13 @@ class TestBadInput:
         save_recording(recording_from_arrays(traces, recording="b", sampling_rate=RATE, trials=plain), root)
         sentence = f"recording a: row {row} of trials has the side 'x', which is not among the classes of the task "
         for command in ("check", "tasks"):
-            said = main_run(command, root)
+            said = invoke(command, root)
             assert said.exit_code == 0 and f"note: {sentence}'side' in training (l, r)" in said.output
         common = ["task={name: turn, source: trials, label: side}", f"out_dir={tmp_path / 'run'}"]
         finetune = ["--recipe", "scratch", f"data.root={root}", "model=tiny", "trainer.accelerator=cpu", "diet=all"]
         compare = ["--preset", "session", f"root={root}", "recordings=[a,b]", "folds=0", "arms=[scratch]", "seeds=[0]"]
         for arguments in (["finetune", *finetune], ["compare", *compare]):
-            result = main_run(*arguments, *common)
+            result = invoke(*arguments, *common)
             assert result.exit_code == 2 and "Traceback" not in result.stderr and not (tmp_path / "run").exists()
             assert result.stderr.splitlines()[-1].startswith(f"error: {sentence}'turn' in training (l, r); leave")
 

@@ -12,7 +12,7 @@ import click
 import h5py
 import pytest
 import yaml
-from click.testing import CliRunner
+from command_line import run
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from rich.console import Console
@@ -27,15 +27,6 @@ from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recipe_keys import explain
 
 QUICK = ["model=tiny", "data.batch_size=8", "trainer.max_steps=4", "trainer.progress=false", "trainer.accelerator=cpu"]
-
-
-def run(*arguments: object, expect: int = 0) -> str:
-    # The catching of errors is part of the group, so it must run; standalone mode is how a shell runs it.
-    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-    output = result.output + (result.stderr if result.stderr_bytes else "")
-    if result.exit_code != expect:
-        raise AssertionError(f"exit code {result.exit_code}: {output}") from result.exception
-    return " ".join(output.split())
 
 
 class TestRecipes:
@@ -143,11 +134,12 @@ class TestPipeline:
 
     @pytest.fixture(scope="module")
     @classmethod
-    def finetuned(cls, pretrained, inputs) -> dict[str, Path]:
+    def finetuned(cls, pretrained, inputs, unrendered) -> dict[str, Path]:
         out = {"pretrained": pretrained[0].parent / "f", "scratch": pretrained[0].parent / "s"}
         start = f"init_from={pretrained[0] / 'checkpoints' / 'last.ckpt'}"
-        run("finetune", f"out_dir={out['pretrained']}", "seeds=[0,1]", start, *inputs)
-        run("finetune", "--recipe", "scratch", f"out_dir={out['scratch']}", "seeds=[0,1]", *inputs)
+        with unrendered():
+            run("finetune", f"out_dir={out['pretrained']}", "seeds=[0,1]", start, *inputs)
+            run("finetune", "--recipe", "scratch", f"out_dir={out['scratch']}", "seeds=[0,1]", *inputs)
         return out
 
     def test_what_evaluate_and_export_refuse(self, finetuned, scored):

@@ -7,14 +7,13 @@ import pytest
 from quick import quick
 
 from poyo_ssl_plugin.compat import Interval
-from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import CurriculumSampler
 from poyo_ssl_plugin.data.curriculum import PACINGS, LossPacing, make_pacing
 from poyo_ssl_plugin.errors import DietError, RecipeError
 from poyo_ssl_plugin.predictability import Diet
 from poyo_ssl_plugin.training import Inputs, PretrainingData, PretrainRecipe, parse_recipe, pretrain, read_checkpoint
 
-QUICK = quick(steps=6)
+QUICK = quick(steps=6, batch_size=8)
 
 
 class TestPacings:
@@ -71,12 +70,8 @@ def test_a_sampler_asks_the_pacing_when_it_yields(table):
 
 
 class TestPretraining:
-    def recipe(self, sim_dir, table_path, tmp_path, *overrides):
-        common = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={tmp_path / 'run'}"]
-        return compose_recipe("pretrain", "curriculum", [*QUICK, *common, *overrides])
-
     @pytest.mark.parametrize(("pacing", "opens"), [("linear", True), ("step", True), ("loss", False)])
-    def test_the_diet_opens_over_the_training(self, sim_dir, table_path, tmp_path, monkeypatch, pacing, opens):
+    def test_the_diet_opens_over_the_training(self, recipe, monkeypatch, pacing, opens):
         shares, n_units = [], []
         original = CurriculumSampler._indices
 
@@ -95,21 +90,21 @@ class TestPretraining:
             return step(self, batch, index)
 
         monkeypatch.setattr(Pretraining, "training_step", counted)
-        config = self.recipe(sim_dir, table_path, tmp_path, f"data.curriculum={pacing}", "data.unit_dropout=null")
+        config = recipe("pretrain", f"data.curriculum={pacing}", "data.unit_dropout=null", recipe="curriculum")
         pretrain(config)
         # Six steps of eight windows; the last third of the training sees all of the diet.
         assert shares[0] == pytest.approx(0.2) and (shares[40] == 1.0) == opens
         assert (n_units[-1] > n_units[0]) == opens
 
-    def test_everything_is_the_same_but_the_order(self, sim_dir, table_path, tmp_path):
-        linear = pretrain(self.recipe(sim_dir, table_path, tmp_path / "a"))
-        random = pretrain(self.recipe(sim_dir, table_path, tmp_path / "b", "data.curriculum=null"))
+    def test_everything_is_the_same_but_the_order(self, recipe):
+        linear = pretrain(recipe("pretrain", name="a", recipe="curriculum"))
+        random = pretrain(recipe("pretrain", "data.curriculum=null", name="b", recipe="curriculum"))
         seen = [read_checkpoint(r.checkpoint)["hyper_parameters"]["trained_on"] for r in (linear, random)]
         assert seen[0] == seen[1]
         assert linear.metrics["valid/masked"] != random.metrics["valid/masked"]
 
-    def test_pacing_by_loss_survives_a_restart(self, sim_dir, table_path, dataset, table):
-        config = self.recipe(sim_dir, table_path, sim_dir)
+    def test_pacing_by_loss_survives_a_restart(self, recipe, dataset, table):
+        config = recipe("pretrain", recipe="curriculum")
         inputs = Inputs.from_recipe(parse_recipe(PretrainRecipe, config))
 
         def data():
@@ -123,14 +118,14 @@ class TestPretraining:
         after.load_state_dict(before.state_dict())
         assert after.sampler.pacing.stage == 3
 
-    def test_mistakes(self, sim_dir, table_path, tmp_path):
+    def test_mistakes(self, recipe, tmp_path):
         for override, message in (
             ("data.curriculum=cubic", "unknown pacing"),
             ("data.curriculum_start=0", "start_fraction"),
             ("data.curriculum_fraction=0", "epochs > 0"),
         ):
             with pytest.raises(DietError, match=message):
-                pretrain(self.recipe(sim_dir, table_path, tmp_path, override))
+                pretrain(recipe("pretrain", override, recipe="curriculum"))
         with pytest.raises(RecipeError, match="nothing to learn from"):
-            pretrain(self.recipe(sim_dir, table_path, tmp_path, "ssl=none", "aux.weight=0"))
+            pretrain(recipe("pretrain", "ssl=none", "aux.weight=0", recipe="curriculum"))
         assert not (tmp_path / "run").exists()

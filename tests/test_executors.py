@@ -1,30 +1,40 @@
-"""Runs in this process, in others and on Ray: each of them once, whatever is killed."""
+"""Scores and runs in this process, in others and on Ray: the same numbers, each run once, whatever is killed."""
 
 from __future__ import annotations
 
+import builtins
 import json
 import logging
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
+from command_line import run
 from executor_runs import lingering_runs, make_run, work
+from left_behind import assert_equal, leaves, weights
 from quick import quick
 
+from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.executors import LocalExecutor, RayExecutor, run_all
+from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.record import finished
-from poyo_ssl_plugin.errors import EXIT_TERMINATED, PoyoSSLError
+from poyo_ssl_plugin.compare.results import to_json
+from poyo_ssl_plugin.data import Recordings
+from poyo_ssl_plugin.errors import EXIT_TERMINATED, ExtensionError, PoyoSSLError, RecordingError
 from poyo_ssl_plugin.files import RECORD, write_json
-from poyo_ssl_plugin.models import model_state, read_checkpoint
+from poyo_ssl_plugin.predictability import register_statistic, score_dataset, unregister_statistic
+from poyo_ssl_plugin.predictability.on_ray import on_ray
 
 TESTS = Path(__file__).parent
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs /proc")
@@ -36,6 +46,8 @@ def ray():
     found = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
+    # Or its workers wait for whatever else the machine does.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112  as Ray spells it
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     cluster.add_node(num_cpus=1)
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
@@ -119,28 +131,92 @@ class TestKeys:
         assert set(json.loads((run.folder / RECORD).read_text())) == {"format", "metrics", "compare"}
 
 
-def test_a_comparison_on_ray_gives_the_numbers_of_one_here(ray, sim_dir, tmp_path):
-    """Byte for byte: the numbers of every run, and the weights that it ended with."""
-    from poyo_ssl_plugin.compare.comparison import run_comparison
-    from poyo_ssl_plugin.compare.protocol import Comparison
-    from poyo_ssl_plugin.compare.results import to_json
+def compared(root: Path, out: Path, **executor) -> tuple[str, dict[str, dict]]:
+    """A comparison: its summary but for times and places, and the weights that every run ended with."""
+    settings = dict(held_out=("sim_002",), seeds=(0, 1), pretrain=quick(steps=2), finetune=quick(steps=2))
+    result = run_comparison(Comparison(root=str(root), out_dir=str(out), **settings, **executor))
+    summary = to_json(result.summary)
+    summary["comparison"] = None
+    text = re.sub(r'"seconds": [\d.]+', '"seconds": 0', json.dumps(summary))
+    return text, {name: weights(folder / "checkpoints/last.ckpt") for name, folder in result.finetuning.items()}
 
-    settings = dict(root=str(sim_dir), held_out=("sim_002",), seeds=(0, 1), pretrain=quick(steps=2), processes=1)
-    found = []
-    for name, on_ray in (("here", False), ("ray", True)):
-        comparison = Comparison(**settings, out_dir=str(tmp_path / name), finetune=quick(steps=2), ray=on_ray)
-        result = run_comparison(comparison)
-        summary = json.loads(re.sub(r'"seconds": [\d.]+', '"seconds": 0', json.dumps(to_json(result.summary))))
-        summary["comparison"]["out_dir"] = ""
-        states = {k: read_checkpoint(folder / "checkpoints/last.ckpt") for k, folder in result.finetuning.items()}
-        found.append((summary, {k: model_state(content) for k, content in states.items()}))
-    (here, weights), (there, on_ray_weights) = found
-    assert json.dumps(here) == json.dumps(there) and weights.keys() == on_ray_weights.keys()
-    for key, state in weights.items():
-        same = [
-            torch.equal(value, on_ray_weights[key][name]) for name, value in state.items() if torch.is_tensor(value)
-        ]
-        assert len(same) > 10 and all(same)
+
+@pytest.fixture(scope="module")
+def compared_here(sim_dir, tmp_path_factory):
+    return compared(sim_dir, tmp_path_factory.mktemp("here"), processes=1)
+
+
+@pytest.mark.parametrize("executor", [{"processes": 2}, {"ray": True}], ids=["processes", "ray"])
+def test_a_comparison_elsewhere_gives_the_numbers_of_one_here(request, compared_here, sim_dir, tmp_path, executor):
+    """Byte for byte: the numbers of every run, and the weights that it ended with."""
+    if "ray" in executor:
+        request.getfixturevalue("ray")
+    (here, ours), (there, theirs) = compared_here, compared(sim_dir, tmp_path, **executor)
+    assert here == there and len(ours) == 4 and len(next(iter(ours.values()))) > 10
+    assert_equal(leaves(ours), leaves(theirs))
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "1"]])
+def test_the_command_writes_the_same_table_byte_for_byte(ray, sim_dir, tmp_path, workers):
+    tables = []
+    for name, further in (("here", []), ("ray", ["--ray", *workers])):
+        run("score", sim_dir, "--out", tmp_path / f"{name}.csv", *further)
+        tables.append((tmp_path / f"{name}.csv").read_bytes())
+    assert tables[0] == tables[1]
+    assert ray.is_initialized()  # what it did not start it does not stop
+
+
+def test_a_damaged_recording_is_skipped_or_stops_as_in_process(ray, sim_dir, tmp_path):
+    folder = tmp_path / "recordings"
+    shutil.copytree(sim_dir, folder)
+    (folder / "sim_001.h5").write_bytes(b"not HDF5")
+    dataset = Recordings(folder)
+    with pytest.raises(RecordingError, match=r"sim_001\.h5: cannot be read"):
+        score_dataset(dataset, on=on_ray)
+    for name, further in (("here", []), ("ray", ["--ray"])):
+        said = run("score", folder, "--out", tmp_path / f"{name}.csv", "--on-error", "skip", *further)
+        assert "skipped sim_001" in said
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "ray.csv").read_bytes()
+
+
+def test_statistics_registered_here_are_known_there(ray, dataset):
+    @register_statistic("largest")
+    class Largest:
+        def __init__(self, n_units: int) -> None:
+            self.largest = np.full(n_units, -np.inf)
+
+        def update(self, rows: np.ndarray) -> None:
+            self.largest = np.fmax(self.largest, rows.max(axis=0))
+
+        def result(self) -> np.ndarray:
+            return self.largest
+
+    try:
+        here, there = (score_dataset(dataset, statistics=["largest"], on=on) for on in (None, on_ray))
+    finally:
+        unregister_statistic("largest")
+    np.testing.assert_array_equal(here["largest"], there["largest"])
+
+
+def test_a_dataset_that_cannot_be_sent_is_refused(ray, dataset):
+    dataset.lock = threading.Lock()
+    with pytest.raises(PoyoSSLError, match="Recordings cannot be sent to other processes"):
+        score_dataset(dataset, on=on_ray)
+
+
+def test_without_ray_the_error_names_the_extra(sim_dir, tmp_path, monkeypatch):
+    real = builtins.__import__
+
+    def without_ray(name, *rest):
+        if name == "ray":
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without_ray)
+    with pytest.raises(ExtensionError, match=r"pip install 'poyo-ssl-plugin\[ray\]'"):
+        score_dataset(Recordings(sim_dir), on=on_ray)
+    monkeypatch.undo()
+    assert not list(tmp_path.iterdir())
 
 
 def wait_until(done: Callable[[], object], seconds: float = 120.0):
@@ -356,8 +432,7 @@ def assert_same_comparison(whole: Path, killed: Path) -> None:
     checkpoints = sorted(path.relative_to(whole) for path in whole.rglob("last.ckpt"))
     assert len(checkpoints) == 5
     for path in checkpoints:
-        one, other = (model_state(read_checkpoint(place / path)) for place in (whole, killed))
-        assert all(torch.equal(value, other[name]) for name, value in one.items() if torch.is_tensor(value))
+        assert_equal(weights(whole / path), weights(killed / path))
     values = [
         [
             run["value"]

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 
 from poyo_ssl_plugin import MaskedLatentReconstruction, score_dataset
 from poyo_ssl_plugin.cli import main
@@ -52,10 +52,7 @@ def test_a_statistic(installed, dataset):
 
 
 def test_a_diet_and_a_mask_in_a_run(installed, sim_dir, tmp_path):
-    said = CliRunner().invoke(
-        main, ["score", str(sim_dir), "--out", str(tmp_path / "t.csv"), "--statistic", "active_fraction"]
-    )
-    assert said.exit_code == 0, said.output
+    run("score", sim_dir, "--out", tmp_path / "t.csv", "--statistic", "active_fraction")
     diet = make_diet(tmp_path / "t.csv", "active", minimum=0.05)
     table = PredictabilityTable.load(tmp_path / "t.csv")
     assert 0 < len(diet) == (table["active_fraction"] >= 0.05).sum() < 60

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import subprocess
 import sys
@@ -13,12 +12,13 @@ import time
 import numpy as np
 import pytest
 import torch
+from left_behind import assert_equal, weights
 from quick import quick
 
 from poyo_ssl_plugin.data import StandardizeTraces
 from poyo_ssl_plugin.errors import DeviceError, NumericalError, OutputError, RecipeError
 from poyo_ssl_plugin.files import atomic_path, only_run_in, write_json
-from poyo_ssl_plugin.training import finetune, pretrain, read_checkpoint
+from poyo_ssl_plugin.training import finetune, pretrain
 from poyo_ssl_plugin.training.guards import CollapseWarning
 from poyo_ssl_plugin.training.run_folder import hardware_errors
 
@@ -56,8 +56,7 @@ class TestNumbers:
         poison("sim_001")
         options = ["trainer.on_nonfinite=skip", "data.batch_size=1", "trainer.max_steps=12", "diet=all"]
         result = finetune(recipe("finetune", *options))
-        state = read_checkpoint(result.checkpoint)["state_dict"]
-        assert all(value.isfinite().all() for value in state.values() if isinstance(value, torch.Tensor))
+        assert all(value.isfinite().all() for value in weights(result.checkpoint).values())
         assert 0 < result.metrics["train/skipped_steps"] < 12
 
     def test_but_not_for_ever(self, recipe, poison, monkeypatch):
@@ -89,8 +88,7 @@ class TestNumbers:
 
     def test_deterministic_runs_are_equal_bit_for_bit(self, recipe):
         a, b = (finetune(recipe("finetune", "trainer.deterministic=true", name=name)) for name in "ab")
-        one, two = (read_checkpoint(run.checkpoint)["state_dict"] for run in (a, b))
-        assert all(torch.equal(one[k], two[k]) for k in one if isinstance(one[k], torch.Tensor))
+        assert_equal(weights(a.checkpoint), weights(b.checkpoint))
         assert a.metrics == b.metrics
 
 
@@ -154,65 +152,64 @@ class TestFolders:
         assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """Run a command in a namespace of its own where ``disk`` is a file system of a given size."""
-    unshare = shutil.which("unshare")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-
-    def run(script: str, *, size: str, options: str = ""):
-        mount = f'mount -t tmpfs -o size={size}{options} none {disk} && exec {sys.executable} -c "$SCRIPT"'
-        command = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", mount]
-        environment = {**os.environ, "SCRIPT": script, "DISK": str(disk)}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-    if unshare is None or run("pass", size="1M").returncode:
-        pytest.skip("this system lets no one mount a small file system")
-    return run
-
-
-PRETRAIN = """
-import os, sys
+# Trains on a disk that cannot be written, and on one that a thread fills to the last byte once a state was saved.
+ON_BAD_DISKS = """
+import os, sys, threading, time
 from poyo_ssl_plugin.cli import main
-sys.argv = ["poyo-ssl", "pretrain", "data.root={root}", "diet.table={table}", "out_dir=" + os.environ["DISK"] + "/run",
-            *{overrides}]
-try:
-    main(standalone_mode=False)
-except SystemExit as end:
-    print("exit", end.code)
 from poyo_ssl_plugin.training import read_checkpoint
-last = os.environ["DISK"] + "/run/checkpoints/last.ckpt"
-print("step", read_checkpoint(last)["global_step"] if os.path.exists(last) else None)
+
+def fill():
+    while not os.path.exists("full/run/checkpoints/last.ckpt"): time.sleep(0.005)
+    file = os.open("full/filler", os.O_WRONLY | os.O_CREAT)
+    try:
+        while True: os.write(file, b"0" * 4096)
+    except OSError: pass
+
+threading.Thread(target=fill, daemon=True).start()
+for disk in ("read_only", "full"):
+    try:
+        main(["pretrain", *sys.argv[1:], f"out_dir={disk}/run"], standalone_mode=False)
+    except SystemExit as end:
+        print("exit", end.code)
+    print("step", read_checkpoint("full/run/checkpoints/last.ckpt")["global_step"] if disk == "full" else None)
+    for stream in (sys.stdout, sys.stderr):
+        print("-----", file=stream, flush=True)
 """
 
 
 class TestDisks:
-    def test_a_full_disk_keeps_the_last_checkpoint(self, small_disk, sim_dir, table_path):
-        # Room for some checkpoints and a log, not for a file that fills the rest once one was saved.
-        fill = (
-            "import threading, time, os\n"
-            "def fill():\n"
-            "    last = os.environ['DISK'] + '/run/checkpoints/last.ckpt'\n"
-            "    while not os.path.exists(last): time.sleep(0.005)\n"
-            "    file = os.open(os.environ['DISK'] + '/filler', os.O_WRONLY | os.O_CREAT)\n"
-            "    try:\n"
-            "        while True: os.write(file, b'0' * 4096)\n"
-            "    except OSError: pass\n"
-            "threading.Thread(target=fill, daemon=True).start()\n"
-        )
-        overrides = [*QUICK, "trainer.max_steps=2000", "trainer.val_every_n_steps=1000", "trainer.save_every_n_steps=2"]
-        script = fill + PRETRAIN.format(root=sim_dir, table=table_path, overrides=overrides)
-        done = small_disk(script, size="8M")
-        assert "exit 2" in done.stdout and "No space left" in done.stderr, done.stderr[-2000:]
-        assert "Traceback" not in done.stderr
-        assert int(done.stdout.split("step ")[1]) >= 2
+    @pytest.fixture(scope="class")
+    @staticmethod
+    def said(sim_dir, table_path, tmp_path_factory) -> dict[str, tuple[str, str]]:
+        """What a run says on each of two small file systems, which a namespace of its own alone sees."""
+        unshare, place = shutil.which("unshare"), tmp_path_factory.mktemp("disks")
+        mounts = []
+        for name, options in (("full", ""), ("read_only", ",ro")):
+            (place / name).mkdir()
+            # Room for some checkpoints and a log.
+            mounts.append(f"mount -t tmpfs -o size=8M{options} none {place / name}")
 
-    def test_a_read_only_disk(self, small_disk, sim_dir, table_path):
-        script = PRETRAIN.format(root=sim_dir, table=table_path, overrides=QUICK)
-        done = small_disk(script, size="8M", options=",ro")
-        assert "exit 2" in done.stdout and "Read-only file system" in done.stderr, done.stderr[-2000:]
-        assert "Traceback" not in done.stderr
+        def run(*command: str) -> subprocess.CompletedProcess:
+            script = " && ".join([*mounts, 'exec "$@"'])
+            line = [unshare, "--user", "--map-root-user", "--mount", "sh", "-c", script, "sh", *command]
+            return subprocess.run(line, cwd=place, capture_output=True, text=True, timeout=300)
+
+        if unshare is None or run("true").returncode:
+            pytest.skip("this system lets no one mount a small file system")
+        steps = ["trainer.max_steps=2000", "trainer.val_every_n_steps=1000", "trainer.save_every_n_steps=2"]
+        done = run(
+            sys.executable, "-c", ON_BAD_DISKS, f"data.root={sim_dir}", f"diet.table={table_path}", *QUICK, *steps
+        )
+        both = zip(done.stdout.split("-----\n"), done.stderr.split("-----\n"), strict=True)
+        return dict(zip(("read_only", "full"), both, strict=False))
+
+    @pytest.mark.parametrize(("disk", "reason"), [("read_only", "Read-only file system"), ("full", "No space left")])
+    def test_one_message_says_what_is_wrong(self, said, disk, reason):
+        out, error = said[disk]
+        assert "exit 2" in out and reason in error and "Traceback" not in error, error[-2000:]
+
+    def test_a_full_disk_keeps_the_last_checkpoint(self, said):
+        assert int(said["full"][0].split("step ")[1]) >= 2
 
 
 class TestClocks:
@@ -222,8 +219,7 @@ class TestClocks:
         monkeypatch.setattr(time, "time", lambda: real() - 3600.0 * (next(jumps) % 7))
         jumping = pretrain(recipe("pretrain", name="b"))
         assert jumping.metrics == straight.metrics
-        one, two = (read_checkpoint(run.checkpoint)["state_dict"] for run in (straight, jumping))
-        assert all(torch.equal(one[k], two[k]) for k in one if isinstance(one[k], torch.Tensor))
+        assert_equal(weights(straight.checkpoint), weights(jumping.checkpoint))
 
 
 class TestNetwork:

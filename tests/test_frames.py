@@ -8,11 +8,10 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
+from command_line import run
 from omegaconf import DictConfig
 from quick import quick
 
-from poyo_ssl_plugin.cli import main
 from poyo_ssl_plugin.configuration import compose_recipe
 from poyo_ssl_plugin.data import Trials, TrialSampler
 from poyo_ssl_plugin.data.splits import recorded_split
@@ -347,17 +346,10 @@ class TestBaselines:
 
 
 class TestCommand:
-    def run(self, *arguments: object, expect: int = 0) -> str:
-        result = CliRunner().invoke(main, [str(argument) for argument in arguments])
-        output = result.output + (result.stderr if result.stderr_bytes else "")
-        if result.exit_code != expect:
-            raise AssertionError(f"exit code {result.exit_code}: {output}") from result.exception
-        return " ".join(output.split())
-
     def test_finetune_and_evaluate(self, sim_dir, table_path, frames_file, tmp_path):
         overrides = [f"data.root={sim_dir}", f"diet.table={table_path}", "diet=all", f"frames.file={frames_file}"]
         overrides += [*QUICK, f"out_dir={tmp_path / 'f'}", "seeds=[0,1]", "frames.protocol=frames", "frames.gap=3"]
-        said = self.run("finetune", "--recipe", "natural_movie_frames", "init_from=null", *overrides)
+        said = run("finetune", "--recipe", "natural_movie_frames", "init_from=null", *overrides)
         for word in ("scratch", "mean frame", "template", "linear decoder", "latents", "SSIM"):
             assert word in said, word
         results = json.loads((tmp_path / "f" / "results.json").read_text())
@@ -376,11 +368,11 @@ class TestCommand:
         for name in ("frames.png", "curves.png", "ssim.png"):
             assert (tmp_path / "f" / name).read_bytes().startswith(b"\x89PNG")
         last = tmp_path / "f" / "seed0" / "checkpoints" / "last.ckpt"
-        self.run("evaluate", last, "--out", tmp_path / "e.json")
+        run("evaluate", last, "--out", tmp_path / "e.json")
         again = json.loads((tmp_path / "e.json").read_text())["arms"]["checkpoint"]
         assert again["mean"] == pytest.approx(arm["runs"][0]["value"])
 
     def test_the_scratch_recipe_says_which_to_take(self, sim_dir, table_path):
         overrides = [f"data.root={sim_dir}", f"diet.table={table_path}", "task=natural_movie_frames"]
-        said = self.run("finetune", "--recipe", "scratch", *overrides, expect=2)
+        said = run("finetune", "--recipe", "scratch", *overrides, expect=2)
         assert "--recipe natural_movie_frames" in said

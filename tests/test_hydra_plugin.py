@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,12 +31,21 @@ APP = Path(__file__).parent / "stock_app"
 PACKAGE = Path(poyo_ssl_plugin.__file__).resolve().parents[1]
 current_only = pytest.mark.skipif(GENERATION != "0.2", reason="torch_brain 0.1's POYO has no dim_out")
 
-UNINSTALLED = """
-import runpy, sys
-sys.modules["hydra_plugins"] = sys.modules["poyo_ssl_plugin"] = None  # as if neither were installed
-sys.argv = sys.argv[1:]
-sys.path.insert(0, {folder!r})
-runpy.run_path(sys.argv[0], run_name="__main__")
+# Runs the stock script with each line of arguments in a process of its own, which is spared the imports of torch.
+COMMANDS = """
+import json, os, runpy, sys
+import hydra, torch, torch_brain.models
+script, installed, lines = json.loads(sys.argv[1])
+if not installed:
+    sys.modules["hydra_plugins"] = sys.modules["poyo_ssl_plugin"] = None  # as if neither were installed
+sys.path[0] = os.path.dirname(script)
+for line in lines:
+    process = os.fork()
+    if not process:
+        sys.argv = [script, *line]
+        runpy.run_path(script, run_name="__main__")
+        sys.exit()
+    print("ended with", os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)
 """
 
 
@@ -69,25 +80,19 @@ def app(caplog, monkeypatch):
     return run
 
 
-@pytest.fixture
-def command(tmp_path):
-    """Run the stock script as a user does; returns what it said, and checks how it ended."""
-
-    def run(root: Path, *overrides: object, config: str = "base", installed: bool = True, ok: bool = True) -> str:
-        script = [str(APP / "train.py"), f"--config-name={config}", f"hydra.run.dir={tmp_path}"]
-        start = [] if installed else ["-c", UNINSTALLED.format(folder=str(APP))]
-        path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
-        ran = subprocess.run(
-            [sys.executable, *start, *script, *overridden(root, *overrides)],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        said = ran.stdout + ran.stderr
-        assert (ran.returncode == 0) == ok, said
-        return said
-
-    return run
+def run_commands(place: Path, root: Path, *lines: tuple[str, ...], installed: bool = True) -> list[tuple[str, int]]:
+    """Run the stock script with each line of arguments as a user does: what each said, and how it ended."""
+    given = [[*line, *overridden(root, f"hydra.run.dir={place}")] for line in lines]
+    ran = subprocess.run(
+        [sys.executable, "-c", COMMANDS, json.dumps([str(APP / "train.py"), installed, given])],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])},
+    )
+    *found, rest = re.split(r"ended with (\d+)\n", ran.stdout)
+    assert ran.returncode == 0 and rest == "", ran.stdout
+    return list(zip(found[::2], map(int, found[1::2]), strict=True))
 
 
 def seen(said: str, part: str) -> int:
@@ -149,15 +154,17 @@ class TestStockScript:
     TABLE = "diet.skewness=3.0"
 
     def test_without_a_diet(self, app, spike_dir):
-        said = app(spike_dir)
+        said = app(spike_dir, "epochs=1")
         assert seen(said, "train") == seen(said, "valid") == 60 and "diet" not in said
 
-    @pytest.mark.parametrize("form", ["override", "defaults"])
-    def test_on_a_diet(self, app, spike_dir, spike_table_path, form):
+    def test_in_its_defaults_a_diet_is_what_it_is_as_an_override(self):
+        configs = APP / "configs"
+        by_default, by_override = composed(configs, "on_a_diet"), composed(configs, "base", "+diet=predictable")
+        assert by_default == by_override and by_default.diet.rule == "predictable"
+
+    def test_on_a_diet(self, app, spike_dir, spike_table_path):
         diet = Diet.from_thresholds(PredictabilityTable.load(spike_table_path), skewness=3.0)
-        overrides = ["+diet=predictable"] if form == "override" else []
-        config = "base" if form == "override" else "on_a_diet"
-        said = app(spike_dir, *overrides, f"diet.table={spike_table_path}", self.TABLE, config=config)
+        said = app(spike_dir, "+diet=predictable", f"diet.table={spike_table_path}", self.TABLE)
         assert f"diet kept {len(diet)} of 60 units in 3 of 3 recordings of those in the table (predictable)" in said
         assert seen(said, "valid") == seen(said, "train") == len(diet) < 60
         losses = [float(line.split("loss ")[1].split(",")[0]) for line in said.splitlines() if "train: loss" in line]
@@ -172,7 +179,7 @@ class TestStockScript:
         diet = ["+diet=cre_lines", f"diet.table={spike_table_path}"]
         said = app(spike_dir, *diet, fails=DietError)
         assert "has none of its neurons" in said and "recording_ids" in said
-        said = app(spike_dir, *diet, "+diet/recordings=fed")
+        said = app(spike_dir, *diet, "+diet/recordings=fed", "epochs=1")
         assert (
             "diet kept 20 of 60 units in 1 of 3 recordings of those in the table (cre-lines)" in said
             and seen(said, "valid") == 20
@@ -191,26 +198,34 @@ class TestStockScript:
         with pytest.raises(InstantiationException, match="list SelectUnits among its transforms instead"):
             instantiate(config.train_transform)
 
-    def test_as_a_command(self, command, spike_dir, spike_table_path):
+    def test_as_a_command(self, tmp_path, spike_dir, spike_table_path):
         table = f"diet.table={spike_table_path}"
-        assert "diet kept" in command(spike_dir, "+diet=predictable", table, self.TABLE, "epochs=1")
-        said = command(spike_dir, "+diet=predictabel", table, ok=False)
-        assert "Could not find 'diet/predictabel'" in said and "unpredictable" in said
+        (said, ended), (typo, typo_ended) = run_commands(
+            tmp_path, spike_dir, ("+diet=predictable", table, self.TABLE, "epochs=1"), ("+diet=predictabel", table)
+        )
+        assert ended == 0 and "diet kept" in said, said
+        assert typo_ended != 0 and "Could not find 'diet/predictabel'" in typo and "unpredictable" in typo
 
-    def test_without_the_plugin_a_diet_fails_and_the_script_itself_does_not(self, command, spike_dir, spike_table_path):
+    def test_without_the_plugin_a_diet_fails_and_the_script_itself_does_not(
+        self, tmp_path, spike_dir, spike_table_path
+    ):
         table = f"diet.table={spike_table_path}"
-        said = command(spike_dir, table, config="on_a_diet", installed=False, ok=False)
-        assert "Could not find 'diet/predictable'" in said
+        lines = ("--config-name=on_a_diet", table), ("+diet=predictable", table), ("epochs=1",)
+        (by_default, _), (by_override, _), (without, _) = found = run_commands(
+            tmp_path, spike_dir, *lines, installed=False
+        )
+        assert [ended == 0 for _, ended in found] == [False, False, True]
+        assert "Could not find 'diet/predictable'" in by_default
         # The override is a plain key then, so it is the table that gives it away.
-        assert "diet.table" in command(spike_dir, "+diet=predictable", table, installed=False, ok=False)
-        assert seen(command(spike_dir, "epochs=1", installed=False), "valid") == 60
+        assert "diet.table" in by_override
+        assert seen(without, "valid") == 60
 
     def test_from_a_pretrained_poyo(self, app, spike_dir, tmp_path):
         model = POYO(**self._size(), dim_out=2)
         model.unit_emb.initialize_vocab([f"old{i}" for i in range(5)])
         model.session_emb.initialize_vocab(["old"])
         torch.save(self._checkpoint(model), tmp_path / "old.ckpt")
-        said = app(spike_dir, "+finetune=poyo", f"finetune.init_from={tmp_path / 'old.ckpt'}")
+        said = app(spike_dir, "+finetune=poyo", f"finetune.init_from={tmp_path / 'old.ckpt'}", "epochs=1")
         assert "loaded" in said and seen(said, "valid") == 60
         said = app(spike_dir, "+finetune=poyo", fails=InstantiationException)
         assert "finetune.init_from is not set" in said
@@ -228,10 +243,10 @@ class TestStockScript:
 
 class TestStockScriptOnTraces:
     def test_with_and_without_a_diet(self, app, sim_dir, table_path):
-        said = app(sim_dir, config="calcium")
+        said = app(sim_dir, "epochs=1", config="calcium")
         assert seen(said, "train") == seen(said, "valid") == 60
         diet = Diet.from_thresholds(PredictabilityTable.load(table_path))
-        said = app(sim_dir, "+diet=predictable", f"diet.table={table_path}", config="calcium")
+        said = app(sim_dir, "+diet=predictable", f"diet.table={table_path}", "epochs=1", config="calcium")
         assert f"diet kept {len(diet)} of 60 units" in said and seen(said, "valid") == len(diet)
 
 

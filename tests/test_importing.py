@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from click.testing import Result
+from command_line import invoke
 from recording_files import (
     CELLS,
     FRAMES,
     RATE,
     contents,
-    main_run,
     nwb_series,
     refused,
     run,
@@ -267,7 +267,7 @@ class TestResult:
             ["compare", f"root={folder}", task, f"out_dir={tmp_path / 'compare'}", *compared,
              *(f"{part}=[{','.join(few)}]" for part in ("pretrain", "finetune"))],
         ):  # fmt: skip
-            result = main_run(*command)
+            result = invoke(*command)
             assert result.exit_code == 0, f"{command}: {result.output}"
         for done in ("finetune", "compare"):
             text = (tmp_path / done / "results.json").read_text()
@@ -281,7 +281,7 @@ class TestResult:
         assert window.units.id.tolist() == [f"a/{i}" for i in range(CELLS)]
 
     def test_the_command_tasks_says_what_to_write(self, folder):
-        said = main_run("tasks", folder).output
+        said = invoke("tasks", folder).output
         assert "task={name: side, source: trials, label: side}" in said.replace("'", "")
         assert "task={name: speed, source: running, label: speed, kind: regression}" in said.replace("'", "")
 

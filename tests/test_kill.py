@@ -5,19 +5,14 @@
 
 from __future__ import annotations
 
-import csv
 import json
-import multiprocessing
 import os
 import random
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
+from left_behind import assert_equal, log, state
 from quick import quick
 
 from poyo_ssl_plugin.errors import EXIT_TERMINATED
@@ -31,33 +26,6 @@ def trainer(steps: int) -> list[str]:
 
 
 COMMANDS = ("score", "pretrain", "finetune", "compare")
-
-
-def start(arguments: list[str]) -> None:
-    """The command line, in a process that has imported everything before."""
-    os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from poyo_ssl_plugin.cli import main
-
-    main(arguments)
-
-
-@pytest.fixture(scope="module")
-def process():
-    """Start a command in a process of its own, its imports done: kills are to meet work, not imports."""
-    context = multiprocessing.get_context("forkserver")
-    modules = ("cli", "compare.demo", "compare.single_run", "training")
-    context.set_forkserver_preload([f"poyo_ssl_plugin.{module}" for module in modules])
-
-    def launch(arguments: list[str]):
-        process = context.Process(target=start, args=(arguments,))
-        process.start()
-        return process
-
-    # Without this the first command would wait for the imports, and kills timed by it would come too late.
-    warm = context.Process(target=int)
-    warm.start()
-    warm.join()
-    return launch
 
 
 def arguments(command: str, root: Path, table: Path, out: Path, *, steps: int = 20) -> list[str]:
@@ -98,11 +66,9 @@ def outcome(folder: Path) -> dict[str, object]:
         if path.name == "results.json" or path.name == "run.json":
             found[name] = settled(json.loads(path.read_text().replace(str(folder), "OUT")))
         elif path.suffix == ".csv":
-            found[name] = log(path) if path.name == "metrics.csv" else path.read_text()
+            found[name] = log(path.parents[1]) if path.name == "metrics.csv" else path.read_text()
         elif path.suffix == ".ckpt":
-            content = read_checkpoint(path)
-            for part in ("global_step", "state_dict", "optimizer_states", "lr_schedulers"):
-                found |= leaves(content[part], f"{name}:{part}")
+            found |= {f"{name}:{place}": value for place, value in state(path).items()}
         elif path.suffix in (".png", ".html"):
             found[name] = path.stat().st_size > 0
     return found
@@ -115,28 +81,9 @@ def settled(value):
     return [settled(item) for item in value] if isinstance(value, list) else value
 
 
-def leaves(value, prefix: str) -> dict[str, object]:
-    if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in leaves(item, f"{prefix}.{key}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: v for i, item in enumerate(value) for k, v in leaves(item, f"{prefix}.{i}").items()}
-    return {prefix: value}
-
-
-def log(path: Path) -> dict[tuple[str, str], str]:
-    with path.open(newline="") as file:
-        return {
-            (row["step"], name): value for row in csv.DictReader(file) for name, value in row.items() if value != ""
-        }
-
-
 def assert_same(a: dict[str, object], b: dict[str, object]) -> None:
     # A file that a killed process was writing keeps its hidden, temporary name; it is nobody's result.
-    a, b = ({k: v for k, v in c.items() if not Path(k.split(":")[0]).name.startswith(".")} for c in (a, b))
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        same = torch.equal(value, b[key]) if isinstance(value, torch.Tensor) else value == b[key]
-        assert same, key
+    assert_equal(*({k: v for k, v in c.items() if not Path(k.split(":")[0]).name.startswith(".")} for c in (a, b)))
 
 
 def kill_and_restart(process, line: list[str], folder: Path, reference, duration: float, kills: int, rng) -> int:
@@ -192,13 +139,6 @@ def test_killed_fifty_times(command, sim_dir, table_path, tmp_path, process, cap
         print(f"\n{command}: {wanted} kills in {rounds} runs, nothing lost")
 
 
-def command_line(*arguments: str) -> subprocess.Popen:
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    return subprocess.Popen(
-        [sys.executable, "-m", "poyo_ssl_plugin.cli", *arguments], stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
 def wait_for(path: Path, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
@@ -209,12 +149,13 @@ def wait_for(path: Path, seconds: float = 120.0) -> None:
 def test_sigterm_saves_and_says_so(sim_dir, table_path, tmp_path, process):
     line = arguments("pretrain", sim_dir, table_path, tmp_path / "stopped")
     line += ["trainer.max_steps=4000", "trainer.save_every_n_steps=1000", "trainer.val_every_n_steps=1000"]
-    running = command_line(*line)
+    running = process(line, tmp_path / "said")
     wait_for(tmp_path / "stopped" / "recipe.yaml")
     time.sleep(2.0)
-    running.send_signal(signal.SIGTERM)
-    _, said = running.communicate(timeout=60)
-    assert running.returncode == EXIT_TERMINATED == 75
+    running.terminate()
+    running.join(60)
+    assert running.exitcode == EXIT_TERMINATED == 75
+    said = (tmp_path / "said").read_text()
     assert "SIGTERM" in said and "resume=true" in said and "Traceback" not in said
     last = tmp_path / "stopped" / "checkpoints" / "last.ckpt"
     step = read_checkpoint(last)["global_step"]

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 import time
 from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
@@ -64,7 +62,7 @@ def recording(tmp_path_factory) -> tuple[Path, Path]:
     return root, folder / "table.csv"
 
 
-def watch_a_run(recording: tuple[Path, Path], out: Path, *, steps: int, samples: int) -> list[Sample]:
+def watch_a_run(process, recording: tuple[Path, Path], out: Path, *, steps: int, samples: int) -> list[Sample]:
     """Train in a process of its own, and look at it from outside whenever it has saved its state."""
     root, table = recording
     every = max(1, steps // samples)
@@ -73,22 +71,19 @@ def watch_a_run(recording: tuple[Path, Path], out: Path, *, steps: int, samples:
     arguments += [f"trainer.val_every_n_steps={max(1, steps // VALIDATIONS)}"]
     said = out.with_suffix(".said")
     seen: list[Sample] = []
-    with said.open("w") as file:
-        command = [sys.executable, "-m", "poyo_ssl_plugin.cli", "pretrain", *arguments]
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-        run = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment)
-        try:
-            saved = -1
-            while run.poll() is None:
-                last = _modified(out / "checkpoints" / "last.ckpt")
-                if last != saved:
-                    saved = last
-                    seen.append(_look(run.pid, out, said))
-                time.sleep(0.01)
-        finally:
-            run.kill()
-            run.wait()
-    assert run.returncode == 0, said.read_text()[-2000:]
+    run = process(["pretrain", *arguments], said)
+    try:
+        saved = -1
+        while run.is_alive():
+            last = _modified(out / "checkpoints" / "last.ckpt")
+            if last != saved:
+                saved = last
+                seen.append(_look(run.pid, out, said))
+            time.sleep(0.01)
+    finally:
+        run.kill()
+        run.join()
+    assert run.exitcode == 0, said.read_text()[-2000:]
     # The last state is saved when training has ended, and what follows is no step.
     return [sample for sample in seen if sample.step < steps]
 
@@ -134,18 +129,18 @@ def assert_level(samples: list[Sample], *, bytes_per_step: float) -> None:
     assert max(s.output for s in samples) < samples[0].output + 4096, samples
 
 
-def test_some_hundred_steps_do_not_grow(recording, tmp_path):
-    samples = watch_a_run(recording, tmp_path / "run", steps=200, samples=20)
+def test_some_hundred_steps_do_not_grow(process, recording, tmp_path):
+    samples = watch_a_run(process, recording, tmp_path / "run", steps=200, samples=20)
     assert len(samples) > 10
     assert_level(samples, bytes_per_step=6_000)
 
 
 @pytest.mark.slow
-def test_a_long_run_does_not_grow(recording, tmp_path, capsys):
+def test_a_long_run_does_not_grow(process, recording, tmp_path, capsys):
     """1e5 steps: a leak of a hundred bytes a step would be found."""
     steps = int(os.environ.get("POYO_SSL_STEPS", "100000"))
     began = time.monotonic()
-    samples = watch_a_run(recording, tmp_path / "run", steps=steps, samples=50)
+    samples = watch_a_run(process, recording, tmp_path / "run", steps=steps, samples=50)
     with capsys.disabled():
         seconds = time.monotonic() - began
         print(f"\n{steps} steps in {seconds:.0f} s; growth a step: {json.dumps(slopes(samples))}")

@@ -23,9 +23,10 @@ from poyo_ssl_plugin.population_decoder import EXPECTED_FAILURES
 PAGE = Path(__file__).parents[1] / "docs" / "own_loop.md"
 
 
-@pytest.mark.parametrize("kind", ["classification", "regression"])
-def test_the_contract_of_scikit_learn(kind):
-    decoder = PopulationDecoder(kind=kind, max_steps=20, lr=1e-2)
+@pytest.mark.parametrize(("kind", "max_steps", "lr"), [("classification", 4, 1e-2), ("regression", 10, 3e-2)])
+def test_the_contract_of_scikit_learn(kind, max_steps, lr):
+    """It trains some sixty decoders, so they are small and soon trained."""
+    decoder = PopulationDecoder(kind=kind, max_steps=max_steps, lr=lr, dim=16)
     check_estimator(decoder, expected_failed_checks=EXPECTED_FAILURES, on_skip=None)
 
 
@@ -62,7 +63,7 @@ class TestArrays:
         rng = np.random.default_rng(0)
         x = rng.normal(size=(120, 6, 10)).astype(np.float32)
         y = x.mean(axis=2)[:, :2] * [1.0, 100.0] + [0.0, 50.0]
-        decoder = PopulationDecoder(kind="regression", max_steps=150, lr=5e-3, random_state=0).fit(x[:90], y[:90])
+        decoder = PopulationDecoder(kind="regression", max_steps=50, lr=1e-2, random_state=0).fit(x[:90], y[:90])
         assert decoder.predict(x).shape == (120, 2) and decoder.score(x[90:], y[90:]) > 0.5
         assert not hasattr(decoder, "predict_proba")
 
@@ -173,6 +174,8 @@ class TestRecordings:
             PopulationDecoder().fit(tmp_path, {"name": "side", "source": "trials", "label": "side"})
 
     def test_the_page_s_script(self, tmp_path, monkeypatch, capsys):
+        """With fewer steps than the defaults, for time's sake."""
+        monkeypatch.setitem(PopulationDecoder.__init__.__kwdefaults__, "max_steps", 20)
         monkeypatch.chdir(tmp_path)
         simulate("recordings", n_recordings=1, n_units=40, minutes=7, cre_lines=["Cux2_CreERT2"], seed=1)
         [script] = [s for s in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S) if "PopulationDecoder" in s]

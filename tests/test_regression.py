@@ -34,10 +34,11 @@ def recipe(command, sim_dir, table_path, out_dir, *overrides, steps=3):
 class TestFinetuning:
     @pytest.fixture(scope="class")
     @staticmethod
-    def done(sim_dir, table_path, tmp_path_factory):
+    def done(sim_dir, table_path, tmp_path_factory, unrendered):
         out_dir = tmp_path_factory.mktemp("speed")
         config = recipe("finetune", sim_dir, table_path, out_dir, f"task={SPEED}", "init_from=null", "seeds=[0]")
-        return out_dir, run_finetuning(config)
+        with unrendered():
+            return out_dir, run_finetuning(config)
 
     def test_results_name_the_measure(self, done):
         _, summary = done
@@ -71,7 +72,7 @@ class TestFinetuning:
         again = run_evaluation(next((out_dir / "seed0").rglob("last.ckpt")))
         assert again.arms["checkpoint"].mean == pytest.approx(summary.arms["scratch"].mean, abs=1e-4)
 
-    def test_it_learns_what_neurons_tell(self, sim_dir, table_path, tmp_path):
+    def test_it_learns_what_neurons_tell(self, sim_dir, table_path, tmp_path, unrendered):
         """A target that is a neuron's own activity, written into the recordings as running speed."""
         import shutil
 
@@ -86,18 +87,20 @@ class TestFinetuning:
                 series[...] = np.interp(np.linspace(0, 1, len(series)), np.linspace(0, 1, len(smooth)), smooth)[:, None]
         options = [f"task={SPEED}", "init_from=null", "seeds=[0]", "data.batch_size=32"]
         config = recipe("finetune", tmp_path / "told", table_path, tmp_path / "out", *options, steps=80)
-        summary = run_finetuning(config)
+        with unrendered():
+            summary = run_finetuning(config)
         assert summary.arms["scratch"].mean > 0.2
         assert summary.baselines["ridge regression"].value > 0.4
 
 
-def test_a_comparison_of_a_series(sim_dir, tmp_path):
+def test_a_comparison_of_a_series(sim_dir, tmp_path, unrendered):
     runs = tuple(quick("diet=all", steps=2))
     comparison = Comparison(
         str(sim_dir), str(tmp_path), task="running", arms=("scratch", "pretrained"), held_out=("sim_002",),
         seeds=(0,), processes=1, pretrain=tuple(quick(steps=2)), finetune=runs,
     )  # fmt: skip
-    summary = report_comparison(comparison, title="Speed")
+    with unrendered():
+        summary = report_comparison(comparison, title="Speed")
     assert set(summary.arms) == {"scratch", "pretrained"} and set(summary.baselines) == {"ridge regression"}
     assert "R2" in (tmp_path / "report.html").read_text()
 
@@ -109,7 +112,7 @@ def test_a_comparison_of_a_declared_classification(sim_dir, tmp_path):
         str(sim_dir), str(tmp_path), task=BLOCK, arms=("scratch", "supervised"), held_out=("sim_002",), seeds=(0,),
         processes=1, pretrain=few, finetune=(*few, "diet=all"),
     )  # fmt: skip
-    summary = report_comparison(comparison, title="Tempo")
+    summary = run_comparison(comparison).summary
     assert (summary.task, summary.kind, summary.chance) == ("tempo", "classification", 1 / 5)
     assert summary.pretraining[0].metrics["valid/auxiliary"] > 0
 
@@ -180,11 +183,12 @@ class TestAuxiliaryLoss:
 
 
 class TestCountsAsTraces:
-    def test_a_model_of_traces_reads_spikes(self, spike_dir, spike_table_path, tmp_path):
+    def test_a_model_of_traces_reads_spikes(self, spike_dir, spike_table_path, tmp_path, unrendered):
         spikes = ["data.field=spikes", "model.patch_size=2"]
         before = pretrain(recipe("pretrain", spike_dir, spike_table_path, tmp_path / "a", *spikes))
         options = [*spikes, f"init_from={before.checkpoint}", "seeds=[0]", "allow_leak=true"]
-        summary = run_finetuning(recipe("finetune", spike_dir, spike_table_path, tmp_path / "b", *options))
+        with unrendered():
+            summary = run_finetuning(recipe("finetune", spike_dir, spike_table_path, tmp_path / "b", *options))
         assert 0 <= summary.arms["pretrained"].mean <= 1 and "template" in summary.baselines
 
     def test_they_are_compared(self, spike_dir, tmp_path):

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import signal
-from pathlib import Path
 
 import pytest
-import torch
+from left_behind import assert_equal, log, state
 from quick import quick
 
 from poyo_ssl_plugin.errors import RecipeError, Terminated
-from poyo_ssl_plugin.training import RunResult, finetune, pretrain, read_checkpoint
+from poyo_ssl_plugin.training import RunResult, finetune, pretrain
 from poyo_ssl_plugin.training.resume import ResumePoint
 
 QUICK = quick("trainer.threads=1", steps=7, val_every=3, batch_size=4)
@@ -38,15 +36,6 @@ def stop_after(monkeypatch):
     yield arm
 
 
-def tensors(value, prefix=""):
-    """All tensors and numbers of a checkpoint that say what was learned."""
-    if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in tensors(item, f"{prefix}/{key}").items()}
-    if isinstance(value, (list, tuple)):
-        return {k: v for i, item in enumerate(value) for k, v in tensors(item, f"{prefix}/{i}").items()}
-    return {prefix: value}
-
-
 def assert_same_run(a: RunResult, b: RunResult) -> None:
     assert a.metrics == pytest.approx(b.metrics, rel=0, abs=0, nan_ok=True)
     assert a.initial == b.initial and a.predictions == b.predictions
@@ -54,26 +43,8 @@ def assert_same_run(a: RunResult, b: RunResult) -> None:
         paths = [run.out_dir / "checkpoints" / f"{name}.ckpt" for run in (a, b)]
         assert paths[0].exists() == paths[1].exists()
         if paths[0].exists():
-            one, two = (read_checkpoint(path) for path in paths)
-            assert one["global_step"] == two["global_step"]
-            for part in ("state_dict", "optimizer_states", "lr_schedulers"):
-                left, right = tensors(one[part]), tensors(two[part])
-                assert left.keys() == right.keys()
-                for key, value in left.items():
-                    same = torch.equal(value, right[key]) if isinstance(value, torch.Tensor) else value == right[key]
-                    assert same, f"{name}: {part}{key}"
+            assert_equal(*map(state, paths))
     assert log(a.out_dir) == log(b.out_dir)
-
-
-def log(folder: Path) -> dict[tuple[int, str], float]:
-    """What the log says of every step and metric; the later row counts."""
-    with (folder / "csv" / "metrics.csv").open(newline="") as file:
-        return {
-            (int(row["step"]), name): float(value)
-            for row in csv.DictReader(file)
-            for name, value in row.items()
-            if name != "step" and value not in ("", "nan")
-        }
 
 
 CASES = {

@@ -20,31 +20,22 @@ from poyo_ssl_plugin.training import evaluate, finetune, pretrain, read_checkpoi
 QUICK = quick(steps=1, batch_size=4)
 
 
-@pytest.fixture
-def recipe(sim_dir, table_path, tmp_path):
-    def make(command: str, *overrides: str, name: str = "run", table: Path = table_path):
-        common = [f"data.root={sim_dir}", f"diet.table={table}", f"out_dir={tmp_path / name}"]
-        return compose_recipe(command, "scratch" if command == "finetune" else None, [*QUICK, *common, *overrides])
-
-    return make
-
-
 class TestLeaks:
     @pytest.mark.parametrize(("command", "run"), [("pretrain", pretrain), ("finetune", finetune)])
     def test_scores_from_the_test_are_refused(self, command, run, recipe, dataset, tmp_path, caplog):
         path = tmp_path / "all.csv"
         score_dataset(dataset, split=None).to_csv(path)
         with pytest.raises(RecipeError, match=r"scored on \d+ s of the test time.*allow_leak=true"):
-            run(recipe(command, table=path))
+            run(recipe(command, f"diet.table={path}"))
         assert not (tmp_path / "run").exists()
-        result = run(recipe(command, "allow_leak=true", table=path))
+        result = run(recipe(command, "allow_leak=true", f"diet.table={path}"))
         assert result.leaks["scoring"]["test_seconds"] > 1 and "allowed" in caplog.text
         assert read_checkpoint(result.checkpoint)["hyper_parameters"]["leaks"] == result.leaks
 
     def test_a_table_that_does_not_say_is_warned_about(self, recipe, table, tmp_path, caplog):
         path = tmp_path / "plain.csv"
         PredictabilityTable({name: table[name] for name in table.columns}).to_csv(path)
-        assert pretrain(recipe("pretrain", table=path)).leaks["scoring"]["known"] is False
+        assert pretrain(recipe("pretrain", f"diet.table={path}")).leaks["scoring"]["known"] is False
         assert "leaks cannot be excluded" in caplog.text
 
     def test_every_stage_records_what_it_used(self, recipe, table, dataset):

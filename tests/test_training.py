@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from left_behind import assert_equal, weights
+from omegaconf import DictConfig
 from quick import quick
 
 from poyo_ssl_plugin import CalciumPOYO
@@ -21,6 +23,7 @@ from poyo_ssl_plugin.training import (
     FinetuneRecipe,
     Pretraining,
     PretrainRecipe,
+    RunResult,
     evaluate,
     finetune,
     load_weights,
@@ -36,21 +39,33 @@ from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule
 QUICK = quick(steps=6, val_every=3)
 
 
+def run_in(folder: Path, sim_dir: Path, table_path: Path, command: str, recipe: str | None = None) -> DictConfig:
+    places = [f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={folder}"]
+    return compose_recipe(command, recipe, [*QUICK, *places])
+
+
 @pytest.fixture(scope="module")
-def pretrained(sim_dir, table_path, tmp_path_factory) -> Path:
-    """A checkpoint pretrained for a few steps."""
-    out = tmp_path_factory.mktemp("pretrained")
-    overrides = [*QUICK, f"data.root={sim_dir}", f"diet.table={table_path}", f"out_dir={out}"]
-    return pretrain(compose_recipe("pretrain", overrides=overrides)).checkpoint
+def pretraining(sim_dir, table_path, tmp_path_factory) -> RunResult:
+    """A pretraining of a few steps."""
+    return pretrain(run_in(tmp_path_factory.mktemp("pretrained"), sim_dir, table_path, "pretrain"))
 
 
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in read_checkpoint(path)["state_dict"].items() if isinstance(v, torch.Tensor)}
+@pytest.fixture(scope="module")
+def pretrained(pretraining) -> Path:
+    """Its checkpoint."""
+    return pretraining.checkpoint
+
+
+@pytest.fixture(scope="module")
+def finetuned(sim_dir, table_path, tmp_path_factory) -> RunResult:
+    """A fine-tuning of a few steps, from scratch."""
+    folder = tmp_path_factory.mktemp("finetuned")
+    return finetune(run_in(folder, sim_dir, table_path, "finetune", "scratch"), seed=3)
 
 
 class TestPretrain:
-    def test_it_logs_the_terms_and_the_health_of_the_latents(self, recipe):
-        result = pretrain(recipe("pretrain"))
+    def test_it_logs_the_terms_and_the_health_of_the_latents(self, pretraining):
+        result = pretraining
         assert {"valid/masked", "valid/auxiliary", "valid/effective_rank", "valid/latent_std"} <= set(result.metrics)
         assert result.initial["valid/effective_rank"] > 1
         steps, values = read_metric(result.out_dir, "train/loss")
@@ -74,14 +89,11 @@ class TestPretrain:
 
     def test_load_pretrained_reads_it(self, pretrained):
         model = CalciumPOYO.load_pretrained(pretrained)
-        for name, value in model_state(read_checkpoint(pretrained)).items():
-            if isinstance(value, torch.Tensor):
-                assert torch.equal(model.state_dict()[name], value)
+        loaded = model.state_dict()
+        assert_equal(weights(pretrained), {name: loaded[name] for name in weights(pretrained)})
 
-    def test_the_same_seed_gives_the_same_weights(self, recipe):
-        a, b = (pretrain(recipe("pretrain", "trainer.deterministic=true", name=name)) for name in "ab")
-        for name, value in weights(a.checkpoint).items():
-            assert torch.equal(value, weights(b.checkpoint)[name]), name
+    def test_the_same_seed_gives_the_same_weights(self, recipe, pretrained):
+        assert_equal(weights(pretrain(recipe("pretrain")).checkpoint), weights(pretrained))
 
     def test_resuming_trains_the_rest(self, recipe):
         pretrain(recipe("pretrain", "trainer.max_steps=3"))
@@ -115,7 +127,8 @@ class TestPretrain:
             return train(module, batch, index)
 
         monkeypatch.setattr(Pretraining, "training_step", step)
-        result = pretrain(recipe("pretrain", "data.batch_size=1", "trainer.max_steps=12"))
+        steps = ["trainer.max_steps=12", "trainer.val_every_n_steps=12"]
+        result = pretrain(recipe("pretrain", "data.batch_size=1", *steps))
         assert set(labelled) == {True, False}
         rows = pd.read_csv(result.out_dir / "csv" / "metrics.csv").groupby("step").last().dropna(subset="train/loss")
         assert rows["train/auxiliary"].notna().tolist() == labelled
@@ -197,10 +210,10 @@ class TestFinetune:
         assert result.loaded.fresh == ["readout.log_scale.natural_movie"]
         assert "readout.log_scale.drifting_gratings" in result.loaded.skipped
 
-    def test_the_test_is_every_held_out_trial(self, recipe, dataset):
+    def test_the_test_is_every_held_out_trial(self, finetuned, dataset):
         from poyo_ssl_plugin.data import find_trials, get_task
 
-        result = finetune(recipe("finetune"))
+        result = finetuned
         trials = {
             n: find_trials(dataset.get_recording(n), get_task("drifting_gratings"), "test")
             for n in dataset.recording_ids
@@ -241,11 +254,10 @@ class TestFinetune:
         config = recipe("finetune", "diet=all", "task=natural_movie", "trainer.max_steps=50")
         assert finetune(config).metrics["test/accuracy"] > 8 / 30
 
-    def test_evaluate_gives_the_same_numbers(self, recipe):
-        result = finetune(recipe("finetune"), seed=3)
-        again = evaluate(result.checkpoint)
-        assert again.predictions == result.predictions and again.task == "drifting_gratings"
-        assert again.metrics["test/accuracy"] == result.metrics["test/accuracy"]
+    def test_evaluate_gives_the_same_numbers(self, finetuned):
+        again = evaluate(finetuned.checkpoint)
+        assert again.predictions == finetuned.predictions and again.task == "drifting_gratings"
+        assert again.metrics["test/accuracy"] == finetuned.metrics["test/accuracy"]
 
     def test_an_opened_run_has_the_training_trials_that_it_had(self, recipe):
         run = finetune(recipe("finetune", "label_fraction=0.3", "shuffle_labels=true"), seed=2)
@@ -357,9 +369,8 @@ class TestBadInput:
         with pytest.raises(CheckpointError, match=r"x\.ckpt"):
             evaluate(tmp_path / "x.ckpt")
 
-    def test_a_checkpoint_cannot_name_a_class_to_run(self, recipe, tmp_path):
-        result = finetune(recipe("finetune"))
-        content = read_checkpoint(result.checkpoint)
+    def test_a_checkpoint_cannot_name_a_class_to_run(self, finetuned, tmp_path):
+        content = read_checkpoint(finetuned.checkpoint)
         model = content["hyper_parameters"]["recipe"]["model"]
         for evil in ({"_target_": "pathlib.Path.touch"}, {"dim": {"_target_": "pathlib.Path.touch"}}):
             content["hyper_parameters"]["recipe"]["model"] = {**model, **evil}

@@ -40,6 +40,7 @@ RUN = [
     "trainer.max_steps=6",
     "trainer.val_every_n_steps=3",
     "trainer.save_every_n_steps=1",
+    "trainer.limit_val_batches=2",
     "trainer.log_every_n_steps=1",
     "trainer.progress=false",
     "trainer.tensorboard=false",

@@ -25,7 +25,7 @@ from poyo_ssl_plugin.configuration import recipes_dir
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path, write_json
 
-_SMALL = ["trainer.max_steps=3", "trainer.val_every_n_steps=3", "trainer.limit_val_batches=4", "data.batch_size=8"]
+_SMALL = ["trainer.max_steps=3", "trainer.val_every_n_steps=3", "trainer.limit_val_batches=4", "data.batch_size=16"]
 _SMALL_SIMULATION = {"n_units": 24, "minutes": 4}
 
 Settings = Mapping[str, Any]
