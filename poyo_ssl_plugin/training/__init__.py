@@ -8,7 +8,7 @@ from poyo_ssl_plugin.training.inputs import Inputs
 from poyo_ssl_plugin.training.parsing import parse_recipe
 from poyo_ssl_plugin.training.pretrained import pretrained_model
 from poyo_ssl_plugin.training.pretraining import Pretraining
-from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe, Recipe
 from poyo_ssl_plugin.training.run import Prepared, evaluate, finetune, open_finetuned, prepare_finetuning, pretrain
 from poyo_ssl_plugin.training.run_folder import RunRecord, RunResult
 
@@ -25,6 +25,7 @@ __all__ = [
     "PretrainRecipe",
     "Pretraining",
     "PretrainingData",
+    "Recipe",
     "RegressionFinetuning",
     "RunRecord",
     "RunResult",

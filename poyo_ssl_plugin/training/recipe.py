@@ -168,6 +168,13 @@ class Recipe:
     ``content`` is all of it in plain values, keys of one's own too, as run folders and checkpoints keep it.
     Model, diet and objective may be anyone's: their keys go to the class that they name as they are. Defaults are of
     keys that checkpoints from before do not have, and equal those of the recipe files.
+
+    Example:
+        >>> from poyo_ssl_plugin.configuration import compose_recipe
+        >>> recipe: Recipe = parse_recipe(PretrainRecipe, compose_recipe("pretrain"))
+        >>> changed = recipe.with_values(allow_leak=True)
+        >>> changed.allow_leak, changed.content["allow_leak"], recipe.allow_leak
+        (True, True, False)
     """
 
     out_dir: str
