@@ -85,6 +85,7 @@ docs: $(DOCS_INSTALLED) ## Build the site in docs/_build/html; notebooks are run
 
 docs-figures: $(INSTALLED) ## Draw the pictures of the pages that need no recordings
 	$(BIN)/python docs/figures/method.py
+	$(BIN)/python docs/figures/evidence.py
 	$(BIN)/python docs/figures/architecture.py
 
 package: $(DOCS_INSTALLED) ## Build and check the wheel and the source distribution

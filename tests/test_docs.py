@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 TESTS = Path(__file__).parent
@@ -54,3 +55,22 @@ def test_nothing_else_that_looks_like_a_test_is_named():
     for page in PAGES:
         for word in re.findall(r"`([^`\n]*(?:::|test_)[^`\n]*)`", page.read_text(encoding="utf-8")):
             assert NAME.fullmatch(f"`{word}`") or word.startswith(("make ", "python -m pytest")), word
+
+
+def test_the_figure_of_all_gains_shows_what_the_pages_say():
+    results = TESTS.parent / "docs" / "results"
+    gains = pd.read_csv(results / "runs" / "gains.csv")
+    assert len(gains) >= 16 and ((gains.low <= gains.gain) & (gains.gain <= gains.high)).all()
+    for row in gains.itertuples():
+        said = (results / f"{row.page}.md").read_text(encoding="utf-8")
+        assert f"{row.gain:+.0%}".replace("%", " %") in said, row
+
+
+def test_the_diet_page_says_what_its_runs_say():
+    results = TESTS.parent / "docs" / "results"
+    runs, said = pd.read_csv(results / "runs" / "diet.csv"), (results / "diet.md").read_text(encoding="utf-8")
+    means = runs.pivot_table(index="data_set", columns="decoder", values="value").mean()
+    assert len(means) == 16
+    for decoder, mean in means.items():
+        [line] = [line for line in said.splitlines() if re.match(rf"\| (.*`{decoder}`[;)].*|{decoder}) \|", line)]
+        assert f"| {mean:.3f}" in line, line

@@ -12,12 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from poyo_ssl_plugin.errors import RecipeError
 
-Section = TypeVar("Section")
+_Section = TypeVar("_Section")
 # Given the dotted key and its value; raises RecipeError.
 Check = Callable[[str, Any], None]
 
 
-def parse(kind: type[Section], values: Mapping[str, Any], prefix: str = "") -> Section:
+def parse(kind: type[_Section], values: Mapping[str, Any], prefix: str = "") -> _Section:
     """A typed object from the keys of a recipe that it has fields for; other keys are left to who reads them.
 
     A value that is ``"???"`` counts as not given, in fields that are dictionaries too.
@@ -57,12 +57,12 @@ def parse(kind: type[Section], values: Mapping[str, Any], prefix: str = "") -> S
                 check(key, value)
         given[entry.name] = value
     try:
-        return cast("Section", OmegaConf.to_object(OmegaConf.structured(kind(**given))))
+        return cast("_Section", OmegaConf.to_object(OmegaConf.structured(kind(**given))))
     except OmegaConfBaseException as error:
         raise RecipeError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}") from None
 
 
-def parse_recipe(kind: type[Section], config: DictConfig) -> Section:
+def parse_recipe(kind: type[_Section], config: DictConfig) -> _Section:
     """A composed recipe as a typed object, with all of it in plain values as its ``content``.
 
     Args:
@@ -87,7 +87,7 @@ def parse_recipe(kind: type[Section], config: DictConfig) -> Section:
     except OmegaConfBaseException as error:
         raise RecipeError(" ".join(str(error).split())) from None
     recipe: Any = parse(kind, values)
-    return cast("Section", replace(recipe, content=values))
+    return cast("_Section", replace(recipe, content=values))
 
 
 def whole(least: int) -> Check:

@@ -18,7 +18,7 @@ from poyo_ssl_plugin.training.activity import Activity
 from poyo_ssl_plugin.training.parsing import fraction, one_of, parse_recipe, positive, whole
 
 _ABSENT = object()
-Kind = TypeVar("Kind", bound="Recipe")
+_Kind = TypeVar("_Kind", bound="Recipe")
 
 
 def _seeds(key: str, value: Any) -> None:
@@ -188,7 +188,7 @@ class Recipe:
     allow_leak: bool = False
     content: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
-    def with_values(self: Kind, **values: Any) -> Kind:
+    def with_values(self: _Kind, **values: Any) -> _Kind:
         """The same recipe with other values, some of which were only known when its recordings were read."""
         return replace(self, **values, content=self.content | values)
 
