@@ -30,6 +30,8 @@ def _seeds(key: str, value: Any) -> None:
 
 
 def _lr(key: str, value: Any) -> None:
+    if not isinstance(value, Mapping):
+        raise RecipeError(f"{key} holds other keys; change one of them, {key}.lr=... or {key}.name=...")
     positive(f"{key}.lr", value.get("lr"))
 
 
@@ -247,8 +249,8 @@ class FinetuneRecipe(Recipe):
     seeds: Annotated[list[int], _seeds]
     transfer: Annotated[str, one_of("full", "lp_ft", "probe")] = "full"
     probe_fraction: float = 0.3
-    identify: Identification
-    self_training: SelfTraining
+    identify: Identification = Identification()
+    self_training: SelfTraining = SelfTraining()
     label_smoothing: float = 0.0
     regression_loss: Annotated[str, one_of("smooth_l1", "mse", "l1")] = "smooth_l1"
     shuffle_labels: bool = False
