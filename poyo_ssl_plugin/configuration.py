@@ -19,6 +19,8 @@ __all__ = ["compose_recipe"]
 
 # An override that gives a key a value, and nothing to Hydra's own keys.
 _VALUE = re.compile(r"(?!hydra\b)[A-Za-z_][\w.]*=")
+# Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
+_LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1, "trainer.limit_val_batches": 1.0}
 
 
 def recipes_dir() -> Path:
@@ -107,6 +109,31 @@ def known_keys(config, prefix: str = "") -> list[str]:  # type: ignore[no-untype
         if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
             keys += known_keys(node, f"{prefix}{key}.")
     return keys
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and values of nested mappings.
+
+    Example:
+        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
+        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
+    """
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
+def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys and values but those that came later, where a run is what it was without them.
+
+    Example:
+        >>> without_later({"seed": 0, "trainer.limit_val_batches": 1.0})
+        {'seed': 0}
+        >>> without_later({"trainer.limit_val_batches": 1})  # one batch, not all of them
+        {'trainer.limit_val_batches': 1}
+    """
+    return {key: value for key, value in values.items() if key not in _LATER or repr(value) != repr(_LATER[key])}
 
 
 def _diet_by_name(override: str) -> str:

@@ -19,6 +19,7 @@ def python(*arguments: str) -> str:
         ("import poyo_ssl_plugin.predictability", "torch lightning torch_brain pandas matplotlib"),
         ("import poyo_ssl_plugin.cli", "torch lightning matplotlib"),
         ("import hydra_plugins.poyo_ssl_searchpath", "torch"),
+        ("import poyo_ssl_plugin.compare.executors", "torch lightning matplotlib"),  # as each worker does
     ],
 )
 def test_what_is_imported_needs_nothing_heavy(statement, unneeded):

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from poyo_ssl_plugin.configuration import flat, without_later
 from poyo_ssl_plugin.files import RECORD, write_json
-from poyo_ssl_plugin.training.run_folder import flat, without_later
 
 # The part of the record that is a comparison's; the rest is what training keeps of its own run.
 _PART = "compare"

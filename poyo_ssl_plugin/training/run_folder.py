@@ -17,6 +17,7 @@ from typing import Any, Literal
 import torch
 from omegaconf import OmegaConf
 
+from poyo_ssl_plugin.configuration import flat, without_later
 from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.files import RECORD, atomic_path, only_run_in, write_json
@@ -25,6 +26,8 @@ from poyo_ssl_plugin.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
+_ABSENT = object()
+
 # Keys of a recipe that change neither a run nor its result.
 _FREE = {"resume", "out_dir", "seeds", "data.num_workers", "data.timeout"}
 # Keys that may differ when a run that was stopped goes on: the same content in another place.
@@ -32,9 +35,6 @@ _MOVED = {"data.root", "diet.table", "init_from"}
 # Keys of the trainer that change the result, so that a finished run is not taken for another.
 _TRAINER = {"max_steps", "max_epochs", "gradient_clip_val", "precision", "val_every_n_steps", "on_nonfinite"}
 _TRAINER |= {"compile", "accumulate_grad_batches", "limit_val_batches"}
-
-# Keys that came later, at the values where a run is what it was without them: runs from before stay finished.
-_LATER = {"trainer.compile": False, "trainer.accumulate_grad_batches": 1, "trainer.limit_val_batches": 1.0}
 
 
 @dataclass
@@ -178,31 +178,6 @@ class RunRecord:
             yield
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and values of nested mappings.
-
-    Example:
-        >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
-        {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
-    """
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
-
-
-def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys and values but those that came later, where a run is what it was without them.
-
-    Example:
-        >>> without_later({"seed": 0, "trainer.limit_val_batches": 1.0})
-        {'seed': 0}
-        >>> without_later({"trainer.limit_val_batches": 1})  # one batch, not all of them
-        {'trainer.limit_val_batches': 1}
-    """
-    return {key: value for key, value in values.items() if key not in _LATER or repr(value) != repr(_LATER[key])}
-
-
 def last_checkpoint(out_dir: str | Path) -> Path:
     """Where a run keeps its last state."""
     return Path(out_dir) / "checkpoints" / "last.ckpt"
@@ -238,15 +213,22 @@ def _refuse_other_recipe(now: Mapping[str, Any], earlier: Mapping[str, Any], sou
     Raises:
         RecipeError: Naming the first such key.
     """
-    before = flat(earlier)
     # A model that starts from a checkpoint is that of the checkpoint.
     free = ("trainer.",) if now.get("init_from") is None else ("trainer.", "model.")
-    for key in sorted(now.keys() & before.keys()):
-        if key not in _FREE | _MOVED and not key.startswith(free) and now[key] != before[key]:
+    for key in sorted(now):
+        before = _value(earlier, key)
+        if key not in _FREE | _MOVED and not key.startswith(free) and before not in (_ABSENT, now[key]):
             raise RecipeError(
-                f"{source} was written with {key}={before[key]}, not {now[key]}: a run cannot change it halfway; "
+                f"{source} was written with {key}={before}, not {now[key]}: a run cannot change it halfway; "
                 "give the earlier value, or another out_dir=..."
             )
+
+
+def _value(recipe: Any, key: str) -> Any:
+    """The value that a recipe gives to a dotted key, if it does."""
+    for part in key.split("."):
+        recipe = recipe.get(part, _ABSENT) if isinstance(recipe, Mapping) else _ABSENT
+    return _ABSENT if isinstance(recipe, Mapping) else recipe
 
 
 def _to_json(value: Any) -> Any:
