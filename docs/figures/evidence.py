@@ -3,7 +3,8 @@
     python docs/figures/evidence.py
 
 The numbers are those of the pages of results, in docs/results/runs/gains.csv: differences from training from scratch
-and their 95 % intervals, over what is given as the unit, as fractions of the value from scratch.
+and their 95 % intervals, over what is given as the unit. Where the value from scratch stands beside them they are
+differences of the metric; else they are fractions of that value already.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ PAPER = (12, 13)
 def draw(path: Path, *, dark: bool = False) -> None:
     """Draw a row for each data set and amount of labels, a dot and an interval for each arm."""
     table = pd.read_csv(TABLE)
+    numbers = ["gain", "low", "high"]
+    table[numbers] = 100 * table[numbers].div(table["scratch"].fillna(1.0), axis=0)
     groups = list(table.groupby("data", sort=False))
     ink, faint = ("#E6E6E6", "#5A5F66") if dark else ("#222222", "#C4C8CE")
     figure, axes = plt.subplots(figsize=(7.2, 4.6))
@@ -50,7 +53,7 @@ def draw(path: Path, *, dark: bool = False) -> None:
             names.append(label)
             for arm, offset in (("pretrained", 0.17), ("adapted", -0.17)):
                 for _, row in of_label[of_label["arm"] == arm].iterrows():
-                    gain, low, high = 100 * row[["gain", "low", "high"]].astype(float)
+                    gain, low, high = row[numbers].astype(float)
                     colour = COLOURS[dark][arm]
                     axes.hlines(y + offset, low, high, color=colour, lw=1.6)
                     axes.plot(gain, y + offset, "o", ms=5, color=colour, label=LABELS[arm])

@@ -19,7 +19,7 @@ def draw_answer(answer: Answer, path: str | Path) -> Path:
     """Draw an answer, as PNG and SVG.
 
     Dots are means of arms, bars their 95 % intervals over the units, grey marks the simple decoders, and the
-    dashed line is chance. The arms of an only comparison are rows, those of several are side by side.
+    dashed line is chance. With one comparison every arm has a row; with several, arms stand side by side.
 
     Args:
         answer: The answer, as ``poyo_ssl_plugin.compare.reproduce`` gives it.
@@ -42,7 +42,7 @@ def draw_answer(answer: Answer, path: str | Path) -> Path:
 
 
 def _rows(answer: Answer) -> Figure:
-    """A row for every arm and simple decoder of the only comparison."""
+    """A row for every arm and simple decoder of one comparison."""
     [column] = answer.columns.values()
     colours, n = arm_styles(answer.arms), len(column.arms) + len(column.simple_decoders)
     figure = Figure(figsize=(6.4, 1.0 + 0.3 * n))

@@ -29,7 +29,7 @@ from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training import parse_recipe
 from poyo_ssl_plugin.training.decoding import decoding_of
-from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe
+from poyo_ssl_plugin.training.recipe import FinetuneRecipe, PretrainRecipe, Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -136,26 +136,36 @@ def label_task(comparison: Comparison) -> Task:
     return decoding_of(finetuning_of(comparison)).label_task
 
 
-def finetuning_of(comparison: Comparison) -> FinetuneRecipe:
-    """The fine-tuning that all arms share."""
-    return parse_recipe(FinetuneRecipe, compose("finetune", comparison.task, comparison.finetune))
+def finetuning_of(comparison: Comparison, own: Sequence[str] = ()) -> FinetuneRecipe:
+    """The fine-tuning that all arms share, or with an arm's own overrides that of the arm."""
+    _, recipe = _composed("finetune", comparison.task, (*comparison.finetune, *own))
+    assert isinstance(recipe, FinetuneRecipe)
+    return recipe
+
+
+def _pretraining_of(comparison: Comparison, arm: Arm) -> PretrainRecipe:
+    """The pretraining of an arm."""
+    _, recipe = _composed("pretrain", None, tuple(arm.pretraining(comparison.pretrain, label_task(comparison))))
+    assert isinstance(recipe, PretrainRecipe)
+    return recipe
 
 
 def compose(command: str, recipe: str | None, overrides: Sequence[str], *, allow_leak: bool = False) -> DictConfig:
-    """A recipe of one's own; composing is slow, so the same one is composed once.
+    """A recipe of one's own, checked.
 
     ``recipe`` may also be a task that has no recipe of its own; it is then given to the recipe of the command.
     """
-    if recipe is not None and recipe not in recipe_names(command):
-        recipe, overrides = None, (f"task={recipe}", *overrides)
-    return copy.deepcopy(_composed(command, recipe, (*overrides, _ALLOW) if allow_leak else tuple(overrides)))
+    config, _ = _composed(command, recipe, (*overrides, _ALLOW) if allow_leak else tuple(overrides))
+    return copy.deepcopy(config)
 
 
 @functools.lru_cache(maxsize=64)
-def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> DictConfig:
+def _composed(command: str, recipe: str | None, overrides: tuple[str, ...]) -> tuple[DictConfig, Recipe]:
+    """A recipe, and the same parsed; both are slow, so the same one is composed once."""
+    if recipe is not None and recipe not in recipe_names(command):
+        recipe, overrides = None, (f"task={recipe}", *overrides)
     config = compose_recipe(command, recipe, overrides)
-    parse_recipe(PretrainRecipe if command == "pretrain" else FinetuneRecipe, config)
-    return config
+    return config, parse_recipe(PretrainRecipe if command == "pretrain" else FinetuneRecipe, config)
 
 
 def _pretrainings(
@@ -166,7 +176,7 @@ def _pretrainings(
         return [None] * len(comparison.seeds)
     overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
     config = compose("pretrain", None, overrides, allow_leak=comparison.allow_leak)
-    task = parse_recipe(PretrainRecipe, config).auxiliary_task()
+    task = _pretraining_of(comparison, arm).auxiliary_task()
     read = None if task is None else labels.of(recordings, task.source)
     runs: list[Run | None] = []
     for seed in comparison.seeds if comparison.pretrain_each_seed else [None]:
@@ -300,14 +310,12 @@ def _check_arms(
     counts: dict[str, int] = {}
     for arm in arms:
         with _naming(arm):
-            own = compose("finetune", comparison.task, [*comparison.finetune, *arm.finetune])
-            own.data.root = root
-            decoding_of(parse_recipe(FinetuneRecipe, own)).check(field=comparison.field)
+            own = finetuning_of(comparison, arm.finetune)
+            decoding_of(replace(own, data=replace(own.data, root=root))).check(field=comparison.field)
         if not arm.is_pretrained:
             continue
         with _naming(arm):
-            overrides = arm.pretraining(comparison.pretrain, label_task(comparison))
-            recipe = parse_recipe(PretrainRecipe, compose("pretrain", None, overrides))
+            recipe = _pretraining_of(comparison, arm)
             recipe.auxiliary_task()
             rows = [recipe.make_diet(fold.pretraining).members_of(fold.pretraining) for fold in folds]
         _check_labels(arm, recipe, dataset, pretrained_on)

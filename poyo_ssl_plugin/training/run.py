@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models import (
@@ -136,11 +136,14 @@ def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed
         >>> list(run.module.model.unit_emb.vocab)[:2], len(run.data.trials("test")["mouse1"])
         (['NA', 'mouse1/0'], 8)
     """
-    if OmegaConf.is_missing(config, "init_from"):
+    return _prepare(parse_recipe(FinetuneRecipe, config), inputs, seed=seed)
+
+
+def _prepare(recipe: FinetuneRecipe, inputs: Inputs | None, *, seed: int) -> Prepared:
+    if recipe.content.get("init_from") == "???":
         raise RecipeError(
             "init_from is not set: give init_from=..., a pretrained checkpoint; init_from=null trains from scratch"
         )
-    recipe = parse_recipe(FinetuneRecipe, config)
     recipe = recipe.with_values(model=model_to_start(recipe.model, recipe.init_from))
     inputs = inputs or Inputs.from_recipe(recipe)
     decoding = decoding_of(recipe, inputs)
@@ -197,7 +200,7 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
     record = RunRecord.of(recipe, seed=seed)
     if (finished := record.finished(resume=recipe.resume)) is not None:
         return finished
-    run = prepare_finetuning(config, inputs, seed=seed)
+    run = _prepare(recipe, inputs, seed=seed)
     with hardware_errors(), quiet_lightning():
         trainer = make_trainer(run.recipe.trainer, record, monitor=f"valid/{run.decoding.metric.key}", mode="max")
         with record.own_folder(run.recipe):

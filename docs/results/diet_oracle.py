@@ -1,6 +1,6 @@
 """Print what the oracle tells right of the trials that the question 'diet' tests, for each simulation and in the mean.
 
-    python docs/figures/diet_oracle.py runs/diet
+    python docs/results/diet_oracle.py runs/diet
 
 The folder is that of ``poyo-ssl reproduce diet``. The oracle knows how the recordings were made
 (``poyo_ssl_plugin.simulation.oracle``); it gets the same unpredictable neurons of the two decoded animals.
