@@ -77,7 +77,8 @@ nitpick_ignore_regex = [
     # Types in signatures that are nobody's to make.
     (
         "py:class",
-        r"poyo_ssl_plugin\.\w+\.\w+\.(Activity|PlannedDifference|Scorer|TransferModule)",
+        r"poyo_ssl_plugin\.\w+\.\w+\.(Activity|PlannedDifference|Scorer|TransferModule)"
+        r"|poyo_ssl_plugin\.plain\.Batch|(Backend|Columns|ReadOnlyValues|Scored)|h5py\.Dataset",
     ),
 ]
 intersphinx_mapping = links.intersphinx_mapping()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import h5py
 import numpy as np
@@ -60,6 +60,9 @@ from torch_brain.transforms.unit_dropout import TriangleDistribution  # noqa: E4
 # A pipeline runs without this package, so where the others are is known beside it.
 from poyo_ssl_plugin.pipelines.allen_brain_observatory.stock import pipelines_dir  # noqa: E402
 
+if TYPE_CHECKING:
+    from torch_brain.registry import ModalitySpec
+
 __all__ = [
     "GENERATION",
     "POYO",
@@ -97,7 +100,7 @@ __all__ = [
 
 def write_recording(data: Data, path: Path) -> None:
     """Write a recording as brainsets HDF5, as the pipelines of this generation do."""
-    options: dict[str, Any] = {} if GENERATION == "0.2" else {"serialize_fn_map": serialize_fn_map}
+    options = {} if GENERATION == "0.2" else {"serialize_fn_map": serialize_fn_map}
     with h5py.File(path, "w") as file:
         data.to_hdf5(file, **options)
 
@@ -113,7 +116,7 @@ def interval(pairs: np.ndarray, **columns: np.ndarray) -> Interval:
     return Interval(start=pairs[:, 0].copy(), end=pairs[:, 1].copy(), **columns)
 
 
-def modality(name: str, dim: int, index: int) -> Any:
+def modality(name: str, dim: int, index: int) -> ModalitySpec:
     """What a model of torch_brain 0.1 wants to know of a classification task, a ``ModalitySpec``.
 
     Its tokenizers look every task up by name in a registry, so the name is registered where it is not.

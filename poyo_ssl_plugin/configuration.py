@@ -8,9 +8,10 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig  # takes long to import, and not every command needs it
@@ -87,7 +88,7 @@ def compose_recipe(
     return config
 
 
-def chosen_arguments(overrides: Sequence[str], model: Mapping[str, Any]) -> set[str]:
+def chosen_arguments(overrides: Sequence[str], model: ReadOnlyValues) -> set[str]:
     """Arguments of a recipe's model that overrides give: all of them with ``model=NAME``.
 
     Example:
@@ -111,20 +112,20 @@ def known_keys(config, prefix: str = "") -> list[str]:  # type: ignore[no-untype
     return keys
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: ReadOnlyValues, prefix: str = "") -> Values:
     """Dotted keys and values of nested mappings.
 
     Example:
         >>> flat({"aux": {"task": None, "weight": 1.0}, "seed": 0})
         {'aux.task': None, 'aux.weight': 1.0, 'seed': 0}
     """
-    found: dict[str, Any] = {}
+    found: Values = {}
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return found
 
 
-def without_later(values: Mapping[str, Any]) -> dict[str, Any]:
+def without_later(values: ReadOnlyValues) -> Values:
     """Dotted keys and values but those that came later, where a run is what it was without them.
 
     Example:

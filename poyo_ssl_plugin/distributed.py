@@ -7,7 +7,7 @@ batch: means over targets of which each process has its own number, and statisti
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 import torch.distributed
@@ -45,7 +45,7 @@ def gathered(value: T) -> list[T]:
     """The values that the processes gave, in their order; all of them must call it."""
     if n_processes() == 1:
         return [value]
-    values: list[Any] = [None] * n_processes()
+    values = [value] * n_processes()
     torch.distributed.all_gather_object(values, value)
     return values
 
@@ -84,7 +84,15 @@ def whole_batch(x: torch.Tensor) -> torch.Tensor:
     return torch.cat(all_gather(x))
 
 
-class ShardedSampler(Sampler[Any]):
+class Samples(Protocol):
+    """What yields samples and knows how many, as samplers and lists do."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[object]: ...
+
+
+class ShardedSampler(Sampler[object]):
     """Every so-manieth sample of a sampler that yields the same in all processes.
 
     Together the processes' batches of each step are the next windows of the one epoch. Where the samples
@@ -100,7 +108,7 @@ class ShardedSampler(Sampler[Any]):
         [[0, 2, 4], [1, 3, 0]]
     """
 
-    def __init__(self, sampler: Any, *, n_shards: int, index: int) -> None:
+    def __init__(self, sampler: Samples, *, n_shards: int, index: int) -> None:
         self.sampler = sampler
         self.n_shards, self.index = n_shards, index
 
@@ -112,7 +120,7 @@ class ShardedSampler(Sampler[Any]):
     def __len__(self) -> int:
         return -(-len(self.sampler) // self.n_shards)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         first, n = [], 0
         for sample in self.sampler:
             if n < self.n_shards:

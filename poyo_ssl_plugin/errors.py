@@ -7,7 +7,6 @@ message and exits with code 2; anything else is a defect of ours and keeps its t
 from __future__ import annotations
 
 import signal
-from typing import Any
 
 
 class PoyoSSLError(ValueError):
@@ -72,7 +71,7 @@ class Terminated(SystemExit):
 EXIT_TERMINATED = 75
 
 
-def terminate(*_: Any) -> None:
+def terminate(*_: object) -> None:
     """A handler of SIGTERM that ends the process in order, by an exception, and once: a second one is ignored.
 
     It would break into the end that the first has begun.

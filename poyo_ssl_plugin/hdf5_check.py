@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import suppress
-from typing import Any
 
 import h5py
 
@@ -27,7 +26,7 @@ def main() -> None:
         print("done", flush=True)
 
 
-def _read(item: Any, seen: set[int]) -> None:
+def _read(item: h5py.Group | h5py.Dataset, seen: set[int]) -> None:
     # A damaged file may contain itself.
     address = h5py.h5o.get_info(item.id).addr
     if address in seen:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import ArrayLike
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.metrics import accuracy_score, r2_score
-from sklearn.utils import ClassifierTags, RegressorTags, check_random_state
+from sklearn.utils import ClassifierTags, RegressorTags, Tags, check_random_state
 from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
@@ -22,6 +23,11 @@ from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.models import CalciumPOYO, load_weights, replace_vocabulary, run_without_dropout
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.objectives import identify_units
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
+
+# What is decoded, and into what: arrays; or recordings, themselves or by their folder, and a task.
+_Windows: TypeAlias = ArrayLike | Recordings | str | Path
+_Labels: TypeAlias = ArrayLike | str | ReadOnlyValues | Task
 
 _TASK = "decoded"
 # Windows a model is asked about at a time.
@@ -100,7 +106,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         lr: float = 2e-3,
         unit_dropout: float = 0.2,
         device: str = "cpu",
-        random_state: Any = None,
+        random_state: int | np.random.RandomState | None = None,
     ) -> None:
         self.kind = kind
         self.n_times = n_times
@@ -116,7 +122,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         self.device = device
         self.random_state = random_state
 
-    def fit(self, X: Any, y: Any) -> PopulationDecoder:  # noqa: N803  scikit-learn's name
+    def fit(self, X: _Windows, y: _Labels) -> PopulationDecoder:  # noqa: N803  scikit-learn's name
         """Fit to labelled windows.
 
         Args:
@@ -128,17 +134,17 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             PoyoSSLError: If an argument, the recordings or the pretrained model are not as they must be.
         """
         self._check_arguments()
-        X, y = self._windows(X, y, "train")  # noqa: N806
-        classifies = _tells_classes(self)
-        X, y = validate_data(  # noqa: N806
-            self, X, y, dtype=np.float32, allow_nd=True, multi_output=not classifies, y_numeric=not classifies
+        windows, labels = self._windows(X, y, "train")
+        numeric = not _tells_classes(self)
+        windows, labels = validate_data(
+            self, windows, labels, dtype=np.float32, allow_nd=True, multi_output=numeric, y_numeric=numeric
         )
-        values = self._cut(X)
+        values = self._cut(windows)
         self._shape = values.shape[1:]
         self._mean = values.mean(axis=(0, 2), keepdims=True, dtype=np.float64)
         std = values.std(axis=(0, 2), keepdims=True, dtype=np.float64)
         self._std = np.where(std > 0, std, 1.0)
-        target = self._fit_target(y)
+        target = self._fit_target(labels)
         seed = int(check_random_state(self.random_state).randint(2**31))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -146,7 +152,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
             self._train(self._patches(values), target.to(self.device))
         return self
 
-    def predict(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """Classes (R,), or numbers, (R,) or (R, D), of windows."""
         answers = self._answers(X)
         if _tells_classes(self):
@@ -155,19 +161,19 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         return values[:, 0] if self._one_number else values
 
     @available_if(_tells_classes)
-    def predict_proba(self, X: Any) -> np.ndarray:  # noqa: N803
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """Probabilities of the classes, (R, C), in the order of ``classes_``."""
         return torch.from_numpy(self._answers(X)).double().softmax(dim=1).numpy()
 
-    def transform(self, X: Any) -> np.ndarray:  # noqa: N803
+    def transform(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         """Latents of windows after the processor, float32 (R, L * D)."""
         return np.concatenate([self._run(batch)[0] for batch in self._batches(X)])
 
-    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:  # noqa: N803
+    def score(self, X: _Windows, y: _Labels, sample_weight: ArrayLike | None = None) -> float:  # noqa: N803
         """Accuracy, or R2; of :class:`~poyo_ssl_plugin.Recordings` and a task, on its test trials."""
-        X, y = self._windows(X, y, "test")  # noqa: N806
+        windows, labels = self._windows(X, y, "test")
         measure = accuracy_score if _tells_classes(self) else r2_score
-        return float(measure(y, self.predict(X), sample_weight=sample_weight))
+        return float(measure(labels, self.predict(windows), sample_weight=sample_weight))
 
     def _check_arguments(self) -> None:
         if self.kind not in ("classification", "regression"):
@@ -183,7 +189,8 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         except (RuntimeError, AssertionError) as error:
             raise DeviceError(f"device={self.device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
-    def _windows(self, X: Any, y: Any, split: str) -> tuple[Any, Any]:  # noqa: N803
+    def _windows(self, X: _Windows, y: _Labels, split: str) -> tuple[Any, Any]:  # noqa: N803
+        """The trials of recordings as arrays; anything else as it is, for scikit-learn to check."""
         if isinstance(X, str | Path):
             X = Recordings(X)  # noqa: N806
         if isinstance(X, Recordings) and isinstance(y, str | Mapping | Task):
@@ -214,7 +221,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def _make_model(self, target: torch.Tensor) -> CalciumPOYO:
         n_units, n_samples = self._shape
         outputs = len(self.classes_) if _tells_classes(self) else target.shape[1]
-        readout: dict[str, Any] = {
+        readout: Values = {
             "dim_out": {_TASK: outputs},
             "readout": "prototypes" if _tells_classes(self) else "linear",
         }
@@ -231,7 +238,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         # About ten steps a window.
         patch_size = max(1, round(n_samples / 10))
         step = self.window_length / max(1, round(n_samples / patch_size))
-        size: dict[str, Any] = {"dim": self.dim, "depth": self.depth, "self_heads": 2, "patch_size": patch_size}
+        size: Values = {"dim": self.dim, "depth": self.depth, "self_heads": 2, "patch_size": patch_size}
         model = CalciumPOYO(sequence_length=self.window_length, latent_step=step, **size, **readout)
         model.set_vocabs(unit_ids=words, session_ids=["array"])
         return model
@@ -289,10 +296,9 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         }
         return {name: value.to(self.device) for name, value in inputs.items()}
 
-    def _batches(self, X: Any) -> list[torch.Tensor]:  # noqa: N803
+    def _batches(self, X: ArrayLike) -> list[torch.Tensor]:  # noqa: N803
         check_is_fitted(self, "model_")
-        X = validate_data(self, X, reset=False, dtype=np.float32, allow_nd=True)  # noqa: N806
-        values = self._cut(X)
+        values = self._cut(validate_data(self, X, reset=False, dtype=np.float32, allow_nd=True))
         if values.shape[1:] != self._shape:
             raise ValueError(
                 f"X has windows of {values.shape[1:]} neurons and samples, and was fitted to {self._shape}"
@@ -305,7 +311,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         found = run_without_dropout(self.model_, self._inputs(patches))
         return found.processor_latents.flatten(1).cpu().numpy(), found.output[_TASK].cpu().numpy()
 
-    def _answers(self, X: Any) -> np.ndarray:  # noqa: N803
+    def _answers(self, X: ArrayLike) -> np.ndarray:  # noqa: N803
         return np.concatenate([self._run(batch)[1] for batch in self._batches(X)])
 
     @property
@@ -313,7 +319,7 @@ class PopulationDecoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         model = self.model_
         return len(model._latent_grid(torch.device("cpu"))[0]) * model.dim
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         classifies = _tells_classes(self)
         tags.estimator_type = "classifier" if classifies else "regressor"

@@ -23,9 +23,11 @@ from poyo_ssl_plugin.compare.arms import ARMS, get_arm, get_arms, join_overrides
 from poyo_ssl_plugin.compare.comparison import run_comparison
 from poyo_ssl_plugin.compare.decoded_neurons import split_neurons
 from poyo_ssl_plugin.compare.estimates import Estimate, Scores, binomial_interval
+from poyo_ssl_plugin.compare.perform import inputs_of_run
 from poyo_ssl_plugin.compare.plan import label_task, make_plan
 from poyo_ssl_plugin.compare.progress import Stages
 from poyo_ssl_plugin.compare.protocol import Comparison
+from poyo_ssl_plugin.compare.record import Outcome, held_out_by, keep
 from poyo_ssl_plugin.compare.report import report_comparison
 from poyo_ssl_plugin.compare.results import (
     ArmLeaks,
@@ -232,6 +234,7 @@ class TestProtocol:
             ({"decode_fraction": 0.5, "held_out": ("sim_002",)}, "without held_out"),
             ({"seeds": (1, 1)}, "seeds must be different"),
             ({"folds": 1}, "folds must be"),
+            ({"contiguous_folds": True}, "contiguous_folds says which repeats make a fold: give folds=N too"),
             ({"task": "natural_movie", "folds": 40}, "too few for 40 folds"),
             ({"held_out": ("sim_9",)}, "held_out names sim_9"),
             ({"held_out": ("sim_000", "sim_001", "sim_002")}, "held_out leaves no recording"),
@@ -251,15 +254,34 @@ class TestProtocol:
     def test_the_last_fold_is_checked_before_the_first_step(self, sim_dir, tmp_path, monkeypatch):
         from poyo_ssl_plugin.compare import folds as folding
 
-        def failing(dataset, source, fold, folds):
+        def failing(dataset, source, fold, folds, **options):
             if fold == folds - 1:
                 raise RecordingError("the last fold cannot be had")
-            return repeat_fold(dataset, source, fold, folds)
+            return repeat_fold(dataset, source, fold, folds, **options)
 
         monkeypatch.setattr(folding, "repeat_fold", failing)
         with pytest.raises(RecordingError, match="the last fold"):
             run_comparison(comparison(sim_dir, tmp_path, task="natural_movie", folds=2))
         assert list(tmp_path.iterdir()) == []
+
+    def test_contiguous_folds_are_other_runs_that_are_tested_on_what_they_held_out(self, sim_dir, tmp_path):
+        made = {}
+        for contiguous in (False, True):
+            settings = comparison(
+                sim_dir, tmp_path, task="natural_movie", folds=2, contiguous_folds=contiguous, seeds=(0,)
+            )
+            plan = make_plan(settings)
+            plan.write_tables()
+            made[contiguous] = plan.finetuning
+            for run in plan.finetuning:
+                expected = plan.folds[run.fold].split["test"]
+                found = inputs_of_run(run).split["test"]
+                assert {name: part.tolist() for name, part in found.items()} == {
+                    name: part.tolist() for name, part in expected.items()
+                }
+                keep(run, Outcome({}, {}, {}, 0.0, 0, 0))
+                assert held_out_by(run.folder) == run.held_out
+        assert not {run.key for run in made[False]} & {run.key for run in made[True]}
 
     def test_folds_of_a_held_out_animal_share_the_pretraining_on_the_others(self, sim_dir, tmp_path):
         settings = comparison(sim_dir, tmp_path, held_out=("sim_002",), task="natural_movie", folds=2, seeds=(0,))

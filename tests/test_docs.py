@@ -71,6 +71,18 @@ def test_the_figure_of_all_gains_shows_what_the_pages_say():
         assert [line for line in lines if row.page not in ("park", "maps") or f"| {row.labels}:" in line], row
 
 
+def test_the_page_of_the_real_session_says_what_its_runs_say():
+    results = TESTS.parent / "docs" / "results"
+    runs = pd.read_csv(results / "runs" / "contiguous_folds.csv")
+    means = runs.pivot_table(index="decoder", columns="column", values="value")[["all", "quarter", "eighth"]]
+    assert len(means) == 7
+    page = (results / "real_session.md").read_text(encoding="utf-8")
+    section = page.partition("## Folds of neighbouring repeats")[2].partition("\n## ")[0]
+    for decoder, values in means.iterrows():
+        cells = " | ".join("-" if math.isnan(value) else f"{value:.3f}" for value in values)
+        assert re.search(rf"\| `?{decoder}`? \| {re.escape(cells)} \|", section), (decoder, cells)
+
+
 def test_the_diet_page_says_what_its_runs_say():
     results = TESTS.parent / "docs" / "results"
     runs, said = pd.read_csv(results / "runs" / "diet.csv"), (results / "diet.md").read_text(encoding="utf-8")

@@ -35,6 +35,8 @@ ELSEWHERE: dict[str, tuple[str, dict[str, str]]] = {
         "https://numpy.org/doc/stable/",
         {
             "numpy.ndarray": "reference/generated/numpy.ndarray.html",
+            "numpy.dtype": "reference/generated/numpy.dtype.html",
+            "numpy.random.mtrand.RandomState": "reference/random/legacy.html#numpy.random.RandomState",
             "numpy.random._generator.Generator": "reference/random/generator.html#numpy.random.Generator",
         },
     ),
@@ -63,8 +65,17 @@ ELSEWHERE: dict[str, tuple[str, dict[str, str]]] = {
     "torch_brain": (
         "https://torch-brain.readthedocs.io/en/latest/",
         {
-            "torch_brain.data.data.Data": "guides/data/index.html",
-            "torch_brain.data.interval.Interval": "guides/data/index.html",
+            **dict.fromkeys(
+                (
+                    "Data",
+                    "torch_brain.data.data.Data",
+                    "torch_brain.data.interval.Interval",
+                    "torch_brain.data.irregular_ts.IrregularTimeSeries",
+                    "torch_brain.data.regular_ts.RegularTimeSeries",
+                ),
+                "guides/data/index.html",
+            ),
+            **dict.fromkeys(("Dataset", "torch_brain.datasets.dataset.Dataset"), "index.html"),
             "torch_brain.nn.infinite_vocab_embedding.InfiniteVocabEmbedding": "index.html",
         },
     ),

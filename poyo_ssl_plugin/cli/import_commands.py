@@ -10,11 +10,12 @@ import click
 
 from poyo_ssl_plugin.cli.terminal import say
 from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.plain import Values
 
 if TYPE_CHECKING:
     from poyo_ssl_plugin.data.importing import Spikes, Traces
 
-_path: Any = click.Path(path_type=Path)
+_path = click.Path(path_type=Path)
 _OPTIONS = [
     click.option("--out", type=_path, required=True, help="Folder for the recording."),
     click.option("--trials", type=_path, help="CSV with start, end (seconds) and labels; becomes intervals 'trials'."),
@@ -136,7 +137,7 @@ def _save(
     files = dict(named)
     if len(files) < len(named):
         raise RecordingError(f"--series: a name occurs twice among {', '.join(name for name, _ in named)}")
-    common: dict[str, Any] = {
+    common: Values = {
         "recording": recording or _default_id(source),
         "unit_ids": activity.unit_ids,
         "trials": activity.trials if trials is None else importing.read_table(trials),

@@ -14,7 +14,7 @@ from poyo_ssl_plugin.errors import OutputError, RecordingError
 if TYPE_CHECKING:
     from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
 
-_path: Any = click.Path(path_type=Path)
+_path = click.Path(path_type=Path)
 _recording = click.option("--recording", "recordings", multiple=True, metavar="ID", help="Only this one; repeatable.")
 _on_error = click.option(
     "--on-error", type=click.Choice(["stop", "skip"]), default="stop", show_default=True, help="On a damaged recording."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape as plain  # brackets that rich would take for markup, made harmless
@@ -29,7 +29,7 @@ def wrote(*paths: str | Path) -> None:
     say("wrote " + ", ".join(map(str, paths)))
 
 
-def print_table(header: Iterable[str], rows: Iterable[Iterable[Any]], *, title: str | None = None) -> None:
+def print_table(header: Iterable[str], rows: Iterable[Iterable[object]], *, title: str | None = None) -> None:
     """Print rows of anything that has a text; where words do not fit into the terminal, a line per cell."""
     names = list(header)
     cells = [[plain(str(cell)) for cell in row] for row in rows]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from poyo_ssl_plugin.cli.terminal import console, errors, print_results, print_table, say, wrote
 from poyo_ssl_plugin.configuration import compose_recipe, recipe_names
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 
 def _recipe_command(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -170,7 +173,7 @@ def show(key: str) -> None:
         print_table((f"{key}=", "what it is"), choices.items())
 
 
-def _print_recipe(config: Any) -> None:
+def _print_recipe(config: DictConfig) -> None:
     from omegaconf import OmegaConf
 
     click.echo(OmegaConf.to_yaml(config), nl=False)

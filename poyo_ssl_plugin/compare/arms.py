@@ -5,11 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from poyo_ssl_plugin.configuration import plugin_dir
 from poyo_ssl_plugin.data import TASKS, Task
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.plain import ReadOnlyValues
 
 SCRATCH, POYO_SSL = "scratch", "pretrained"
 
@@ -111,7 +111,7 @@ ALIASES = {"predictable": POYO_SSL, "poyo_ssl": POYO_SSL}
 PAPER_ARMS = tuple(name for name in ARMS if not name.startswith("curriculum"))
 
 
-def get_arm(arm: str | Mapping[str, Any]) -> Arm:
+def get_arm(arm: str | ReadOnlyValues) -> Arm:
     """An arm by its name, or a new one from a mapping with the attributes of :class:`Arm`.
 
     Raises:
@@ -133,7 +133,7 @@ def get_arm(arm: str | Mapping[str, Any]) -> Arm:
     return ARMS[name]
 
 
-def get_arms(names: Sequence[str | Mapping[str, Any]]) -> list[Arm]:
+def get_arms(names: Sequence[str | ReadOnlyValues]) -> list[Arm]:
     """Arms by name, in order.
 
     Raises:
@@ -170,7 +170,7 @@ def _key(override: str) -> str:
     return override.partition("=")[0].lstrip("+~")
 
 
-def _new_arm(content: Mapping[str, Any]) -> Arm:
+def _new_arm(content: ReadOnlyValues) -> Arm:
     unknown = set(content) - {"name", "title", "pretrain", "finetune"}
     if unknown or not str(content.get("name", "")).isidentifier():
         wrong = f"unknown {', '.join(sorted(unknown))}" if unknown else "it needs a name that is an identifier"

@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from poyo_ssl_plugin.compare.executors import only_warnings, run_all
 from poyo_ssl_plugin.compare.perform import inputs_of_run, perform
 from poyo_ssl_plugin.compare.plan import Plan, compose, make_plan
+from poyo_ssl_plugin.compare.progress import Track
 from poyo_ssl_plugin.compare.protocol import Comparison
 from poyo_ssl_plugin.compare.references import reference_rows
 from poyo_ssl_plugin.compare.results import ComparisonSummary, TestedDecoder
@@ -18,7 +18,7 @@ from poyo_ssl_plugin.compare.summary import summarise
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.training import FinetuneRecipe, parse_recipe
 
-Stage = Callable[[str, int], Any]
+Stage = Callable[[str, int], Track]
 
 
 @dataclass(frozen=True)

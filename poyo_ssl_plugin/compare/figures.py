@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import matplotlib.style
 import numpy as np
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from poyo_ssl_plugin.compare.arms import ARMS
 from poyo_ssl_plugin.compare.estimates import Estimate
 from poyo_ssl_plugin.compare.results import ArmScores
+from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.predictability import PAPER_KURTOSIS, PAPER_SKEWNESS, Diet, PredictabilityTable
 from poyo_ssl_plugin.recordings import TRACES, open_signal, split_intervals
@@ -26,7 +26,8 @@ STYLE_FILE = Path(__file__).with_name("style.mplstyle")
 PREDICTABLE, UNPREDICTABLE, GREY = "#0072B2", "#D55E00", "#8A8F98"
 OTHER_COLOURS = ("#009E73", "#E69F00", "#CC79A7", "#56B4E9")
 ARM_COLOURS = {"pretrained": PREDICTABLE, "scratch": UNPREDICTABLE}
-LINE_STYLES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
+LineStyle = str | tuple[int, tuple[int, ...]]
+LINE_STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 1)), (0, (1, 3)))
 
 # What the logs of a run call by keys, in words and with units.
 METRIC_WORDS = {
@@ -40,7 +41,7 @@ METRIC_WORDS = {
 
 
 @contextmanager
-def style(**changes: Any) -> Iterator[None]:
+def style(**changes: object) -> Iterator[None]:
     """Draw in the style of all figures, with a few settings of matplotlib changed."""
     with matplotlib.style.context([STYLE_FILE, changes]):
         yield
@@ -76,7 +77,7 @@ def line_label(name: str, value: float) -> str:
     return f"{name} {exact if name == 'chance' else f'{value:.2f}'}"
 
 
-def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, Any]]:
+def arm_styles(arms: Iterable[str]) -> dict[str, tuple[str, LineStyle]]:
     """A colour and a line style for every arm, the same in all figures: six colours, told apart further by lines."""
     others = [(colour, line) for line in LINE_STYLES for colour in OTHER_COLOURS]
     names = list(dict.fromkeys([*ARMS, *arms]))
@@ -129,7 +130,7 @@ def predictability_plane(
 
 
 def example_traces(
-    dataset: Any, table: PredictabilityTable, path: str | Path, *, n_each: int = 4, seconds: float = 60.0
+    dataset: Recordings, table: PredictabilityTable, path: str | Path, *, n_each: int = 4, seconds: float = 60.0
 ) -> Path:
     """Draw traces of typical predictable and unpredictable neurons of one recording.
 
@@ -158,7 +159,7 @@ def example_traces(
         key=lambda name: min(kept := diet.count(name), int((table["recording_id"] == name).sum()) - kept),
     )
     data = dataset.get_recording(name)
-    signal: Any = open_signal(data, table.provenance.get("field", TRACES))
+    signal = open_signal(data, table.provenance.get("field", TRACES))
     scored = table.provenance.get("intervals", {}).get(name) or split_intervals(data, None).tolist()
     start = scored[0][0]
     rows = np.concatenate(list(signal.blocks(np.array([[start, start + seconds]]))))

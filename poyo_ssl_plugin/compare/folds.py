@@ -45,7 +45,8 @@ def load_fold(comparison: Comparison, dataset: Recordings, number: int | None, f
     if number is None:
         split = recorded_split(dataset)
     else:
-        split = repeat_fold(dataset, decoded_task(comparison.task).source, number, comparison.folds)
+        source, contiguous = decoded_task(comparison.task).source, comparison.contiguous_folds
+        split = repeat_fold(dataset, source, number, comparison.folds, contiguous=contiguous)
     table = score_dataset(dataset, field=comparison.field, intervals=split["train"])
     if comparison.held_out:
         held_out = np.isin(table["recording_id"], comparison.held_out)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import nn
 
 from poyo_ssl_plugin.compare.figures import GREY, PREDICTABLE, save, style
-from poyo_ssl_plugin.models import model_inputs, run_without_dropout
+from poyo_ssl_plugin.models import CalciumPOYO, model_inputs, run_without_dropout
 from poyo_ssl_plugin.objectives import MaskedActivity
+from poyo_ssl_plugin.objectives.activity_masks import real_patches
+from poyo_ssl_plugin.plain import ReadOnlyValues
 
 __all__ = ["draw_masked_activity"]
 
@@ -22,8 +21,8 @@ __all__ = ["draw_masked_activity"]
 @torch.no_grad()
 def draw_masked_activity(
     objective: MaskedActivity,
-    model: nn.Module,
-    inputs: Mapping[str, Any],
+    model: CalciumPOYO,
+    inputs: ReadOnlyValues,
     path: str | Path,
     *,
     window: int = 0,
@@ -58,8 +57,7 @@ def draw_masked_activity(
         'masked.png'
     """
     inputs = model_inputs(inputs)
-    values, real = inputs["input_values"], inputs["input_mask"]
-    real = torch.ones(values.shape[:3], dtype=torch.bool) if real is None else real
+    values, real = inputs["input_values"], real_patches(inputs)
     hidden = objective.mask(real.cpu(), objective.ratio, generator).to(real.device)
     predictions = objective.predict(model, inputs, run_without_dropout(model, {**inputs, "input_mask": real & ~hidden}))
     kept = real[window].any(dim=1)

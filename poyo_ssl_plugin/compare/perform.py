@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from poyo_ssl_plugin.compare.record import HeldOut, Outcome, Run
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.data.splits import recorded_split, repeat_fold
+from poyo_ssl_plugin.plain import Values
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.training import (
     FinetuneRecipe,
@@ -30,7 +30,7 @@ def perform(run: Run) -> Outcome:
     config = recipe_of(run)
     recipe = parse_recipe(PretrainRecipe if run.stage == "pretrain" else FinetuneRecipe, config)
     inputs = inputs_of(recipe, run.held_out)
-    tested: dict[str, Any] = {}
+    tested: Values = {}
     if not isinstance(recipe, FinetuneRecipe):
         result = pretrain(config, inputs)
     else:
@@ -57,7 +57,8 @@ def inputs_of(recipe: Recipe, held_out: HeldOut | None) -> Inputs:
     if held_out is None:
         split = recorded_split(dataset)
     else:
-        split = repeat_fold(dataset, held_out.stimulus, held_out.number, held_out.folds)
+        stimulus, folds, number, contiguous = held_out
+        split = repeat_fold(dataset, stimulus, number, folds, contiguous=contiguous)
     return Inputs(dataset, PredictabilityTable.load(recipe.diet["table"]), split)
 
 

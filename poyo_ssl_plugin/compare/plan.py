@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +25,7 @@ from poyo_ssl_plugin.data import Recordings, Task, find_trials, fit_task, get_ta
 from poyo_ssl_plugin.data.splits import PARTS
 from poyo_ssl_plugin.errors import PoyoSSLError, RecipeError, RecordingError
 from poyo_ssl_plugin.models import model_to_train
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import SPIKES
 from poyo_ssl_plugin.training import parse_recipe
@@ -222,7 +223,7 @@ def _run(
     runs = comparison.runs_in(place)
     table = fold.pretraining if stage == "pretrain" else fold.decoding
     digest = table_digest(table)
-    settings: dict[str, Any] = {
+    settings: Values = {
         "data.root": str(Path(comparison.root).absolute()),
         "data.recordings": list(recordings),
         "diet.table": str(Path(runs, "neurons", f"{digest}.csv")),
@@ -246,8 +247,9 @@ def _run(
         neurons=digest,
         labels=labels,
         start=None if start is None else start.key,
-        recipe=cast("dict[str, Any]", OmegaConf.to_container(config)),
+        recipe=cast("Values", OmegaConf.to_container(config)),
         place=runs,
+        contiguous=bool(comparison.folds) and comparison.contiguous_folds,
     )
 
 
@@ -265,6 +267,8 @@ def _check_settings(comparison: Comparison, dataset: Recordings) -> None:
         raise RecipeError(f"seeds must be different numbers, at least one, not {list(comparison.seeds)}")
     if comparison.folds < 0 or comparison.folds == 1:
         raise RecipeError(f"folds must be 0 (the recorded split) or at least 2, not {comparison.folds}")
+    if comparison.contiguous_folds and not comparison.folds:
+        raise RecipeError("contiguous_folds says which repeats make a fold: give folds=N too")
     if comparison.processes < 0 or comparison.num_cpus < 0 or comparison.num_gpus < 0:
         raise RecipeError("processes, num_cpus and num_gpus must not be negative")
 
@@ -365,7 +369,7 @@ def _naming(arm: Arm) -> Iterator[None]:
         raise type(error)(f"arm {arm.name}: {error}") from None
 
 
-def shared_recipes(comparison: Comparison, arms: Sequence[Arm]) -> Mapping[str, Any]:
+def shared_recipes(comparison: Comparison, arms: Sequence[Arm]) -> ReadOnlyValues:
     """The full recipes that all arms share, and what each changes of them."""
     changes = {
         arm.name: {"pretrain": None if arm.pretrain is None else [*arm.pretrain], "finetune": [*arm.finetune]}

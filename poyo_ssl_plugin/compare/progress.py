@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Protocol, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,7 +12,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 # Lines of a stage at most, besides its first and its last.
 _LINES = 10
 
-Track = Callable[[Iterator[Any], int], Iterable[Any]]
+_Item = TypeVar("_Item")
+
+
+class Track(Protocol):
+    """Hands on items, and shows how many of ``n`` are done."""
+
+    def __call__(self, items: Iterator[_Item], n: int, /) -> Iterable[_Item]: ...
 
 
 class Stages:
@@ -49,14 +55,14 @@ class Stages:
         self._bar.stop()
 
     def _stage(self, label: str, total: int) -> Track:
-        def track(items: Iterator[Any], n: int) -> Iterable[Any]:
+        def track(items: Iterator[_Item], n: int) -> Iterable[_Item]:
             if self.console.is_terminal:
                 return self._bar.track(items, total=n, description=label)
             return self._lines(items, n, label)
 
         return track
 
-    def _lines(self, items: Iterator[Any], n: int, label: str) -> Iterator[Any]:
+    def _lines(self, items: Iterator[_Item], n: int, label: str) -> Iterator[_Item]:
         self._say(f"{label}: {n} to do")
         began = time.monotonic()
         for done, item in enumerate(items, 1):

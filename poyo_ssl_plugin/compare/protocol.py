@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from poyo_ssl_plugin.compare.arms import POYO_SSL, SCRATCH
 from poyo_ssl_plugin.compare.executors import Executor, LocalExecutor, RayExecutor
 from poyo_ssl_plugin.data import Task, get_task
 from poyo_ssl_plugin.frames import FRAMES_TASK
+from poyo_ssl_plugin.plain import ReadOnlyValues
 from poyo_ssl_plugin.recordings import TRACES
 
 DEFAULT_ARMS = (POYO_SSL, SCRATCH)
@@ -35,6 +35,7 @@ class Comparison:
         decode_fraction: Without ``held_out``, the fraction of the unpredictable neurons that is decoded. At 1 only
             arms that pretrain on none of them can take part; below 1 the others are there for any arm.
         folds: Hold out repeats of the task's stimulus in so many folds; 0 takes the recorded split.
+        contiguous_folds: A fold holds neighbouring repeats, instead of every ``folds``-th one.
         seeds: Seeds of fine-tuning.
         pretrain_each_seed: Pretrain anew for every seed, so that intervals hold for pretraining too. By default
             the seeds of a fold share one pretraining.
@@ -54,12 +55,13 @@ class Comparison:
     root: str
     out_dir: str
     task: str = "drifting_gratings"
-    arms: tuple[Any, ...] = DEFAULT_ARMS
+    arms: tuple[str | ReadOnlyValues, ...] = DEFAULT_ARMS
     recordings: tuple[str, ...] = ()
     field: str = TRACES
     held_out: tuple[str, ...] = ()
     decode_fraction: float = 1.0
     folds: int = 0
+    contiguous_folds: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
     pretrain_each_seed: bool = False
     pretrain: tuple[str, ...] = ()

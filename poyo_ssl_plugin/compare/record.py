@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from poyo_ssl_plugin.configuration import flat, without_later
 from poyo_ssl_plugin.files import RECORD, write_json
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 
 # The part of the record that is a comparison's; the rest is what training keeps of its own run.
 _PART = "compare"
@@ -23,11 +23,12 @@ _FREE |= {f"trainer.{name}" for name in ("save_every_n_steps", "log_every_n_step
 
 
 class HeldOut(NamedTuple):
-    """A fold: the stimulus whose repeats are held out, in how many folds, and which this is."""
+    """A fold: the stimulus whose repeats are held out, in how many folds, which this is, and how they are cut."""
 
     stimulus: str
     folds: int
     number: int
+    contiguous: bool = False
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Run:
         start: Key of the pretraining that it starts from, if any.
         recipe: Its whole recipe.
         place: Folder that holds the folders of runs.
+        contiguous: Whether folds are neighbouring repeats.
     """
 
     stage: str
@@ -59,15 +61,18 @@ class Run:
     neurons: str
     labels: str | None
     start: str | None
-    recipe: Mapping[str, Any] = field(repr=False)
+    recipe: ReadOnlyValues = field(repr=False)
     place: str
+    contiguous: bool = False
 
     @functools.cached_property
     def key(self) -> str:
         """A digest of all that changes the numbers of the run, and of nothing else."""
+        held_out = self.held_out
         said = {
             "stage": self.stage,
-            "split": [self.stimulus, self.folds, self.fold] if self.fold is not None else None,
+            # Not said where folds are cut as they always were: runs from before stay finished.
+            "split": held_out and list(held_out if held_out.contiguous else held_out[:3]),
             "seed": self.seed,
             "root": self.recipe["data"]["root"],
             "recordings": list(self.recordings),
@@ -81,7 +86,7 @@ class Run:
     @property
     def held_out(self) -> HeldOut | None:
         """What is held out of time; ``None`` of the recordings' own split."""
-        return None if self.fold is None else HeldOut(str(self.stimulus), self.folds, self.fold)
+        return None if self.fold is None else HeldOut(str(self.stimulus), self.folds, self.fold, self.contiguous)
 
     @property
     def name(self) -> str:
@@ -122,7 +127,7 @@ class Outcome:
 
     metrics: dict[str, float]
     initial: dict[str, float]
-    leaks: dict[str, Any]
+    leaks: Values
     seconds: float
     steps: int
     windows: int
@@ -150,16 +155,18 @@ def keep(run: Run, outcome: Outcome) -> None:
 def held_out_by(folder: str | Path) -> HeldOut | None:
     """What the run in a folder held out of time, if it was one on folds."""
     said = read_record(folder).get(_PART, {}).get("run", {})
-    return None if said.get("fold") is None else HeldOut(said["stimulus"], said["folds"], said["fold"])
+    if said.get("fold") is None:
+        return None
+    return HeldOut(said["stimulus"], said["folds"], said["fold"], said.get("contiguous", False))
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
+def read_record(folder: str | Path) -> Values:
     """The record in a folder; empty if there is none that can be read."""
     content = read_json(Path(folder) / RECORD)
     return content if isinstance(content, dict) else {}
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path) -> object:
     """What a JSON file holds; ``None`` if it cannot be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))

@@ -6,7 +6,7 @@ else, unlabelled windows of the training time, as an identified model does.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from poyo_ssl_plugin.frames import FRAMES_TASK
 from poyo_ssl_plugin.frames.simple_decoders import frame_references, template
 from poyo_ssl_plugin.frames.task import FrameReconstruction
 from poyo_ssl_plugin.models import initialise
+from poyo_ssl_plugin.plain import Batch, Values
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
 from poyo_ssl_plugin.training.identify_neurons import unlabelled_data
@@ -28,6 +29,7 @@ from poyo_ssl_plugin.training.recipe import FinetuneRecipe
 N_UNLABELLED, N_OF_EACH = 2048, 256
 # More features than this have no covariance that fits into memory.
 MOST_FEATURES = 8192
+Whitening = Callable[[np.ndarray], np.ndarray]
 _OF_CLASSES = ("template", "whitened template", "softmax regression")
 
 
@@ -116,7 +118,7 @@ def run_references(recipe: FinetuneRecipe, inputs: Inputs) -> dict[str, np.ndarr
 
 def _ridge_result(recipe: FinetuneRecipe, folds: Iterable[Inputs]) -> TestResult:
     """Fit and test ridge regression on each recording, on the windows that the model gets."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Values] = []
     for inputs in folds:
         decoding = decoding_of(recipe, inputs)
         data, model = _data_of_a_model(recipe, inputs, decoding)
@@ -156,7 +158,7 @@ def _data_of_a_model(recipe: FinetuneRecipe, inputs: Inputs, decoding: Decoding)
     return data, model
 
 
-def whitening(unlabelled: np.ndarray) -> Any:
+def whitening(unlabelled: np.ndarray) -> Whitening:
     """A map (R, F) -> (R, F) that whitens, by the shrunk covariance of unlabelled rows."""
     from sklearn.covariance import ledoit_wolf
 
@@ -170,7 +172,7 @@ def whitening(unlabelled: np.ndarray) -> Any:
     return lambda rows: ((rows - mean) / std) @ root
 
 
-def _whitening_of_many(scaled: np.ndarray) -> Any:
+def _whitening_of_many(scaled: np.ndarray) -> Whitening:
     """The same for centred rows (R, F), from their inner products (R, R) instead of a covariance (F, F)."""
     n, p = scaled.shape
     gram = (scaled @ scaled.T).astype(float)
@@ -197,7 +199,7 @@ def softmax_regression(train: np.ndarray, label: np.ndarray, test: np.ndarray) -
     return model.fit(scaled, label).predict(((test - mean) / std).astype(np.float32))
 
 
-def _windows(batches: Iterable[dict[str, Any]], model: Any, limit: int | None = None) -> Windows:
+def _windows(batches: Iterable[Batch], model: Any, limit: int | None = None) -> Windows:
     """Rows of a loader's batches."""
     features: list[np.ndarray] = []
     label: list[int] = []

@@ -6,7 +6,6 @@ import base64
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
@@ -79,7 +78,7 @@ def _draw(comparison: Comparison, result: ComparisonResult) -> dict[str, Path | 
     }
 
 
-def write_page(template: str, path: str | Path, images: Mapping[str, Path | None], **texts: Any) -> Path:
+def write_page(template: str, path: str | Path, images: Mapping[str, Path | None], **texts: object) -> Path:
     """Fill in a template and write it.
 
     Args:

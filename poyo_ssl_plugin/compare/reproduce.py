@@ -7,7 +7,6 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,11 +23,10 @@ from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_
 from poyo_ssl_plugin.configuration import recipes_dir
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path, write_json
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 
 _SMALL = ["trainer.max_steps=3", "trainer.val_every_n_steps=3", "trainer.limit_val_batches=4", "data.batch_size=16"]
 _SMALL_SIMULATION = {"n_units": 24, "minutes": 4}
-
-Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,11 @@ class Question:
     """
 
     question: str
-    columns: Mapping[str, Settings]
+    columns: Mapping[str, ReadOnlyValues]
     planned: Sequence[Mapping[str, str]]
-    shared: Settings = field(default_factory=dict)
-    data_sets: Mapping[str, Settings] = field(default_factory=dict)
-    simulate: Settings = field(default_factory=dict)
+    shared: ReadOnlyValues = field(default_factory=dict)
+    data_sets: Mapping[str, ReadOnlyValues] = field(default_factory=dict)
+    simulate: ReadOnlyValues = field(default_factory=dict)
 
 
 def question_names() -> list[str]:
@@ -80,7 +78,7 @@ def get_question(name: str) -> Question:
 def reproduce(
     question: Question,
     out_dir: str | Path,
-    changes: Settings | None = None,
+    changes: ReadOnlyValues | None = None,
     *,
     only: Sequence[str] = (),
     small: bool = False,
@@ -136,7 +134,7 @@ def reproduce(
     return answer
 
 
-def _check_changes(question: Question, changes: Settings) -> None:
+def _check_changes(question: Question, changes: ReadOnlyValues) -> None:
     """Refuse what would make one data set count as many, or leave out what is to be compared."""
     own = {"root" if key == "simulate" else key for settings in question.data_sets.values() for key in settings}
     if same := sorted(own & set(changes)):
@@ -155,7 +153,7 @@ def _check_changes(question: Question, changes: Settings) -> None:
             )
 
 
-def _chosen(question: Question, only: Sequence[str]) -> list[tuple[str, Settings]]:
+def _chosen(question: Question, only: Sequence[str]) -> list[tuple[str, ReadOnlyValues]]:
     unknown = [name for name in only if name not in question.data_sets]
     if unknown:
         known = ", ".join(question.data_sets) or "none"
@@ -165,7 +163,7 @@ def _chosen(question: Question, only: Sequence[str]) -> list[tuple[str, Settings
 
 def _runs(data_sets: Sequence[str], summaries: Mapping[str, Sequence[ComparisonSummary]]) -> pd.DataFrame:
     """A row for each run of all comparisons, and one for each simple decoder of a comparison, without seed or fold."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Values] = []
     for column, found in summaries.items():
         for data_set, summary in zip(data_sets, found, strict=False):
             place = {"data_set": data_set, "column": column}
@@ -177,9 +175,9 @@ def _runs(data_sets: Sequence[str], summaries: Mapping[str, Sequence[ComparisonS
     return pd.DataFrame(rows)
 
 
-def _joined(*settings: Settings) -> dict[str, Any]:
+def _joined(*settings: ReadOnlyValues) -> Values:
     """Settings, the later before the earlier; overrides of recipes are added up."""
-    values: dict[str, Any] = {}
+    values: Values = {}
     for part in settings:
         for key, value in part.items():
             lists = key in ("pretrain", "finetune")
@@ -187,12 +185,12 @@ def _joined(*settings: Settings) -> dict[str, Any]:
     return values
 
 
-def _smaller(values: dict[str, Any]) -> dict[str, Any]:
+def _smaller(values: Values) -> Values:
     few = {"seeds": [0], **({"folds": 2} if values.get("folds") else {})}
     return {**values, **few} | {key: [*values.get(key, []), *_SMALL] for key in ("pretrain", "finetune")}
 
 
-def _texts(values: Settings) -> list[str]:
+def _texts(values: ReadOnlyValues) -> list[str]:
     return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 

@@ -11,13 +11,14 @@ import numpy as np
 
 from poyo_ssl_plugin.compare.arms import SCRATCH
 from poyo_ssl_plugin.compare.estimates import Estimate, PairedComparison, Scores, compare_scores, unit_means
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import Decoding, Metric, decoding_kind
 
 __all__ = ["ArmScores", "TestedRun"]
 
 
-def to_json(content: Any) -> Any:
+def to_json(content: object) -> Any:
     """Dataclasses as plain JSON values; ``further`` numbers stand beside the fields.
 
     Example:
@@ -291,13 +292,13 @@ class ComparisonSummary(TestSummary):
     independent: str
     leaks: Leaks
     neurons: NeuronCounts
-    comparison: Mapping[str, Any]
-    recipes: Mapping[str, Any]
+    comparison: ReadOnlyValues
+    recipes: ReadOnlyValues
     seconds: float
     pretrained_minus_scratch: VersusScratch | None = None
 
 
-def about(decoding: Decoding) -> dict[str, Any]:
+def about(decoding: Decoding) -> Values:
     """What every result says of its task and of what made it, by fields of :class:`Summary`."""
     return {
         "metric": decoding.describe(),
@@ -315,7 +316,7 @@ def independent_values(runs: Sequence[ComparedRun]) -> list[float]:
     return unit_means([run.value for run in runs], units)
 
 
-def pool_data_sets(summaries: Sequence[Mapping[str, Any]], arm: str, reference: str = SCRATCH) -> PairedComparison:
+def pool_data_sets(summaries: Sequence[ReadOnlyValues], arm: str, reference: str = SCRATCH) -> PairedComparison:
     """Compare two arms over independent data sets: other animals, or fresh simulations.
 
     Seeds of one data set are no samples of what another would give, so each data set counts once.

@@ -8,7 +8,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,9 +22,12 @@ from poyo_ssl_plugin.compare.results import ArmResult, Compute, Leaks, Summary, 
 from poyo_ssl_plugin.data import Recordings
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models.flops import Cost
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 from poyo_ssl_plugin.provenance import git_revision, versions
 
-AXES: dict[str, tuple[Any, ...]] = {
+Place = str | float
+
+AXES: dict[str, tuple[Place, ...]] = {
     "model": ("tiny", "small", "medium", "large", "xlarge"),
     "diet": (0.1, 0.25, 0.5, 0.75, 1.0),
     "recordings": (),
@@ -47,7 +49,7 @@ class Scaling(Comparison):
     """
 
     axis: str = "model"
-    values: tuple[Any, ...] = ()
+    values: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class ScalingSummary(Summary):
     independent: str
     seeds: Sequence[int]
     folds: int
-    scaling: Mapping[str, Any]
+    scaling: ReadOnlyValues
     seconds: float
     gain_trend: Trend | None = None
 
@@ -170,18 +172,18 @@ def make_points(scaling: Scaling) -> list[tuple[str, Comparison]]:
     return points
 
 
-def _at_model(scaling: Scaling, value: Any) -> dict[str, Any]:
+def _at_model(scaling: Scaling, value: Place) -> Values:
     size = str(value).split() if "=" in str(value) else [f"model={value}"]
     return {"pretrain": (*size, *scaling.pretrain), "finetune": (*size, *scaling.finetune)}
 
 
-def _at_diet(scaling: Scaling, value: Any) -> dict[str, Any]:
+def _at_diet(scaling: Scaling, value: Place) -> Values:
     _check_fraction("diet", value)
     shared = str(Path(scaling.out_dir, "scratch"))
     return {"pretrain": (*scaling.pretrain, f"++diet.fraction={float(value)}"), "scratch_dir": shared}
 
 
-def _at_recordings(scaling: Scaling, value: Any) -> dict[str, Any]:
+def _at_recordings(scaling: Scaling, value: Place) -> Values:
     order = _pretraining_order(scaling)
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= len(order):
         raise RecipeError(f"values of the axis 'recordings' are numbers from 1 to {len(order)}, not {value!r}")
@@ -189,13 +191,13 @@ def _at_recordings(scaling: Scaling, value: Any) -> dict[str, Any]:
     return {"recordings": (*order[:value], *scaling.held_out), "scratch_dir": shared}
 
 
-def _at_labels(scaling: Scaling, value: Any) -> dict[str, Any]:
+def _at_labels(scaling: Scaling, value: Place) -> Values:
     _check_fraction("labels", value)
     shared = scaling.pretrain_dir or str(Path(scaling.out_dir, "pretrained"))
     return {"finetune": (*scaling.finetune, f"label_fraction={float(value)}"), "pretrain_dir": shared}
 
 
-def _check_fraction(axis: str, value: Any) -> None:
+def _check_fraction(axis: str, value: Place) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise RecipeError(f"values of the axis {axis!r} are fractions in (0, 1], not {value!r}")
 

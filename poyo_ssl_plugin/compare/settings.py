@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import yaml
 
@@ -19,12 +19,13 @@ from poyo_ssl_plugin.configuration import recipes_dir
 from poyo_ssl_plugin.data import simulate
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 
 _Settings = TypeVar("_Settings")
 _TEXTS = ("recordings", "held_out", "pretrain", "finetune")
 
 
-def comparison_from_overrides(overrides: Sequence[str], preset: str | None = None) -> tuple[Comparison, dict[str, Any]]:
+def comparison_from_overrides(overrides: Sequence[str], preset: str | None = None) -> tuple[Comparison, Values]:
     """A comparison from a preset and ``key=value`` texts; returns and raises as :func:`read_settings`.
 
     Example:
@@ -41,7 +42,7 @@ def preset_names(command: str) -> list[str]:
 
 def read_settings(
     cls: type[_Settings], command: str, preset: str | None, overrides: Sequence[str]
-) -> tuple[_Settings, dict[str, Any]]:
+) -> tuple[_Settings, Values]:
     """Settings of an experiment, and how to simulate its recordings if it was given none.
 
     Args:
@@ -69,7 +70,7 @@ def read_settings(
     return cls(**fixed), recordings
 
 
-def parse_overrides(overrides: Sequence[str], cls: type[Any] = Comparison) -> dict[str, Any]:
+def parse_overrides(overrides: Sequence[str], cls: type = Comparison) -> Values:
     """The values of ``key=value`` texts whose keys are fields of a dataclass.
 
     Raises:
@@ -96,7 +97,7 @@ def parse_overrides(overrides: Sequence[str], cls: type[Any] = Comparison) -> di
     return values
 
 
-def prepare_recordings(root: str | Path, recordings: Mapping[str, Any], progress: Track | None = None) -> None:
+def prepare_recordings(root: str | Path, recordings: ReadOnlyValues, progress: Track | None = None) -> None:
     """Simulate the recordings of a preset, once: a second start with the same arguments keeps them.
 
     Raises:
@@ -112,7 +113,7 @@ def prepare_recordings(root: str | Path, recordings: Mapping[str, Any], progress
     write_json(marker, dict(recordings))
 
 
-def _preset(command: str, preset: str | None) -> dict[str, Any]:
+def _preset(command: str, preset: str | None) -> Values:
     if preset is None:
         return {}
     path = recipes_dir() / command / f"{preset}.yaml"
@@ -123,7 +124,7 @@ def _preset(command: str, preset: str | None) -> dict[str, Any]:
     return content
 
 
-def _fix(cls: type[Any], command: str, key: str, value: Any) -> Any:
+def _fix(cls: type, command: str, key: str, value: object) -> object:
     """A value as the settings want it: tuples for lists, texts for ids and overrides, numbers for numbers."""
     default = {field.name: field.default for field in dataclasses.fields(cls)}[key]
     if isinstance(default, tuple):
@@ -149,7 +150,7 @@ def _fix(cls: type[Any], command: str, key: str, value: Any) -> Any:
     return value
 
 
-def _flow(value: Any) -> str:
+def _flow(value: object) -> str:
     """A value in one line of YAML, as Hydra reads it too: keys bare, and texts bare where they stay texts.
 
     Example:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from poyo_ssl_plugin.compare import figures
+from poyo_ssl_plugin.compare.comparison import Stage
 from poyo_ssl_plugin.compare.estimates import binomial_interval, estimate
 from poyo_ssl_plugin.compare.perform import inputs_of
 from poyo_ssl_plugin.compare.record import held_out_by
@@ -24,6 +25,7 @@ from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import write_json
 from poyo_ssl_plugin.frames.simple_decoders import latent_images, reconstruct, reference_images, score_images
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction
+from poyo_ssl_plugin.plain import Values
 from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import (
     FinetuneRecipe,
@@ -42,7 +44,7 @@ from poyo_ssl_plugin.training import pretrain as pretrain_once
 from poyo_ssl_plugin.training.recipe import recorded_recipe
 
 
-def run_pretraining(config: DictConfig) -> dict[str, Any]:
+def run_pretraining(config: DictConfig) -> Values:
     """Pretrain, draw the curves, and write ``results.json``; returns its content."""
     result = pretrain_once(config)
     end_unless_main_process()
@@ -75,12 +77,12 @@ class RunSummary(TestSummary):
         further: What else was said of them.
     """
 
-    predictions: Any
-    leaks: dict[Any, Any]
-    further: dict[str, Any]
+    predictions: Mapping[int, list[Values]] | list[Values]
+    leaks: Mapping[int, Values] | Values
+    further: Values
 
 
-def run_finetuning(config: DictConfig, *, stage: Callable[[str, int], Any] | None = None) -> RunSummary:
+def run_finetuning(config: DictConfig, *, stage: Stage | None = None) -> RunSummary:
     """Fine-tune with every seed, test, compare with baselines, draw, and write ``results.json``."""
     recipe = parse_recipe(FinetuneRecipe, config)
     seeds, out_dir = recipe.seeds, Path(recipe.out_dir)

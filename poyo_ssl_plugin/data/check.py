@@ -12,13 +12,13 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.data.dataset import Recordings
 from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
-from poyo_ssl_plugin.recordings import open_signal, recording_errors, recording_id, split_intervals
+from poyo_ssl_plugin.recordings import TraceSignal, open_signal, recording_errors, recording_id, split_intervals
 
 logger = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ _START = 120.0
 
 
 def usable_recordings(
-    dataset: Any,
+    dataset: Recordings,
     names: Iterable[str] | None = None,
     *,
     on_error: str = "stop",
@@ -51,7 +51,7 @@ def usable_recordings(
 
 
 def responsive_recordings(
-    dataset: Any, *, on_error: str = "stop", timeout: float | None
+    dataset: Recordings, *, on_error: str = "stop", timeout: float | None
 ) -> tuple[list[str], dict[str, str]]:
     """Recordings that HDF5 neither hangs nor crashes on, and the others with the reason; as :func:`usable_recordings`.
 
@@ -64,7 +64,7 @@ def responsive_recordings(
 
 
 def examine_recordings(
-    dataset: Any, names: Iterable[str] | None = None, *, field: str | None = None, timeout: float | None = None
+    dataset: Recordings, names: Iterable[str] | None = None, *, field: str | None = None, timeout: float | None = None
 ) -> Iterator[tuple[str, PoyoSSLError | None]]:
     """Each recording by name with what is wrong with it, or ``None``.
 
@@ -78,18 +78,16 @@ def examine_recordings(
     names = list(dataset.recording_ids if names is None else names)
     hanging = _unresponsive(dataset, names, timeout)
     for name in names:
-        if name in hanging:
-            yield name, hanging[name]
-            continue
-        try:
-            check_recording(dataset, name, field=field)
-        except PoyoSSLError as error:
-            yield name, error
-        else:
-            yield name, None
+        error: PoyoSSLError | None = hanging.get(name)
+        if error is None:
+            try:
+                check_recording(dataset, name, field=field)
+            except PoyoSSLError as found:
+                error = found
+        yield name, error
 
 
-def _unresponsive(dataset: Any, names: Iterable[str], timeout: float | None) -> dict[str, RecordingError]:
+def _unresponsive(dataset: Recordings, names: Iterable[str], timeout: float | None) -> dict[str, RecordingError]:
     if not timeout:
         return {}
     found = unresponsive_files({name: dataset.paths[name] for name in names}, timeout=timeout)
@@ -115,7 +113,7 @@ def _sort_out(
     return good, damaged
 
 
-def check_recording(dataset: Any, name: str, *, field: str | None = None) -> None:
+def check_recording(dataset: Recordings, name: str, *, field: str | None = None) -> None:
     """Open a recording, its activity and its splits, and read the first and last samples.
 
     Raises:
@@ -123,10 +121,10 @@ def check_recording(dataset: Any, name: str, *, field: str | None = None) -> Non
     """
     with recording_errors(name):
         data = dataset.get_recording(name)
-        signal: Any = open_signal(data, field or activity_field(data))
+        signal = open_signal(data, field or activity_field(data))
         if recording_id(data) != name:
             raise RecordingError(f"its session has the id {recording_id(data)!r}; the file must bear that name")
-        if hasattr(signal, "samples"):
+        if isinstance(signal, TraceSignal):
             np.asarray(signal.samples[:1]), np.asarray(signal.samples[-1:])
         for split in ("train", "valid", "test"):
             if f"{split}_domain" in data.keys() and len(getattr(data, f"{split}_domain").start):
@@ -170,8 +168,9 @@ def _go_through(paths: list[Path], timeout: float) -> tuple[int, str | None]:
     # Without the working directory on its path: the child imports nothing that lies about there.
     environment = {**os.environ, "PYTHONSAFEPATH": "1"}
     command = [sys.executable, "-m", "poyo_ssl_plugin.hdf5_check"]
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-    child = subprocess.Popen(command, text=True, env=environment, **pipes)  # noqa: S603  this Python, no shell
+    child = subprocess.Popen(  # noqa: S603  this Python, no shell
+        command, text=True, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    )
     assert child.stdin is not None and child.stdout is not None
     said: queue.Queue[str | None] = queue.Queue()
     listener = threading.Thread(target=_listen, args=(child.stdout, said), daemon=True)
@@ -205,7 +204,7 @@ def _await_start(said: queue.Queue[str | None], n_files: int) -> None:
     )
 
 
-def _listen(lines: Any, said: queue.Queue[str | None]) -> None:
+def _listen(lines: Iterable[str], said: queue.Queue[str | None]) -> None:
     for line in lines:
         said.put(line)
     said.put(None)

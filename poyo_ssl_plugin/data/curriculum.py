@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from poyo_ssl_plugin.data.sampler import PredictabilitySampler
@@ -90,10 +90,9 @@ class LossPacing:
         names = ("stage", "_smooth", "_best", "_since_best")
         return {name: getattr(self, name) for name in names}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
         """Go on from :meth:`state_dict`."""
-        for name, value in state.items():
-            setattr(self, name, value)
+        self.__dict__.update(state)
 
 
 PACINGS: dict[str, Pacing] = {"linear": linear, "exponential": exponential, "step": step}

@@ -5,12 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 
-from poyo_ssl_plugin.compat import ArrayDict, Data, Dataset, DatasetIndex, Interval, interval, regular_series
+from poyo_ssl_plugin.compat import (
+    ArrayDict,
+    Data,
+    Dataset,
+    DatasetIndex,
+    Interval,
+    IrregularTimeSeries,
+    RegularTimeSeries,
+    interval,
+    regular_series,
+)
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.recordings import (
     Rows,
@@ -22,6 +32,9 @@ from poyo_ssl_plugin.recordings import (
     unique_ids,
     unit_ids,
 )
+
+# Takes a window and returns it changed or, as the last one does, a model's tokens.
+Transform: TypeAlias = Callable[[Data], Any]
 
 
 class Recordings(Dataset):
@@ -56,7 +69,7 @@ class Recordings(Dataset):
         self,
         dataset_dir: str | Path,
         recording_ids: Iterable[str] | None = None,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Transform | None = None,
         *,
         fields: Iterable[str] | None = None,
     ) -> None:
@@ -78,7 +91,7 @@ class Recordings(Dataset):
     def windows(
         self,
         recording_ids: Iterable[str] | None = None,
-        transform: Callable[[Any], Any] | None = None,
+        transform: Transform | None = None,
         fields: Iterable[str] | None = None,
     ) -> Recordings:
         """Some of these recordings with another transform and other fields; files that are open are shared.
@@ -98,8 +111,8 @@ class Recordings(Dataset):
             >>> dataset.windows(["sim_001"], fields=["calcium_traces"]).recording_ids
             ['sim_001']
         """
-        chosen = Recordings(self.dataset_dir, self.recording_ids if recording_ids is None else recording_ids)
-        chosen.transform, chosen.fields = transform, None if fields is None else tuple(fields)
+        names = self.recording_ids if recording_ids is None else recording_ids
+        chosen = Recordings(self.dataset_dir, names, transform, fields=fields)
         chosen._data_objects = self._data_objects
         return chosen
 
@@ -143,7 +156,7 @@ class Recordings(Dataset):
             self._templates[key] = _Template(self.get_recording(*key), self.fields or ())
         return self._templates[key]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         # Templates hold open files, which belong to one process.
         return {**self.__dict__, "_templates": {}}
 
@@ -156,7 +169,7 @@ class _Template:
 
     def __init__(self, data: Data, fields: Iterable[str]) -> None:
         ids = unit_ids(data)
-        self._shared: dict[str, Any] = {"session": data.session}
+        self._shared: dict[str, ArrayDict | Data] = {"session": data.session}
         for name in neuron_groups(data):
             own = np.asarray(getattr(data, name).id)
             # One array for both tables, so that transforms see at a glance that they agree.
@@ -166,8 +179,8 @@ class _Template:
             self._shared["subject"] = data.subject
         self._interval = Interval(0.0, 1.0)
         self._window = Data(domain=self._interval)
-        self._regular: dict[str, tuple[SampleClock, dict[str, Any], Any]] = {}
-        self._sliced: dict[str, Any] = {}
+        self._regular: dict[str, tuple[SampleClock, dict[str, Rows], RegularTimeSeries]] = {}
+        self._sliced: dict[str, Interval | IrregularTimeSeries] = {}
         for name in fields:
             if name not in data.keys():
                 continue
@@ -213,7 +226,7 @@ class _Files:
             self._open[recording_id] = _open_recording(self.paths, recording_id)
         return self._open[recording_id]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"paths": self.paths, "_process": -1, "_open": {}}
 
 

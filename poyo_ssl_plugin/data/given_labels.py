@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.compat import Data
 from poyo_ssl_plugin.data.tasks import Task
 from poyo_ssl_plugin.data.trials import Trials
 from poyo_ssl_plugin.recordings import recording_id
@@ -27,7 +27,7 @@ class GivenLabels:
         self.task = task
         self._trials = {name: (of.centre, of.label) for name, of in trials.items()}
 
-    def __call__(self, data: Any) -> Any:
+    def __call__(self, data: Data) -> Data:
         """Give a window another target, which :func:`~poyo_ssl_plugin.data.find_targets` then finds."""
         moment = getattr(data, "window_target_time", None)
         if moment is not None and self.task.source in data.keys():

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.compat import Interval
+from poyo_ssl_plugin.compat import Data, Interval
 from poyo_ssl_plugin.data.check import examine_recordings
 from poyo_ssl_plugin.data.dataset import Recordings
 from poyo_ssl_plugin.data.splits import PARTS
 from poyo_ssl_plugin.data.supported import tasks_of
 from poyo_ssl_plugin.data.transforms import activity_field
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
-from poyo_ssl_plugin.recordings import merge_intervals, open_signal, recording_errors, split_intervals
+from poyo_ssl_plugin.recordings import TraceSignal, merge_intervals, open_signal, recording_errors, split_intervals
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,9 @@ def take_inventory(
     return held, damaged
 
 
-def _inventory(data: Any, name: str, field: str | None) -> Inventory:
-    signal: Any = open_signal(data, field or activity_field(data))
-    rate = signal.clock.rate if hasattr(signal, "clock") else None
+def _inventory(data: Data, name: str, field: str | None) -> Inventory:
+    signal = open_signal(data, field or activity_field(data))
+    rate = signal.clock.rate if isinstance(signal, TraceSignal) else None
     if rate is not None and rate < 1:
         raise RecordingError(
             f"has {rate:g} samples a second; if that is the time between samples, in s, write the rate, {1 / rate:g} Hz"

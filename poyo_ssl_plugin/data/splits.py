@@ -7,13 +7,14 @@ of shape (R, 2). It comes from the recordings themselves, or holds out repeats o
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.compat import Data
+from poyo_ssl_plugin.data.dataset import Recordings
 from poyo_ssl_plugin.data.series import is_series, sample_times
 from poyo_ssl_plugin.errors import RecordingError
-from poyo_ssl_plugin.recordings import intersect_intervals, merge_intervals, split_intervals
+from poyo_ssl_plugin.recordings import intersect_intervals, split_intervals
 
 Split = dict[str, dict[str, np.ndarray]]
 PARTS = ("train", "valid", "test")
@@ -21,7 +22,7 @@ PARTS = ("train", "valid", "test")
 _BLOCKS_A_FOLD = 5
 
 
-def recorded_split(dataset: Any, name: str = "recorded") -> Split:
+def recorded_split(dataset: Recordings, name: str = "recorded") -> Split:
     """A split that each recording brings; one without time for validation is not validated on.
 
     Args:
@@ -41,15 +42,15 @@ def recorded_split(dataset: Any, name: str = "recorded") -> Split:
     }
 
 
-def _recorded(data: Any, prefix: str, part: str) -> np.ndarray:
+def _recorded(data: Data, prefix: str, part: str) -> np.ndarray:
     domain = getattr(data, f"{prefix}{part}_domain", None)
     if part == "valid" and domain is not None and len(domain.start) == 0:
         return np.empty((0, 2))
     return split_intervals(data, prefix + part)
 
 
-def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:
-    """Hold out every ``n_folds``-th repeat of a repeated stimulus for test; train on all other time.
+def repeat_fold(dataset: Recordings, source: str, fold: int, n_folds: int, *, contiguous: bool = False) -> Split:
+    """Hold out some repeats of a repeated stimulus for test, every ``n_folds``-th one; train on all other time.
 
     Trials without ``repeat`` numbers, and a time series, are cut into five blocks a fold in the order of time.
 
@@ -60,6 +61,7 @@ def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:
         source: Name of the stimulus, the trials or the series, such as ``"natural_movie_one"``.
         fold: Which fold, in [0, n_folds).
         n_folds: Number of folds.
+        contiguous: Hold out neighbouring repeats instead.
 
     Raises:
         RecordingError: If a recording lacks the stimulus or has fewer repeats than folds.
@@ -82,13 +84,14 @@ def repeat_fold(dataset: Any, source: str, fold: int, n_folds: int) -> Split:
             raise RecordingError(f"recording {name}: {source} has {len(repeats)} repeats, too few for {n_folds} folds")
         everything = np.concatenate([split_intervals(data, part) for part in PARTS])
         # Where trials are cut out, time that lies between them is in no part.
-        split["test"][name] = intersect_intervals(repeats[fold::n_folds], split_intervals(data, None))
-        split["train"][name] = _without(merge_intervals(everything), split["test"][name])
+        held_out = np.array_split(repeats, n_folds)[fold] if contiguous else repeats[fold::n_folds]
+        split["test"][name] = intersect_intervals(held_out, split_intervals(data, None))
+        split["train"][name] = _without(everything, split["test"][name])
         split["valid"][name] = np.empty((0, 2))
     return split
 
 
-def part_within(part: dict[str, np.ndarray], dataset: Any, domain: str | None) -> dict[str, np.ndarray]:
+def part_within(part: dict[str, np.ndarray], dataset: Recordings, domain: str | None) -> dict[str, np.ndarray]:
     """Restrict times to a domain of the recordings, such as ``"drifting_gratings"``; drop empty ones."""
     if domain is None:
         return {name: times for name, times in part.items() if len(times)}
@@ -104,7 +107,7 @@ def part_within(part: dict[str, np.ndarray], dataset: Any, domain: str | None) -
     return restricted
 
 
-def _repeats(data: Any, name: str, source: str, n_folds: int) -> np.ndarray:
+def _repeats(data: Data, name: str, source: str, n_folds: int) -> np.ndarray:
     """Start and end of every repeat, or of every block of trials that have no repeats, (R, 2)."""
     if source not in data.keys():
         raise RecordingError(f"recording {name}: has no {source!r} to make folds of")
@@ -125,6 +128,6 @@ def _repeats(data: Any, name: str, source: str, n_folds: int) -> np.ndarray:
 
 
 def _without(times: np.ndarray, removed: np.ndarray) -> np.ndarray:
-    """``times`` minus ``removed``, both merged, (R, 2)."""
-    edges = np.r_[-np.inf, np.sort(removed.reshape(-1)), np.inf].reshape(-1, 2)
+    """``times`` minus ``removed``, which is merged, (R, 2)."""
+    edges = np.r_[-np.inf, removed.reshape(-1), np.inf].reshape(-1, 2)
     return intersect_intervals(times, edges)

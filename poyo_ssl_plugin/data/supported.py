@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.compat import Data
+from poyo_ssl_plugin.data.dataset import Recordings
 from poyo_ssl_plugin.data.series import is_series, is_timed
 from poyo_ssl_plugin.data.splits import PARTS, recorded_split
 from poyo_ssl_plugin.data.tasks import MOST_CLASSES, TASKS, Kind, Task, fit_task, plain_labels
@@ -15,7 +16,7 @@ from poyo_ssl_plugin.errors import PoyoSSLError
 from poyo_ssl_plugin.recordings import SPIKES, TRACES
 
 
-def tasks_of(data: Any) -> list[Task]:
+def tasks_of(data: Data) -> list[Task]:
     """The tasks that a recording supports: named ones first, then those that its other columns let declare.
 
     Args:
@@ -38,7 +39,7 @@ def tasks_of(data: Any) -> list[Task]:
     return found
 
 
-def obstacles(dataset: Any) -> list[str]:
+def obstacles(dataset: Recordings) -> list[str]:
     """Why tasks of the recordings cannot be trained on their recorded splits, as fine-tuning would say it.
 
     Args:
@@ -65,11 +66,11 @@ def obstacles(dataset: Any) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def _supports(data: Any, task: Task) -> bool:
+def _supports(data: Data, task: Task) -> bool:
     return task.source in data.keys() and set(task.columns) <= set(getattr(data, task.source).keys())
 
 
-def _label_columns(data: Any) -> Iterator[tuple[str, str, Kind]]:
+def _label_columns(data: Data) -> Iterator[tuple[str, str, Kind]]:
     """Source, column and kind of everything that looks like a label."""
     activity = {SPIKES, TRACES.partition(".")[0], "domain", "units", "rois"}
     tables = {str(source): getattr(data, source) for source in data.keys()}

@@ -6,15 +6,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from poyo_ssl_plugin.data.series import is_series, is_timed, sample_times
+from poyo_ssl_plugin.compat import Data
+from poyo_ssl_plugin.data.dataset import Recordings
+from poyo_ssl_plugin.data.series import Timed, is_series, is_timed, sample_times
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.extensions import extension_names, load_extension
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 from poyo_ssl_plugin.recordings import recording_id
 
 Kind = Literal["classification", "regression", "frames"]
@@ -91,13 +94,13 @@ class Task:
         """The score of a guess, an accuracy for a classification and R2 for a regression."""
         return 0.0 if self.kind == "regression" else 1 / self.n_classes
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Values:
         """What :func:`get_task` makes the same task of; plain values, for recipes and checkpoints."""
         defaults = {field.name: field.default for field in fields(self)}
         given = {key: value for key, value in asdict(self).items() if value != defaults[key]}
         return {key: list(value) if isinstance(value, tuple) else value for key, value in given.items()}
 
-    def table(self, data: Any) -> Any:
+    def table(self, data: Data) -> Timed:
         """The intervals or time series that hold the labels.
 
         Raises:
@@ -121,7 +124,7 @@ class Task:
             )
         return table
 
-    def raw_labels(self, table: Any) -> np.ndarray:
+    def raw_labels(self, table: Timed) -> np.ndarray:
         """Labels as recorded: one value per row (R,) for classes, float64 (R, D) for a regression."""
         if self.kind == "regression":
             try:
@@ -142,7 +145,7 @@ class Task:
             )
         return labels.astype(np.int64) // self.labels_per_class
 
-    def labels(self, table: Any) -> np.ndarray:
+    def labels(self, table: Timed) -> np.ndarray:
         """Targets of every row: classes, int64 (R,), or standardized values, float32 (R, D)."""
         raw = self.raw_labels(table)
         return self.standardize(raw) if self.kind == "regression" else self.index(raw)
@@ -196,7 +199,7 @@ TASKS: dict[str, Task] = {
 FRAMES = "natural_movie_frames"
 
 
-def get_task(task: str | Mapping[str, Any] | Task) -> Task:
+def get_task(task: str | ReadOnlyValues | Task) -> Task:
     """A task by name, or one declared as ``{name, source, label, kind}``.
 
     Args:
@@ -239,7 +242,7 @@ def get_task(task: str | Mapping[str, Any] | Task) -> Task:
     return get_task(extension())
 
 
-def _declared(task: Mapping[str, Any]) -> Task:
+def _declared(task: ReadOnlyValues) -> Task:
     known = [field.name for field in fields(Task)]
     unknown = [key for key in task if key not in known]
     if unknown:
@@ -249,7 +252,7 @@ def _declared(task: Mapping[str, Any]) -> Task:
             raise RecipeError(
                 f"task: {key!r} is missing; declare it as {{name: NAME, source: INTERVALS, label: COLUMN}}"
             )
-    given: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in task.items()}
+    given: Values = {key: tuple(value) if isinstance(value, list) else value for key, value in task.items()}
     for key in ("name", "source"):
         if not isinstance(given[key], str) or not re.fullmatch(r"[A-Za-z_]\w*", given[key]):
             raise RecipeError(f"task: {key} {given[key]!r} must be a word of letters, digits and '_'")
@@ -277,7 +280,7 @@ def _declared(task: Mapping[str, Any]) -> Task:
     return made
 
 
-def fit_task(task: Task, dataset: Any, times: Mapping[str, np.ndarray]) -> Task:
+def fit_task(task: Task, dataset: Recordings, times: Mapping[str, np.ndarray]) -> Task:
     """Find the classes of a task, or the mean and spread of its targets, in the training time.
 
     Args:
@@ -335,7 +338,7 @@ def _fit_targets(task: Task, values: np.ndarray) -> Task:
     return replace(task, mean=tuple(mean.tolist()), std=tuple(std.tolist()))
 
 
-def _labels_within(task: Task, data: Any, intervals: np.ndarray) -> np.ndarray:
+def _labels_within(task: Task, data: Data, intervals: np.ndarray) -> np.ndarray:
     """Recorded labels of the rows whose middle lies in some times."""
     table = task.table(data)
     labels = task.raw_labels(table)
@@ -345,7 +348,7 @@ def _labels_within(task: Task, data: Any, intervals: np.ndarray) -> np.ndarray:
     return labels[inside]
 
 
-def refuse_missing_labels(task: Task, data: Any, labels: np.ndarray) -> None:
+def refuse_missing_labels(task: Task, data: Data, labels: np.ndarray) -> None:
     """Raise a RecordingError if a class label is not a number, or an empty text."""
     if task.kind == "regression":
         return

@@ -51,7 +51,7 @@ def keep_units(data: Data, keep: np.ndarray, field: str = TRACES, *, reset_index
     return data
 
 
-def _describes(table: Any, ids: np.ndarray) -> bool:
+def _describes(table: ArrayDict, ids: np.ndarray) -> bool:
     own = table.id
     return own is ids or (len(own) == len(ids) and bool((np.asarray(own).astype(str) == ids).all()))
 
@@ -139,7 +139,7 @@ class SelectUnits:
         self._known[recording] = ids, fraction, members
         return members
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_known": {}}
 
 

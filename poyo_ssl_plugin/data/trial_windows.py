@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from poyo_ssl_plugin.compat import DatasetIndex
@@ -12,11 +9,12 @@ from poyo_ssl_plugin.data.dataset import Recordings
 from poyo_ssl_plugin.data.tasks import Task, fit_task, get_task
 from poyo_ssl_plugin.data.trials import find_trials
 from poyo_ssl_plugin.errors import RecordingError
+from poyo_ssl_plugin.plain import ReadOnlyValues
 from poyo_ssl_plugin.recordings import TRACES, split_intervals
 
 
 def trial_windows(
-    dataset: Recordings, task: str | Mapping[str, Any] | Task, *, split: str = "train", window_length: float = 2.0
+    dataset: Recordings, task: str | ReadOnlyValues | Task, *, split: str = "train", window_length: float = 2.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Traces around the middle of every trial of a recording, and its label.
 

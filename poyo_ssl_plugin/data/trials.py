@@ -5,13 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 
-from poyo_ssl_plugin.compat import DatasetIndex
-from poyo_ssl_plugin.data.series import interpolate, is_series
+from poyo_ssl_plugin.compat import Data, DatasetIndex
+from poyo_ssl_plugin.data.series import Series, Timed, interpolate, is_series
 from poyo_ssl_plugin.data.tasks import IGNORED, Task, refuse_missing_labels
 from poyo_ssl_plugin.data.windows import WindowIndex
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
@@ -114,7 +113,7 @@ class Trials:
         return self.bounds[:, 0] + margin - delay, self.bounds[:, 1] - margin - delay
 
 
-def find_trials(data: Any, task: Task, split: str | None, intervals: np.ndarray | None = None) -> Trials:
+def find_trials(data: Data, task: Task, split: str | None, intervals: np.ndarray | None = None) -> Trials:
     """Trials of a task that lie wholly in a split.
 
     A time series has no trials; its split is cut into pieces of ``task.step`` seconds, each with the value in
@@ -161,7 +160,7 @@ def find_trials(data: Any, task: Task, split: str | None, intervals: np.ndarray 
     return Trials(start[keep], end[keep], label[keep], bounds)
 
 
-def _pieces(series: Any, task: Task, times: np.ndarray) -> Trials:
+def _pieces(series: Series, task: Task, times: np.ndarray) -> Trials:
     """A time series cut into pieces of one step each."""
     n = np.floor((times[:, 1] - times[:, 0]) / task.step + _ROUNDING).astype(int)
     of = np.repeat(np.arange(len(times)), n)
@@ -172,7 +171,7 @@ def _pieces(series: Any, task: Task, times: np.ndarray) -> Trials:
     return pieces[np.isfinite(label).all(axis=1)]
 
 
-def _refuse_unknown(task: Task, data: Any, table: Any, rows: np.ndarray, label: np.ndarray) -> None:
+def _refuse_unknown(task: Task, data: Data, table: Timed, rows: np.ndarray, label: np.ndarray) -> None:
     if task.kind == "regression" or not (label == IGNORED).any():
         return
     refuse_missing_labels(task, data, task.raw_labels(table)[rows])
@@ -264,7 +263,7 @@ class TrialSampler(torch.utils.data.Sampler[DatasetIndex]):
             yield WindowIndex(name, t, t + self.window_length, seed=s, target_time=m)
 
 
-def find_targets(data: Any, task: Task) -> tuple[np.ndarray, np.ndarray]:
+def find_targets(data: Data, task: Task) -> tuple[np.ndarray, np.ndarray]:
     """Moments of a window that have a label, and their targets.
 
     A window with a target time has this one; else every presentation whose middle is inside counts, and every
@@ -302,10 +301,9 @@ def find_targets(data: Any, task: Task) -> tuple[np.ndarray, np.ndarray]:
             times = (np.arange(max(int(length / task.step), 1)) + 0.5) * min(task.step, length)
         return times.astype(np.float32), task.standardize(interpolate(table, task.raw_labels(table), times))
     start, end = np.asarray(table.start, float), np.asarray(table.end, float)
-    labels = task.labels(table)
+    centre, labels = (start + end) / 2, task.labels(table)
     if times is not None:
-        row = int(np.argmin(np.abs((start + end) / 2 - times) - (end - start) / 2))
+        row = int(np.argmin(np.abs(centre - times) - (end - start) / 2))
         return times.astype(np.float32), labels[row : row + 1]
-    centre = (start + end) / 2
     inside = (centre >= 0) & (centre < data.domain.end[-1])
     return centre[inside].astype(np.float32), labels[inside]

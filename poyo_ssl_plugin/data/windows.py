@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from poyo_ssl_plugin.compat import DatasetIndex
+from poyo_ssl_plugin.compat import Data, DatasetIndex
 
 
 @dataclass
@@ -38,7 +37,7 @@ class WindowIndex(DatasetIndex):
     target_time: float | None = None
 
 
-def window_generator(data: Any) -> np.random.Generator | np.random.RandomState:
+def window_generator(data: Data) -> np.random.Generator | np.random.RandomState:
     """The random generator of a sample: its own where its index had a seed, else numpy's global one.
 
     Its own is one generator per thread, set to a state that follows from the seed, which takes a tenth

@@ -5,11 +5,12 @@ from __future__ import annotations
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import h5py
 import numpy as np
 
+from poyo_ssl_plugin.compat import Data
 from poyo_ssl_plugin.data.tasks import FRAMES, Task
 from poyo_ssl_plugin.data.trials import Trials
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
@@ -178,7 +179,7 @@ def split_frames(
     return {"train": train, "valid": train, "test": test}
 
 
-def find_presentations(data: Any, frames: np.ndarray, times: np.ndarray) -> Trials:
+def find_presentations(data: Data, frames: np.ndarray, times: np.ndarray) -> Trials:
     """Find the presentations of some frames whose middle lies in some times.
 
     :func:`~poyo_ssl_plugin.data.find_trials` allows trials to stick out by more than a frame lasts; here

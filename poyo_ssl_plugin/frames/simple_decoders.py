@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
 from poyo_ssl_plugin.data import Trials
 from poyo_ssl_plugin.frames.images import MovieFrames
 from poyo_ssl_plugin.frames.losses import image_metrics
 from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstruction, as_images
+from poyo_ssl_plugin.plain import Batch, Values
 from poyo_ssl_plugin.recordings import TRACES, open_signal
 from poyo_ssl_plugin.training.decoding import TestResult
 from poyo_ssl_plugin.training.inputs import Inputs
@@ -35,7 +36,7 @@ def frame_references(decoding: FrameReconstruction, folds: Iterable[Inputs]) -> 
     Returns:
         ``"mean frame"``, ``"template"`` and ``"linear decoder"`` to what their test measured over all folds.
     """
-    rows: dict[str, list[dict[str, Any]]] = {}
+    rows: dict[str, list[Values]] = {}
     for inputs in folds:
         data = decoding.data(inputs)
         # One recording after another: the images of all of them are large.
@@ -46,9 +47,7 @@ def frame_references(decoding: FrameReconstruction, folds: Iterable[Inputs]) -> 
     return {name: decoding.test_result(of_name) for name, of_name in rows.items() if of_name}
 
 
-def score_images(
-    images: np.ndarray, frames: np.ndarray, movie: MovieFrames, recordings: Sequence[str]
-) -> list[dict[str, Any]]:
+def score_images(images: np.ndarray, frames: np.ndarray, movie: MovieFrames, recordings: Sequence[str]) -> list[Values]:
     """Compare reconstructions (R, H, W) with the frames shown (R,), in rows like those of a model's test."""
     rows = []
     for i in range(0, len(frames), _AT_ONCE):
@@ -83,7 +82,7 @@ def reference_images(data: FrameData, recording: str, decoding: FrameReconstruct
 
 
 def reconstruct(
-    module: FrameDecoding, loader: Any, decoding: FrameReconstruction
+    module: FrameDecoding, loader: DataLoader[Batch], decoding: FrameReconstruction
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """Reconstruct the windows of a loader with a trained model.
 
@@ -91,7 +90,7 @@ def reconstruct(
         Latent vectors (R, D), images float32 (R, H, W) in [0, 1], the frames shown (R,), and ids of recordings.
     """
     with quiet_lightning():
-        batches: Any = make_tester(decoding.recipe.trainer).predict(module, loader)
+        batches = make_tester(decoding.recipe.trainer).predict(module, loader)
     *tensors, recordings = zip(*batches, strict=True)
     latent, images, frame = (torch.cat(column).cpu().numpy() for column in tensors)
     return latent.astype(np.float64), as_images(images).numpy(), frame, list(itertools.chain(*recordings))

@@ -20,6 +20,7 @@ from poyo_ssl_plugin.frames.decoder import SkipConnectionDecoder
 from poyo_ssl_plugin.frames.images import FRAMES_TASK, MovieFrames, find_frames_file, find_presentations, split_frames
 from poyo_ssl_plugin.frames.losses import IMAGE_METRICS, FrameLoss, image_metrics
 from poyo_ssl_plugin.models import run_with_latents
+from poyo_ssl_plugin.plain import Batch, ModelInputs, ReadOnlyValues
 from poyo_ssl_plugin.recordings import TRACES
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.decoding import Decoding, Metric, TestResult
@@ -50,10 +51,10 @@ class FrameData(FinetuningData):
         self.frames, self.delay = frames, delay
         super().__init__(*args, task=FRAMES_TASK, **options)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self._evenly("valid", _MAX_VALIDATED) if "valid" in self.samplers else []
 
-    def fitting_dataloader(self) -> DataLoader[Any]:
+    def fitting_dataloader(self) -> DataLoader[Batch]:
         """Training windows as a test would show them: centred, all neurons, in order, thinned out evenly."""
         return self._evenly("train", _MAX_FITTED)
 
@@ -69,7 +70,7 @@ class FrameData(FinetuningData):
             delay=self.delay,
         )
 
-    def _evenly(self, part: str, limit: int) -> DataLoader[Any]:
+    def _evenly(self, part: str, limit: int) -> DataLoader[Batch]:
         windows = list(TrialSampler(self.trials(part), window_length=self.window_length, delay=self.delay))
         rows = np.linspace(0, len(windows) - 1, min(len(windows), limit)).round().astype(int)
         return self._loader([windows[i] for i in rows], training=False)
@@ -110,7 +111,7 @@ class FrameDecoding(TransferModule):
         # The movie is not part of what was learned.
         self.register_buffer("images", as_images(movie.image), persistent=False)
 
-    def forward(self, inputs: Mapping[str, Any]) -> torch.Tensor:
+    def forward(self, inputs: ModelInputs) -> torch.Tensor:
         """Frames at the queried times, :math:`(K, H, W)` for the K real queries of the batch."""
         return self.to_image(self.model(**inputs)[FRAMES_TASK.name])
 
@@ -118,19 +119,19 @@ class FrameDecoding(TransferModule):
         """Images of latent vectors (K, D)."""
         return torch.sigmoid(torch.logit(self.base) + self.decoder(latent))
 
-    def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         loss, terms = self.loss(self(batch["inputs"]), self._true(batch))
         size = len(batch["target"])
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, batch_size=size)
         self.log("train/loss", loss.detach(), batch_size=size, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         latent_pass = run_with_latents(self.model, batch["inputs"])
         self.health.update(latent_pass.processor_latents)
         self._measure(self.to_image(latent_pass.output[FRAMES_TASK.name]), batch, "valid")
 
-    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+    def test_step(self, batch: Batch, batch_index: int) -> None:
         """Keep one row per presentation of the test; its windows ask one question each."""
         measured = self._measure(self(batch["inputs"]), batch, "test")
         frames = batch["target"][:, 0].tolist()
@@ -140,7 +141,9 @@ class FrameDecoding(TransferModule):
             scores = {name: round(value, 5) for name, value in zip(IMAGE_METRICS, values, strict=True)}
             self.predictions.append({"recording_id": recording, "time": round(time, 4), "label": frame, **scores})
 
-    def predict_step(self, batch: dict[str, Any], batch_index: int) -> tuple[Any, ...]:
+    def predict_step(
+        self, batch: Batch, batch_index: int
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, list[str]]:
         """Latent vectors (K, D), their images as bytes (K, H, W), the frames shown (K,), and ids of recordings."""
         latent = self.model(**batch["inputs"])[FRAMES_TASK.name]
         images = as_bytes(self.to_image(latent))
@@ -149,12 +152,12 @@ class FrameDecoding(TransferModule):
     def trained(self) -> list[nn.Module]:
         return [self.model, self.decoder]
 
-    def _true(self, batch: dict[str, Any]) -> torch.Tensor:
+    def _true(self, batch: Batch) -> torch.Tensor:
         frames = batch["target"][batch["asked"]]
         rows = torch.from_numpy(self.movie.rows(frames.cpu().numpy()))
         return self.images[rows.to(self.images.device)]
 
-    def _measure(self, predicted: torch.Tensor, batch: dict[str, Any], part: str) -> dict[str, torch.Tensor]:
+    def _measure(self, predicted: torch.Tensor, batch: Batch, part: str) -> dict[str, torch.Tensor]:
         true = self._true(batch)
         measured = image_metrics(predicted, true)
         means = {f"{part}/{name}": values.mean() for name, values in measured.items()}
@@ -162,7 +165,7 @@ class FrameDecoding(TransferModule):
         return measured
 
 
-def _size(key: str, value: Any) -> None:
+def _size(key: str, value: object) -> None:
     if not isinstance(value, list) or len(value) != 2 or min(value) < 11:
         raise RecipeError(f"{key} must be [height, width] of at least 11 pixels, not {value}")
 
@@ -227,7 +230,7 @@ class FrameReconstruction(Decoding):
         options = {"delay": self.options.delay, "seed": seed, **self._data_options()}
         return FrameData(*self._data_arguments(inputs), frames=self.frames, **options)
 
-    def module(self, model: nn.Module, record: Mapping[str, Any]) -> FrameDecoding:
+    def module(self, model: nn.Module, record: ReadOnlyValues) -> FrameDecoding:
         used = ", ".join(f"{part} {len(rows)}" for part, rows in self.frames.items())
         logger.info("movie: %d of %d frames have an image; %s", len(self.movie), FRAMES_TASK.n_classes, used)
         try:
@@ -240,14 +243,10 @@ class FrameReconstruction(Decoding):
             self.movie,
             self._base(),
             FrameLoss(self.loss_weights),
-            transfer=self.recipe.transfer,
-            probe_fraction=self.recipe.probe_fraction,
-            hyper_parameters=record,
-            optimizer=self.recipe.optim.optimizer,
-            schedule=self.recipe.optim.schedule,
+            **self._module_options(record),
         )
 
-    def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
+    def test_result(self, predictions: Sequence[ReadOnlyValues]) -> TestResult:
         """Mean SSIM over presentations; the samples are seconds of the movie, since frames in a row are alike."""
         means = {name: float(np.mean([row[name] for row in predictions])) for name in IMAGE_METRICS}
         seconds: dict[str, list[float]] = {}

@@ -31,6 +31,7 @@ from torch import nn
 from poyo_ssl_plugin.compat import Data, IrregularTimeSeries, modality, pad
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models.readout import PrototypeReadout
+from poyo_ssl_plugin.plain import ModelInputs, Values
 from poyo_ssl_plugin.recordings import SPIKES, TRACES
 
 # Where a window carries the queries for a tokenizer that takes them from the data.
@@ -55,11 +56,12 @@ class Adapter(ABC):
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
-        self.field = _field(type(model))
+        takes = inspect.signature(type(model).forward).parameters
+        self.field = SPIKES if "input_token_type" in takes else TRACES
 
     @staticmethod
     @abstractmethod
-    def readout(tasks: Mapping[str, int]) -> dict[str, Any]:
+    def readout(tasks: Mapping[str, int]) -> Values:
         """The constructor arguments that give a model a readout for each task.
 
         Args:
@@ -70,7 +72,7 @@ class Adapter(ABC):
         """
 
     @abstractmethod
-    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> dict[str, Any]:
+    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> ModelInputs:
         """The model's inputs for a window, asked at ``times`` (K,), in seconds from its start."""
 
     @abstractmethod
@@ -83,7 +85,7 @@ class Adapter(ABC):
             task: The task that was asked.
         """
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> Values:
         """Arguments of the readout that a checkpoint has to name for ``load_pretrained``."""
         return {}
 
@@ -92,10 +94,10 @@ class CalciumPOYOAdapter(Adapter):
     """:class:`~poyo_ssl_plugin.CalciumPOYO`."""
 
     @staticmethod
-    def readout(tasks: Mapping[str, int]) -> dict[str, Any]:
+    def readout(tasks: Mapping[str, int]) -> Values:
         return {"dim_out": dict(tasks) or 1}
 
-    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> dict[str, Any]:
+    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> ModelInputs:
         tasks = getattr(self.model.readout, "tasks", [])
         index = tasks.index(task) if task in tasks else 0
         return {
@@ -104,15 +106,14 @@ class CalciumPOYOAdapter(Adapter):
             "output_task_index": pad(torch.from_numpy(np.full(len(times), index, dtype=np.int64))),
         }
 
-    def answers(self, output: Any, asked: torch.Tensor, task: str) -> torch.Tensor:
+    def answers(self, output: dict[str, torch.Tensor], asked: torch.Tensor, task: str) -> torch.Tensor:
         return output[task]
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> Values:
         readout = self.model.readout
-        kind = "prototypes" if isinstance(readout, PrototypeReadout) else "linear"
         return {
             "dim_out": readout.dims_out() if hasattr(readout, "dims_out") else readout.out_features,
-            "readout": kind,
+            "readout": "prototypes" if isinstance(readout, PrototypeReadout) else "linear",
         }
 
 
@@ -120,13 +121,13 @@ class POYOAdapter(Adapter):
     """``torch_brain.models.POYO`` of torch_brain 0.2."""
 
     @staticmethod
-    def readout(tasks: Mapping[str, int]) -> dict[str, Any]:
+    def readout(tasks: Mapping[str, int]) -> Values:
         return {"dim_out": _only(tasks)[1]}
 
-    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> dict[str, Any]:
+    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> ModelInputs:
         return {**self.model.tokenize(data), "output_timestamps": pad(times.astype(np.float32))}
 
-    def answers(self, output: Any, asked: torch.Tensor, task: str) -> torch.Tensor:
+    def answers(self, output: torch.Tensor, asked: torch.Tensor, task: str) -> torch.Tensor:
         return output[asked]
 
 
@@ -134,37 +135,32 @@ class LegacyPOYOAdapter(Adapter):
     """``torch_brain.models.POYO`` of torch_brain 0.1, whose tokenizer finds the queries in the data."""
 
     @staticmethod
-    def readout(tasks: Mapping[str, int]) -> dict[str, Any]:
+    def readout(tasks: Mapping[str, int]) -> Values:
         name, dim = _only(tasks)
         return {"readout_spec": modality(name, dim, 1)}
 
-    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> dict[str, Any]:
-        return self._tokenize(data, times, {"readout": _asked(task)})
+    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> ModelInputs:
+        return _tokenized(self.model, data, times, {"readout": _asked(task)})
 
-    def answers(self, output: Any, asked: torch.Tensor, task: str) -> torch.Tensor:
+    def answers(self, output: torch.Tensor, asked: torch.Tensor, task: str) -> torch.Tensor:
         # Its tokenizer pads to a multiple of eight.
         return output[:, : asked.shape[1]][asked]
 
-    def _tokenize(self, data: Data, times: np.ndarray, config: dict[str, Any]) -> dict[str, Any]:
-        setattr(data, _QUERIES, _as_series(times))
-        data.config = config
-        return self.model.tokenize(data)["model_inputs"]
 
-
-class POYOPlusAdapter(LegacyPOYOAdapter):
+class POYOPlusAdapter(Adapter):
     """``POYOPlus`` and ``CalciumPOYOPlus`` of torch_brain 0.1, with a readout per task."""
 
     @staticmethod
-    def readout(tasks: Mapping[str, int]) -> dict[str, Any]:
+    def readout(tasks: Mapping[str, int]) -> Values:
         tasks = tasks or {_UNUSED: 1}
         # Decoder indices start at 1 and number the rows of the model's task embedding.
         return {"readout_specs": {name: modality(name, dim, i + 1) for i, (name, dim) in enumerate(tasks.items())}}
 
-    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> dict[str, Any]:
+    def inputs(self, data: Data, times: np.ndarray, task: str | None) -> ModelInputs:
         task = task or next(iter(self.model.readout_specs))
-        return self._tokenize(data, times, {"multitask_readout": [_asked(task)]})
+        return _tokenized(self.model, data, times, {"multitask_readout": [_asked(task)]})
 
-    def answers(self, output: Any, asked: torch.Tensor, task: str) -> torch.Tensor:
+    def answers(self, output: dict[str, torch.Tensor], asked: torch.Tensor, task: str) -> torch.Tensor:
         return output[task]
 
 
@@ -209,10 +205,6 @@ def adapt(model: nn.Module) -> Adapter:
     return adapter_class(type(model))(model)
 
 
-def _field(model: type) -> str:
-    return SPIKES if "input_token_type" in inspect.signature(model.forward).parameters else TRACES  # type: ignore[attr-defined]
-
-
 def _only(tasks: Mapping[str, int]) -> tuple[str, int]:
     """Name and number of outputs of the one task of a model with one readout."""
     if len(tasks) > 1:
@@ -226,7 +218,11 @@ def _asked(task: str | None) -> dict[str, str]:
     return {"readout_id": task, "timestamp_key": f"{_QUERIES}.timestamps", "value_key": f"{_QUERIES}.value"}
 
 
-def _as_series(times: np.ndarray) -> IrregularTimeSeries:
-    return IrregularTimeSeries(
+def _tokenized(model: Any, data: Data, times: np.ndarray, config: dict[str, object]) -> ModelInputs:
+    """A window as a tokenizer of torch_brain 0.1 makes inputs of it, with the queries and the tasks in the data."""
+    queries = IrregularTimeSeries(
         timestamps=times.astype(np.float64), value=np.zeros(len(times), dtype=np.int64), domain="auto"
     )
+    setattr(data, _QUERIES, queries)
+    data.config = config
+    return model.tokenize(data)["model_inputs"]

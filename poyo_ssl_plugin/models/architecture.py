@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models.checkpoint import read_checkpoint
+from poyo_ssl_plugin.plain import ReadOnlyValues, State, Values
 
 logger = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ KNOWN_MODELS = (
 _FREE = {"sequence_length", "readout", "ffn_dropout", "lin_dropout", "atn_dropout", "latent_dropout", "emb_init_scale"}
 
 
-def held_model(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def held_model(checkpoint: State) -> Values:
     """The model of a checkpoint as a recipe names it: its class as ``_target_``, and its arguments but the outputs.
 
     Args:
@@ -44,7 +44,7 @@ def held_model(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in model.items() if isinstance(value, str | int | float | None)}
 
 
-def refuse_unknown_classes(model: Mapping[str, Any], *, source: str | Path) -> None:
+def refuse_unknown_classes(model: ReadOnlyValues, *, source: str | Path) -> None:
     """Refuse a checkpoint's model that is of an unknown class: a checkpoint is data and not code.
 
     Raises:
@@ -57,8 +57,8 @@ def refuse_unknown_classes(model: Mapping[str, Any], *, source: str | Path) -> N
 
 
 def model_to_start(
-    asked: Mapping[str, Any], init_from: str | Path | None, *, chosen: Collection[str] = ()
-) -> Mapping[str, Any]:
+    asked: ReadOnlyValues, init_from: str | Path | None, *, chosen: Collection[str] = ()
+) -> ReadOnlyValues:
     """The model of a recipe that may start from a checkpoint: then the checkpoint's.
 
     Weights of another class, such as those of torch_brain's POYO for a CalciumPOYO, are taken as far as they fit:
@@ -93,8 +93,8 @@ def model_to_start(
 
 
 def model_to_train(
-    asked: Mapping[str, Any], held: Mapping[str, Any], *, chosen: Collection[str] = (), source: str | Path
-) -> dict[str, Any]:
+    asked: ReadOnlyValues, held: ReadOnlyValues, *, chosen: Collection[str] = (), source: str | Path
+) -> Values:
     """The model of a recipe that starts from a checkpoint: the checkpoint's, where the two differ.
 
     Args:

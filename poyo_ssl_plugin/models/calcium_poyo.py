@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from poyo_ssl_plugin.models.patches import patches_of
 from poyo_ssl_plugin.models.read_in import ReadIn, UnitEmbedding
 from poyo_ssl_plugin.models.readout import MultitaskReadout, PrototypeReadout
 from poyo_ssl_plugin.models.vocabulary import NeuronVocabularies, look_up
+from poyo_ssl_plugin.plain import ModelInputs, ReadOnlyValues
 from poyo_ssl_plugin.recordings import TRACES, unit_ids
 
 
@@ -212,7 +213,7 @@ class CalciumPOYO(PretrainedModel, NeuronVocabularies):
         input_unit_index: torch.Tensor,
         input_timestamps: torch.Tensor,
         input_mask: torch.Tensor | None,
-        **_: Any,
+        **_: object,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Latents :math:`Z_1` after the encoder, :math:`(B, L, D)`, and their rotary embedding."""
         index, timestamps = self._latent_grid(input_values.device)
@@ -251,7 +252,7 @@ class CalciumPOYO(PretrainedModel, NeuronVocabularies):
         session_index: torch.Tensor,
         output_timestamps: torch.Tensor,
         output_task_index: torch.Tensor | None = None,
-        **_: Any,
+        **_: object,
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         """Outputs at the queried times; see :meth:`forward`."""
         if isinstance(self.readout, PrototypeReadout):
@@ -267,7 +268,7 @@ class CalciumPOYO(PretrainedModel, NeuronVocabularies):
             return self.readout(queries, output_task_index)
         return self.readout(queries)
 
-    def tokenize(self, data: Data) -> dict[str, Any]:
+    def tokenize(self, data: Data) -> ModelInputs:
         """Turn a window into model inputs; the last of the transforms, as ``POYO.tokenize``.
 
         Raises:
@@ -291,7 +292,7 @@ class CalciumPOYO(PretrainedModel, NeuronVocabularies):
         return torch.from_numpy(index).to(device), torch.from_numpy(timestamps).float().to(device)
 
 
-def _check_arguments(given: Mapping[str, Any]) -> None:
+def _check_arguments(given: ReadOnlyValues) -> None:
     for name, known in {"encoder": ("read_in", "attention"), "readout": ("prototypes", "linear")}.items():
         if given[name] not in known:
             raise RecipeError(f"model.{name} must be {' or '.join(map(repr, known))}, not {given[name]!r}")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import yaml
 from torch import nn
+
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 
 _HEADER = {
     "library_name": "poyo-ssl-plugin",
@@ -14,7 +15,7 @@ _HEADER = {
 }
 
 
-def model_card(model: nn.Module, record: Mapping[str, Any], scores: Mapping[str, float]) -> str:
+def model_card(model: nn.Module, record: ReadOnlyValues, scores: Mapping[str, float]) -> str:
     """The card as Markdown, with the header that the Hugging Face Hub reads.
 
     Args:
@@ -46,7 +47,7 @@ def _section(title: str, lines: list[str]) -> list[str]:
     return [f"## {title}\n", *(f"- {line}" for line in lines or ["not recorded"]), ""]
 
 
-def _seen(record: Mapping[str, Any]) -> list[str]:
+def _seen(record: ReadOnlyValues) -> list[str]:
     seen = record.get("trained_on", {})
     lines = []
     for name, units in seen.get("units", {}).items():
@@ -58,11 +59,11 @@ def _seen(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _values(mapping: Mapping[str, Any]) -> list[str]:
+def _values(mapping: ReadOnlyValues) -> list[str]:
     return [f"{key}: {value}" for key, value in _flat(mapping)]
 
 
-def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _flat(mapping: ReadOnlyValues, prefix: str = "") -> Iterator[tuple[str, object]]:
     for key, value in mapping.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
@@ -74,7 +75,7 @@ def _flat(mapping: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
 _PLACES = ("root", "table", "out_dir", "init_from")
 
 
-def _without_places(recipe: Mapping[str, Any]) -> dict[str, Any]:
+def _without_places(recipe: ReadOnlyValues) -> Values:
     return {
         key: _without_places(value) if isinstance(value, Mapping) else value
         for key, value in recipe.items()

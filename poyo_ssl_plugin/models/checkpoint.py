@@ -9,19 +9,19 @@ import json
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.files import atomic_path
+from poyo_ssl_plugin.plain import State, Values
 
 SUFFIX = ".safetensors"
 _KEY = "poyo_ssl"
 _PREFIX = "model."
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path) -> State:
     """Read a checkpoint, or an export of one as safetensors; nothing in it is ever executed.
 
     Returns:
@@ -57,7 +57,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return checkpoint
 
 
-def _read_torch(path: Path) -> dict[str, Any]:
+def _read_torch(path: Path) -> State:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -73,7 +73,7 @@ def _read_torch(path: Path) -> dict[str, Any]:
     return checkpoint
 
 
-def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def model_state(checkpoint: State) -> State:
     """The tensors and vocabularies of the checkpoint's model, by the names the model has for them.
 
     A Lightning module keeps its model under ``model.``; what else it keeps is left out. A checkpoint
@@ -88,7 +88,7 @@ def model_state(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return of_model or dict(state)
 
 
-def model_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+def model_arguments(checkpoint: State) -> Values:
     """The arguments that the checkpoint's model was made with, without ``_target_``.
 
     Raises:
@@ -99,7 +99,7 @@ def model_arguments(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
     return arguments
 
 
-def write_safetensors(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+def write_safetensors(checkpoint: State, path: str | Path) -> None:
     """Write the weights of a checkpoint, and what it says of itself as JSON in the file's metadata.
 
     What only training needs (optimiser, schedule, random states) is left out.
@@ -137,7 +137,7 @@ def write_safetensors(checkpoint: Mapping[str, Any], path: str | Path) -> None:
         temporary.write_bytes(written)
 
 
-def read_safetensors(path: str | Path) -> dict[str, Any]:
+def read_safetensors(path: str | Path) -> State:
     """Read what :func:`write_safetensors` wrote; tensors and plain values are all it can hold.
 
     Raises:
@@ -180,7 +180,7 @@ def _refused(error: Exception) -> str:
     return lines[0] if lines else "unsupported content"
 
 
-def _to_json(content: Mapping[str, Any]) -> str:
+def _to_json(content: Values) -> str:
     try:
         text = json.dumps(content)
     except (TypeError, ValueError) as error:
@@ -190,7 +190,7 @@ def _to_json(content: Mapping[str, Any]) -> str:
     return text
 
 
-def _words(value: Any) -> Any:
+def _words(value: object) -> object:
     """The keys of nested mappings."""
     if isinstance(value, Mapping):
         return {key: _words(item) for key, item in value.items()}

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from poyo_ssl_plugin.models.packed_attention import packed_by
+from poyo_ssl_plugin.plain import ModelInputs
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,7 @@ class Cost:
         return 3 * self.forward_flops
 
 
-def measure_cost(model: nn.Module, inputs: Mapping[str, Any], n_windows: int) -> Cost:
+def measure_cost(model: nn.Module, inputs: ModelInputs, n_windows: int) -> Cost:
     """Count parameters, and the operations of one forward pass.
 
     Counted are matrix products, attention's among them (``torch.utils.flop_counter``); element-wise work is not.

@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from types import ModuleType
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -21,6 +22,7 @@ from poyo_ssl_plugin.models.checkpoint import (
     write_safetensors,
 )
 from poyo_ssl_plugin.models.poyo_plus import arguments_of, as_calcium_poyo, is_calcium_poyo_plus
+from poyo_ssl_plugin.plain import State, Values
 
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "README.md"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -44,7 +46,7 @@ class PretrainedModel(nn.Module):
         (['README.md', 'config.json', 'model.safetensors'], 16)
     """
 
-    arguments: dict[str, Any]
+    arguments: Values
     record: Mapping[str, Any] = {}
 
     @classmethod
@@ -168,14 +170,14 @@ def _downloaded(repo_id: str, revision: str | None) -> str:
     """The folder of a model of the Hub, in the local cache."""
     hub = _hub()
     try:
-        return cast(str, hub.snapshot_download(repo_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD]))
+        return hub.snapshot_download(repo_id, revision=revision, allow_patterns=[WEIGHTS, CONFIG, CARD])
     except _HUB_ERRORS as error:
         raise CheckpointError(
             f"{repo_id}: no such file or folder, and the Hugging Face Hub does not give it ({first_line(error)})"
         ) from error
 
 
-def _hub() -> Any:
+def _hub() -> ModuleType:
     try:
         import huggingface_hub
     except ImportError:
@@ -185,6 +187,6 @@ def _hub() -> Any:
     return huggingface_hub
 
 
-def _outputs(state: Mapping[str, Any]) -> int | None:
+def _outputs(state: State) -> int | None:
     """``dim_out`` of the model that a state is of, if it is a number."""
     return len(state["readout.weight"]) if "readout.weight" in state else None

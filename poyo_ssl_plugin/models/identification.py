@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import nn
 
-from poyo_ssl_plugin.models.latents import encoder_latents, model_inputs
+from poyo_ssl_plugin.compat import InfiniteVocabEmbedding
+from poyo_ssl_plugin.models.latents import encoder_latents, latents_per_step, model_inputs
 from poyo_ssl_plugin.models.whitening import decorrelation
+from poyo_ssl_plugin.plain import Batch, ModelInputs
 
 
-def identify_units(model: Any, windows: Iterable[Mapping[str, Any]], *, steps: int = 300, lr: float = 0.02) -> float:
+def identify_units(
+    model: nn.Module, windows: Iterable[ModelInputs | Batch], *, steps: int = 300, lr: float = 0.02
+) -> float:
     """Fit the unit embeddings of a model to unlabelled windows, all other weights fixed.
 
     The loss is :func:`~poyo_ssl_plugin.objectives.decorrelation`: with shared weights that undo what all
@@ -46,8 +49,9 @@ def identify_units(model: Any, windows: Iterable[Mapping[str, Any]], *, steps: i
     """
     trained = {name: p.requires_grad for name, p in model.named_parameters()}
     model.requires_grad_(False)
-    model.unit_emb.requires_grad_(True)
-    optimizer = torch.optim.Adam(model.unit_emb.parameters(), lr=lr)
+    unit_emb: InfiniteVocabEmbedding = model.unit_emb
+    unit_emb.requires_grad_(True)
+    optimizer = torch.optim.Adam(unit_emb.parameters(), lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: (1 + math.cos(math.pi * min(step / max(steps, 1), 1.0))) / 2
     )
@@ -57,10 +61,10 @@ def identify_units(model: Any, windows: Iterable[Mapping[str, Any]], *, steps: i
         before = done
         for batch in windows:
             latents = encoder_latents(model, model_inputs(batch))
-            loss = decorrelation(latents, latents.shape[1] // model.latent_emb.num_embeddings)
+            loss = decorrelation(latents, latents.shape[1] // latents_per_step(model))
             optimizer.zero_grad()
             loss.backward()
-            nn.utils.clip_grad_norm_(model.unit_emb.parameters(), 1.0)
+            nn.utils.clip_grad_norm_(unit_emb.parameters(), 1.0)
             optimizer.step()
             schedule.step()
             done += 1

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.plain import ModelInputs
 
 _PARTS = ("proc_layers", "dec_atn", "dropout", "latent_emb")
 
@@ -48,18 +49,17 @@ class LatentPass:
     rotary: torch.Tensor
 
 
-def model_inputs(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+def model_inputs(batch: Mapping[str, Any]) -> ModelInputs:
     """A model's inputs in a batch: what it has under ``"inputs"`` (``"model_inputs"``), or itself.
 
     Example:
         >>> model_inputs({"inputs": {"input_values": 1}, "target": 2}), model_inputs({"input_values": 1})
         ({'input_values': 1}, {'input_values': 1})
     """
-    found: Mapping[str, Any] = batch.get("inputs", batch.get("model_inputs", batch))
-    return found
+    return batch.get("inputs", batch.get("model_inputs", batch))
 
 
-def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
+def run_with_latents(model: nn.Module, inputs: ModelInputs) -> LatentPass:
     """Run a model once and keep its latents.
 
     Args:
@@ -89,10 +89,10 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
         inputs["output_timestamps"] = inputs["output_timestamps"].to(inputs["session_index"].device)
     seen: dict[str, torch.Tensor] = {}
 
-    def before_processor(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_processor(_: nn.Module, args: tuple[torch.Tensor, ...], kwargs: object) -> None:
         seen["encoder_latents"], seen["rotary"] = args[:2]
 
-    def before_decoder(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_decoder(_: nn.Module, args: tuple[torch.Tensor, ...], kwargs: object) -> None:
         seen["processor_latents"] = args[1]
 
     handles = [
@@ -107,7 +107,7 @@ def run_with_latents(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
     return LatentPass(output, **seen)
 
 
-def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
+def run_without_dropout(model: nn.Module, inputs: ModelInputs) -> LatentPass:
     """As :func:`run_with_latents`, in evaluation mode, with gradient.
 
     Example:
@@ -130,7 +130,7 @@ def run_without_dropout(model: nn.Module, inputs: Mapping[str, Any]) -> LatentPa
         model.train(training)
 
 
-def encoder_latents(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
+def encoder_latents(model: nn.Module, inputs: ModelInputs) -> torch.Tensor:
     """Latents after the encoder, :math:`Z_1`, alone, :math:`(B, L, D)`; arguments as :func:`run_with_latents`.
 
     Example:
@@ -144,12 +144,11 @@ def encoder_latents(model: Any, inputs: Mapping[str, Any]) -> torch.Tensor:
         >>> tuple(encoder_latents(model, inputs).shape)  # 4 windows, 4 steps of 4 latents, width 16
         (4, 16, 16)
     """
-    if hasattr(model, "encode"):
-        return model.encode(**inputs)[0]
-    return run_with_latents(model, inputs).encoder_latents
+    encode = getattr(model, "encode", None)
+    return run_with_latents(model, inputs).encoder_latents if encode is None else encode(**inputs)[0]
 
 
-def _run_in_parts(model: Any, inputs: Mapping[str, Any]) -> LatentPass:
+def _run_in_parts(model: Any, inputs: ModelInputs) -> LatentPass:
     """As the hooks see it, for a model that has its parts as methods; it may be asked nothing."""
     first, rotary = model.encode(**inputs)
     last = model.process(first, rotary)
@@ -191,6 +190,11 @@ def layer_outputs(model: Any, latents: torch.Tensor, rotary: torch.Tensor) -> li
         latents = latents + model.dropout(feed_forward(latents))
         outputs.append(latents)
     return outputs
+
+
+def latents_per_step(model: Any) -> int:
+    """How many latents a POYO-family model has at each time step."""
+    return model.latent_emb.num_embeddings
 
 
 def check_family(model: nn.Module) -> None:

@@ -8,22 +8,21 @@ latents and heads, the model decodes the same.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
+
+from poyo_ssl_plugin.plain import ReadOnlyValues, State, Values
 
 _MARK = "input_value_map.weight"
 # Ours has the start and end of a window in no token, and counts tasks from 0.
 _UNUSED = ("token_type_emb.", "task_emb.", "input_value_map.", "unit_emb.weight")
 
 
-def is_calcium_poyo_plus(state: Mapping[str, Any]) -> bool:
+def is_calcium_poyo_plus(state: State) -> bool:
     """Whether a state is in the layout of torch_brain's ``CalciumPOYOPlus``."""
     return _MARK in state and "unit_emb.weight" in state
 
 
-def as_calcium_poyo(state: Mapping[str, Any]) -> dict[str, Any]:
+def as_calcium_poyo(state: State) -> State:
     """The state of a ``CalciumPOYOPlus`` as that of a ``CalciumPOYO(encoder="attention", patch_size=1, ...)``.
 
     What has no place in it (types of tokens) is left out. Tasks keep their names, numbered as their readouts are.
@@ -46,7 +45,7 @@ def as_calcium_poyo(state: Mapping[str, Any]) -> dict[str, Any]:
     return made
 
 
-def arguments_of(state: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def arguments_of(state: State, arguments: ReadOnlyValues) -> Values:
     """The arguments of the ``CalciumPOYO`` that :func:`as_calcium_poyo` gives the weights of.
 
     Args:
@@ -80,7 +79,7 @@ _DEFAULTS = {
 }
 
 
-def _tasks(state: Mapping[str, Any]) -> list[str]:
+def _tasks(state: State) -> list[str]:
     """Names of the readouts, in their order."""
     start, end = "readout.projections.", ".weight"
     return [name[len(start) : -len(end)] for name in state if name.startswith(start) and name.endswith(end)]

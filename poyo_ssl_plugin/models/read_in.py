@@ -127,8 +127,8 @@ class UnitEmbedding(InfiniteVocabEmbedding):
         if self.is_lazy() or self.vocab is None:
             return
         with torch.no_grad():
-            rows = [self.vocab[word] for word in self.vocab if word != "NA"]
-            self.weight[rows] = self.draw([word for word in self.vocab if word != "NA"]).to(self.weight)
+            words = [word for word in self.vocab if word != "NA"]
+            self.weight[[self.vocab[word] for word in words]] = self.draw(words).to(self.weight)
 
     def draw(self, words: list[str], generator: torch.Generator | None = None) -> torch.Tensor:
         """New vectors for words, :math:`(W, U)`."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +91,7 @@ class PrototypeReadout(nn.Module):
     def initialize_vocab(self, session_ids: Iterable[str]) -> None:
         """Set the recordings; each gets random prototypes of its own."""
         words = list(session_ids)
-        embedding: Any
+        embedding: InfiniteVocabEmbedding
         for embedding in self.prototypes.values():
             embedding.initialize_vocab(words)
 
@@ -137,7 +136,7 @@ class PrototypeReadout(nn.Module):
             session_index: Their recordings, int64 :math:`(B,)`.
             labels: Their classes, int64 :math:`(B,)`, or weights of the classes, :math:`(B, C)`.
         """
-        embedding: Any = self.prototypes[task]
+        embedding: InfiniteVocabEmbedding = self.prototypes[task]
         weights = labels if labels.ndim == 2 else F.one_hot(labels, self._dims_out[task])
         windows = F.normalize(latents.flatten(1), dim=1)
         for session in session_index.unique().tolist():

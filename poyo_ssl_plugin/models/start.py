@@ -10,7 +10,7 @@ from typing import Any
 import hydra.utils
 from torch import nn
 
-from poyo_ssl_plugin.compat import GENERATION
+from poyo_ssl_plugin.compat import GENERATION, InfiniteVocabEmbedding
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models.adapters import adapter_class
 from poyo_ssl_plugin.models.checkpoint import first_line, model_state, read_checkpoint
@@ -18,11 +18,12 @@ from poyo_ssl_plugin.models.latents import check_family
 from poyo_ssl_plugin.models.readout import PrototypeReadout
 from poyo_ssl_plugin.models.vocabulary import Source, replace_vocabulary
 from poyo_ssl_plugin.models.weights import LoadReport, load_weights
+from poyo_ssl_plugin.plain import ReadOnlyValues
 
 logger = logging.getLogger(__name__)
 
 
-def build_model(recipe: Mapping[str, Any], tasks: Mapping[str, int], *, classes: bool = True) -> nn.Module:
+def build_model(recipe: ReadOnlyValues, tasks: Mapping[str, int], *, classes: bool = True) -> nn.Module:
     """A model of the POYO family with a readout for each task.
 
     Args:
@@ -58,7 +59,7 @@ def build_model(recipe: Mapping[str, Any], tasks: Mapping[str, int], *, classes:
     return model
 
 
-def instantiate(recipe: Mapping[str, Any], group: str, **further: Any) -> Any:
+def instantiate(recipe: ReadOnlyValues, group: str, **further: Any) -> Any:
     """What a group of a recipe names.
 
     Raises:
@@ -110,13 +111,13 @@ def initialise(
         >>> list(model.unit_emb.vocab), list(model.session_emb.vocab)
         (['NA', 'a', 'b'], ['NA', 'mouse1'])
     """
-    of: Any = model
-    vocabularies: dict[str, tuple[Any, Sequence[str]]] = {
-        "unit_emb": (of.unit_emb, unit_ids),
-        "session_emb": (of.session_emb, session_ids),
+    vocabularies: dict[str, tuple[InfiniteVocabEmbedding, Sequence[str]]] = {
+        "unit_emb": (model.unit_emb, unit_ids),
+        "session_emb": (model.session_emb, session_ids),
     }
-    if isinstance(of.readout, PrototypeReadout):
-        vocabularies |= {f"prototypes of {name}": (each, session_ids) for name, each in of.readout.prototypes.items()}
+    if isinstance(model.readout, PrototypeReadout):
+        prototypes = model.readout.prototypes
+        vocabularies |= {f"prototypes of {name}": (each, session_ids) for name, each in prototypes.items()}
     if init_from is None:
         for embedding, words in vocabularies.values():
             embedding.initialize_vocab(list(words))

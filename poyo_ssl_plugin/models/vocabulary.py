@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from poyo_ssl_plugin.compat import Data, InfiniteVocabEmbedding
+from poyo_ssl_plugin.compat import Data, Dataset, InfiniteVocabEmbedding
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.models.identification import identify_units
 from poyo_ssl_plugin.models.readout import PrototypeReadout
+from poyo_ssl_plugin.plain import Batch, ModelInputs
 from poyo_ssl_plugin.recordings import recording_id
 
 Source = Literal["pretrained", "normal"]
 
 
-def dataset_unit_ids(dataset: Any) -> list[str]:
+def dataset_unit_ids(dataset: Dataset) -> list[str]:
     """Ids of all neurons of a torch_brain dataset, be they units or rois.
 
     Raises:
@@ -104,14 +105,14 @@ def look_up(embedding: InfiniteVocabEmbedding, words: Iterable[str], data: Data)
         ) from None
 
 
-class NeuronVocabularies:
+class NeuronVocabularies(nn.Module):
     """A model whose embeddings are of named neurons and recordings, which can be exchanged for others."""
 
     unit_emb: InfiniteVocabEmbedding
     session_emb: InfiniteVocabEmbedding
     readout: nn.Module
 
-    def init_vocabs(self, dataset: Any) -> None:
+    def init_vocabs(self, dataset: Dataset) -> None:
         """Set the vocabularies of units and sessions from a dataset, as ``POYO.init_vocabs``.
 
         Args:
@@ -128,8 +129,8 @@ class NeuronVocabularies:
 
     def adapt_to(
         self,
-        dataset: Any,
-        windows: Iterable[Mapping[str, Any]] | None = None,
+        dataset: Dataset,
+        windows: Iterable[ModelInputs | Batch] | None = None,
         *,
         steps: int = 300,
         vocabulary: Source = "pretrained",
@@ -161,7 +162,7 @@ class NeuronVocabularies:
         return [self.session_emb, *prototypes]
 
 
-def _draw(embedding: Any, words: list[str], generator: torch.Generator | None) -> torch.Tensor:
+def _draw(embedding: InfiniteVocabEmbedding, words: list[str], generator: torch.Generator | None) -> torch.Tensor:
     if hasattr(embedding, "draw"):
         return embedding.draw(words, generator)
     return embedding.init_scale * torch.randn(len(words), embedding.embedding_dim, generator=generator)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -14,6 +13,7 @@ from poyo_ssl_plugin.compat import InfiniteVocabEmbedding
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models.poyo_plus import as_calcium_poyo, is_calcium_poyo_plus
 from poyo_ssl_plugin.models.read_in import filter_for
+from poyo_ssl_plugin.plain import State
 
 _FILTER = "read_in.temporal"
 # What must fit for a checkpoint to be of the same architecture.
@@ -49,7 +49,7 @@ class LoadReport:
         return text
 
 
-def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Path) -> LoadReport:
+def load_weights(model: nn.Module, state: State, *, source: str | Path) -> LoadReport:
     """Give a model, in place, every tensor of ``state`` that it has under the same name and shape.
 
     A :class:`~poyo_ssl_plugin.CalciumPOYO` with ``encoder="attention"`` takes a ``CalciumPOYOPlus`` of torch_brain
@@ -110,9 +110,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any], *, source: str | Pa
     return report
 
 
-def _load_vocabulary(
-    embedding: InfiniteVocabEmbedding, name: str, state: Mapping[str, Any], report: LoadReport
-) -> None:
+def _load_vocabulary(embedding: InfiniteVocabEmbedding, name: str, state: State, report: LoadReport) -> None:
     weight, words = state.get(f"{name}.weight"), state.get(f"{name}.vocab")
     if weight is None and words is None:
         return
@@ -126,7 +124,7 @@ def _load_vocabulary(
     report.loaded.append(f"{name}.weight")
 
 
-def _misfit(embedding: InfiniteVocabEmbedding, weight: Any, words: Any) -> str:
+def _misfit(embedding: InfiniteVocabEmbedding, weight: object, words: object) -> str:
     """Why an embedding cannot take a vocabulary; empty if it can."""
     if not isinstance(weight, torch.Tensor) or not isinstance(words, Mapping) or len(weight) != len(words):
         return "not a vocabulary"

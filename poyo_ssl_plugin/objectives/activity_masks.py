@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 import torch
 
+from poyo_ssl_plugin.plain import ModelInputs
+
 ActivityMask = Callable[[torch.Tensor, float, "torch.Generator | None"], torch.Tensor]
 
 
@@ -50,6 +52,12 @@ def mask_both(real: torch.Tensor, ratio: float, generator: torch.Generator | Non
 
 
 ACTIVITY_MASKS: dict[str, ActivityMask] = {"neurons": mask_neurons, "time": mask_time, "both": mask_both}
+
+
+def real_patches(inputs: ModelInputs) -> torch.Tensor:
+    """Which patches of the traces in a model's inputs are no padding, bool (B, N, P)."""
+    values, real = inputs["input_values"], inputs.get("input_mask")
+    return torch.ones(values.shape[:3], dtype=torch.bool, device=values.device) if real is None else real
 
 
 def _random_part(candidates: torch.Tensor, ratio: float, generator: torch.Generator | None) -> torch.Tensor:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import nn
 
 from poyo_ssl_plugin.distributed import whole_batch
 from poyo_ssl_plugin.models import decorrelation, model_inputs, run_without_dropout
+from poyo_ssl_plugin.models.latents import latents_per_step
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
+from poyo_ssl_plugin.plain import Batch, ModelInputs
 
 
 class Decorrelation(nn.Module):
@@ -27,12 +28,11 @@ class Decorrelation(nn.Module):
     untrained: ClassVar[tuple[str, ...]] = ("proc_layers",)
 
     def forward(
-        self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
+        self, model: nn.Module, inputs: ModelInputs | Batch, generator: torch.Generator | None = None
     ) -> ObjectiveOutput:
         """Loss of one batch; arguments as of :class:`MaskedLatentReconstruction`."""
         latent_pass = run_without_dropout(model, model_inputs(inputs))
         latents = latent_pass.encoder_latents
         windows = whole_batch(latents) if self.training else latents
-        per_step: Any = model.latent_emb.num_embeddings  # type: ignore[union-attr]
-        loss = decorrelation(windows, latents.shape[1] // per_step)
+        loss = decorrelation(windows, latents.shape[1] // latents_per_step(model))
         return ObjectiveOutput(loss, {"decorrelation": loss.detach()}, latent_pass)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from poyo_ssl_plugin.models import LatentPass, run_with_latents
 from poyo_ssl_plugin.models.latents import layer_outputs
 from poyo_ssl_plugin.objectives.masked_latent import MaskedLatentReconstruction
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
+from poyo_ssl_plugin.plain import Batch, ModelInputs
 
 
 class EMATeacher(MaskedLatentReconstruction):
@@ -93,7 +93,7 @@ class EMATeacher(MaskedLatentReconstruction):
         return self
 
     def forward(
-        self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
+        self, model: nn.Module, inputs: ModelInputs | Batch, generator: torch.Generator | None = None
     ) -> ObjectiveOutput:
         """Loss of one batch; in training the teacher first takes a step towards the model.
 
@@ -120,7 +120,7 @@ class EMATeacher(MaskedLatentReconstruction):
         self.steps += 1
 
     @torch.no_grad()
-    def _target(self, inputs: Mapping[str, Any], latent_pass: LatentPass) -> torch.Tensor:
+    def _target(self, inputs: ModelInputs, latent_pass: LatentPass) -> torch.Tensor:
         assert self.teacher is not None
         teacher_pass = run_with_latents(self.teacher, inputs)
         outputs = [teacher_pass.processor_latents]

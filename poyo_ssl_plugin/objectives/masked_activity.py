@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,12 @@ from torch import nn
 from poyo_ssl_plugin.compat import FeedForward
 from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
-from poyo_ssl_plugin.models import LatentPass, model_inputs, run_without_dropout
+from poyo_ssl_plugin.models import CalciumPOYO, LatentPass, model_inputs, run_without_dropout
 from poyo_ssl_plugin.models.attention import CrossAttention
-from poyo_ssl_plugin.objectives.activity_masks import ACTIVITY_MASKS, ActivityMask
+from poyo_ssl_plugin.objectives.activity_masks import ACTIVITY_MASKS, ActivityMask, real_patches
 from poyo_ssl_plugin.objectives.masked_latent import DISTANCES, check_options
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
+from poyo_ssl_plugin.plain import Batch, ModelInputs
 
 
 class MaskedActivity(nn.Module):
@@ -91,7 +91,7 @@ class MaskedActivity(nn.Module):
         self.mix = nn.Sequential(nn.LayerNorm(dim), FeedForward(dim=dim, dropout=0.0))
         self.out = nn.Linear(dim, patch_size)
 
-    def attach(self, model: Any) -> None:
+    def attach(self, model: CalciumPOYO) -> None:
         """Take the width of a model's unit embeddings; the first call does it if nobody did before.
 
         Only here are the weights made outside of Lightning's inference mode, so that they can be trained.
@@ -101,7 +101,7 @@ class MaskedActivity(nn.Module):
         self.gate(units)
 
     def forward(
-        self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
+        self, model: CalciumPOYO, inputs: ModelInputs | Batch, generator: torch.Generator | None = None
     ) -> ObjectiveOutput:
         """Loss of one batch.
 
@@ -112,8 +112,7 @@ class MaskedActivity(nn.Module):
         """
         inputs = model_inputs(inputs)
         values = _traces(model, inputs)
-        real = inputs["input_mask"]
-        real = torch.ones(values.shape[:3], dtype=torch.bool, device=values.device) if real is None else real
+        real = real_patches(inputs)
         hidden = self.mask(real.cpu(), self.ratio, generator).to(real.device)
         masked = run_without_dropout(model, {**inputs, "input_mask": real & ~hidden})
         predicted = self.predict(model, inputs, masked)[hidden]
@@ -125,7 +124,7 @@ class MaskedActivity(nn.Module):
             loss = mean_of_all(loss, len(wanted))
         return ObjectiveOutput(loss, terms, masked if self.training else run_without_dropout(model, inputs))
 
-    def predict(self, model: Any, inputs: Mapping[str, Any], latent_pass: LatentPass) -> torch.Tensor:
+    def predict(self, model: CalciumPOYO, inputs: ModelInputs, latent_pass: LatentPass) -> torch.Tensor:
         """The traces as the latents tell them, :math:`(B, N, P, S)`, hidden patches and all others."""
         units = model.unit_emb(inputs["input_unit_index"])
         n_patches = inputs["input_timestamps"].shape[1]
@@ -136,7 +135,7 @@ class MaskedActivity(nn.Module):
         return self.out(found * (1 + self.gate(units))[:, :, None])
 
 
-def _traces(model: nn.Module, inputs: Mapping[str, Any]) -> torch.Tensor:
+def _traces(model: nn.Module, inputs: ModelInputs) -> torch.Tensor:
     values = inputs.get("input_values")
     if values is None or values.ndim != 4 or not hasattr(model, "rotary_emb"):
         raise RecipeError(

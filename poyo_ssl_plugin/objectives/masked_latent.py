@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,10 +18,12 @@ from poyo_ssl_plugin.models import (
     run_with_latents,
     run_without_dropout,
 )
+from poyo_ssl_plugin.models.latents import latents_per_step
 from poyo_ssl_plugin.models.whitening import decorrelation
-from poyo_ssl_plugin.objectives.activity_masks import mask_neurons
+from poyo_ssl_plugin.objectives.activity_masks import mask_neurons, real_patches
 from poyo_ssl_plugin.objectives.masking import LatentLayout, MaskFunction, get_mask
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
+from poyo_ssl_plugin.plain import Batch, ModelInputs
 
 DISTANCES = {"l1": F.l1_loss, "mse": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
@@ -128,7 +129,7 @@ class MaskedLatentReconstruction(nn.Module):
         )
 
     def forward(
-        self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
+        self, model: nn.Module, inputs: ModelInputs | Batch, generator: torch.Generator | None = None
     ) -> ObjectiveOutput:
         """Loss of one batch.
 
@@ -161,7 +162,7 @@ class MaskedLatentReconstruction(nn.Module):
         terms = {name: term.detach() for name, term in terms.items()}
         return ObjectiveOutput(loss, terms, latent_pass, predicted.detach(), target.detach(), hidden)
 
-    def _whole(self, model: nn.Module, inputs: Mapping[str, Any]) -> LatentPass:
+    def _whole(self, model: nn.Module, inputs: ModelInputs) -> LatentPass:
         """The pass that gives the target, without dropout: noise must not count as variance."""
         if self.target == "live":
             return run_with_latents(model, inputs)
@@ -170,7 +171,7 @@ class MaskedLatentReconstruction(nn.Module):
     def _hidden(
         self,
         model: nn.Module,
-        inputs: Mapping[str, Any],
+        inputs: ModelInputs,
         latent_pass: LatentPass,
         generator: torch.Generator | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -187,13 +188,12 @@ class MaskedLatentReconstruction(nn.Module):
         token = (self.mask_token + slots + self.slot(F.layer_norm(slots, slots.shape[-1:]))).to(first.dtype)
         return hidden | everywhere, torch.where(hidden, token, first)
 
-    def _without_neurons(self, inputs: Mapping[str, Any], generator: torch.Generator | None) -> dict[str, Any]:
-        values, real = inputs["input_values"], inputs.get("input_mask")
-        real = torch.ones(values.shape[:3], dtype=torch.bool, device=values.device) if real is None else real
+    def _without_neurons(self, inputs: ModelInputs, generator: torch.Generator | None) -> ModelInputs:
+        real = real_patches(inputs)
         drop = mask_neurons(real.cpu(), self.hide_neurons, generator).to(real.device)
         return {**inputs, "input_mask": real & ~drop}
 
-    def _target(self, inputs: Mapping[str, Any], latent_pass: LatentPass) -> torch.Tensor:
+    def _target(self, inputs: ModelInputs, latent_pass: LatentPass) -> torch.Tensor:
         """What the head is to predict, (B, L, D), without gradient."""
         encoder = self.target == "encoder"
         latents = latent_pass.encoder_latents if encoder else latent_pass.processor_latents
@@ -215,13 +215,13 @@ class Predictor(nn.Module):
         return self.gain * latents + 0.1 * self.network(latents)
 
 
-def _takes_traces(inputs: Mapping[str, Any]) -> bool:
+def _takes_traces(inputs: ModelInputs) -> bool:
     values = inputs.get("input_values")
     return values is not None and values.ndim == 4
 
 
-def latent_layout(model: Any, latents: torch.Tensor) -> LatentLayout:
+def latent_layout(model: nn.Module, latents: torch.Tensor) -> LatentLayout:
     """How the latents (B, L, D) of a POYO-family model are laid out, for a mask over them."""
-    per_step = model.latent_emb.num_embeddings
+    per_step = latents_per_step(model)
     n_windows, n_latents, dim = latents.shape
     return LatentLayout(n_windows, n_latents // per_step, per_step, dim, latents.device)

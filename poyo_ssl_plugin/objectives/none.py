@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import nn
 
 from poyo_ssl_plugin.models import model_inputs, run_without_dropout
 from poyo_ssl_plugin.objectives.output import ObjectiveOutput
+from poyo_ssl_plugin.plain import Batch, ModelInputs
 
 
 class NoReconstruction(nn.Module):
@@ -21,7 +19,7 @@ class NoReconstruction(nn.Module):
     """
 
     def forward(
-        self, model: nn.Module, inputs: Mapping[str, Any], generator: torch.Generator | None = None
+        self, model: nn.Module, inputs: ModelInputs | Batch, generator: torch.Generator | None = None
     ) -> ObjectiveOutput:
         """Run the model; the loss is zero. Arguments as of :class:`MaskedLatentReconstruction`."""
         latent_pass = run_without_dropout(model, model_inputs(inputs))

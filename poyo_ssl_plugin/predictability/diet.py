@@ -11,12 +11,12 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import DietError, TableError
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 from poyo_ssl_plugin.predictability.table import PredictabilityTable
 from poyo_ssl_plugin.recordings import own_ids
 
@@ -86,14 +86,14 @@ class Diet:
         members: np.ndarray,
         *,
         name: str = "custom",
-        rule: Mapping[str, Any] | None = None,
+        rule: ReadOnlyValues | None = None,
         order: np.ndarray | None = None,
     ) -> None:
         _require_table(table)
         order = unpredictability(table) if order is None else order
         self.name = name
-        self.rule: dict[str, Any] = dict(rule or {})
-        self.provenance: dict[str, Any] = dict(table.provenance)
+        self.rule: Values = dict(rule or {})
+        self.provenance: Values = dict(table.provenance)
         ids, ok = table["unit_id"], table.ok
         self._recordings = {
             recording: _Neurons(ids[rows], members[rows] & ok[rows], ok[rows], order[rows])
@@ -282,7 +282,7 @@ class Diet:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise DietError(f"{path}: not a diet file ({error})") from None
 
-    def _as_json(self) -> dict[str, Any]:
+    def _as_json(self) -> Values:
         return {
             "format": _FORMAT,
             "name": self.name,
@@ -292,7 +292,7 @@ class Diet:
         }
 
     @classmethod
-    def _from_json(cls, content: Mapping[str, Any]) -> Diet:
+    def _from_json(cls, content: ReadOnlyValues) -> Diet:
         if content["format"] != _FORMAT:
             raise ValueError(f"format {content['format']} is newer than this version of the plugin")
         diet = cls.__new__(cls)
@@ -326,7 +326,7 @@ class Diet:
             neurons.rank[neurons.member] = rank
             first += n
 
-    def _with_members(self, members: Mapping[str, np.ndarray], name: str, rule: dict[str, Any]) -> Diet:
+    def _with_members(self, members: Mapping[str, np.ndarray], name: str, rule: Values) -> Diet:
         diet = Diet.__new__(Diet)
         diet.name, diet.rule, diet.provenance = name, rule, dict(self.provenance)
         diet._recordings = {
@@ -336,7 +336,7 @@ class Diet:
         diet._set_ranks()
         return diet
 
-    def _combine(self, other: Diet, operation: Any, word: str) -> Diet:
+    def _combine(self, other: Diet, operation: np.ufunc, word: str) -> Diet:
         members = {}
         for key, neurons in self._recordings.items():
             members[key] = operation(neurons.member, other.mask(key, neurons.ids)) & neurons.eligible
@@ -372,7 +372,7 @@ class _Neurons:
             self._last = (key, rows)
         return self._last[1]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> Values:
         return {
             "units": self.ids.tolist(),
             "member": self.member.astype(int).tolist(),
@@ -381,7 +381,7 @@ class _Neurons:
         }
 
     @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> _Neurons:
+    def from_json(cls, content: ReadOnlyValues) -> _Neurons:
         order = [np.nan if x is None else x for x in content["unpredictability"]]
         columns = (content["units"], content["member"], content["eligible"], order)
         if len({len(column) for column in columns}) != 1:

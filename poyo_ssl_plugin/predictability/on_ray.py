@@ -9,13 +9,16 @@ from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import Any
+from types import ModuleType
+from typing import TypeVar
 
 from poyo_ssl_plugin.errors import ExtensionError, PoyoSSLError
-from poyo_ssl_plugin.predictability.score import Scorer
+from poyo_ssl_plugin.predictability.score import Scored, Scorer
+
+_Result = TypeVar("_Result")
 
 
-def on_ray(scorer: Scorer, recordings: list[str], workers: int | None = None) -> Generator[dict[str, Any], None, None]:
+def on_ray(scorer: Scorer, recordings: list[str], workers: int | None = None) -> Generator[Scored, None, None]:
     """Score recordings as Ray tasks and yield their results in order; give it to ``score_dataset(on=...)``.
 
     Joins the Ray that this process has initialised, else the cluster that ``RAY_ADDRESS`` or ``ray start``
@@ -51,7 +54,7 @@ def on_ray(scorer: Scorer, recordings: list[str], workers: int | None = None) ->
 
 
 @contextmanager
-def ray_session() -> Iterator[Any]:
+def ray_session() -> Iterator[ModuleType]:
     """Ray as this process has it, else the cluster that is named, else one that is stopped afterwards.
 
     Raises:
@@ -71,7 +74,7 @@ def ray_session() -> Iterator[Any]:
             ray.shutdown()
 
 
-def error_as_value(work: Callable[..., Any], *arguments: Any) -> Any:
+def error_as_value(work: Callable[..., _Result], *arguments: object) -> _Result | PoyoSSLError:
     """What comes of some work, or an error of ours as a value: Ray would wrap it in a traceback."""
     try:
         return work(*arguments)
@@ -79,6 +82,6 @@ def error_as_value(work: Callable[..., Any], *arguments: Any) -> Any:
         return error
 
 
-def _score_one(scorer: Scorer, recording: str) -> dict[str, Any]:
+def _score_one(scorer: Scorer, recording: str) -> Scored:
     with ThreadPoolExecutor(1) as summing:
         return scorer(recording, summing)

@@ -11,15 +11,19 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
+from poyo_ssl_plugin.plain import Values
 from poyo_ssl_plugin.predictability.moments import Moments
 from poyo_ssl_plugin.predictability.registered_statistics import Statistic, find_statistic
 from poyo_ssl_plugin.predictability.table import STATUS_OK, PredictabilityTable
-from poyo_ssl_plugin.recordings import TRACES, Piece, cre_line, open_signal, recording_errors, split_intervals
+from poyo_ssl_plugin.recordings import TRACES, Piece, Signal, cre_line, open_signal, recording_errors, split_intervals
+
+if TYPE_CHECKING:
+    from poyo_ssl_plugin.compat import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +35,7 @@ _AHEAD = 4
 
 
 def score_dataset(
-    dataset: Any,
+    dataset: Dataset,
     *,
     split: str | None = "train",
     field: str = TRACES,
@@ -43,7 +47,7 @@ def score_dataset(
     workers: int | None = None,
     on_error: str = "raise",
     on: Backend | None = None,
-    progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
+    progress: Callable[[Iterator[Scored], int], Iterable[Scored]] | None = None,
 ) -> PredictabilityTable:
     """Measure the predictability of every neuron of a dataset on one split.
 
@@ -104,21 +108,21 @@ def score_dataset(
     with closing((on or in_threads)(scorer, recordings, workers)) as finished:
         results = []
         for result in progress(finished, len(recordings)) if progress else finished:
-            if "skipped" in result:
-                logger.warning("skipped: %s", result["skipped"])
+            if result.skipped is not None:
+                logger.warning("skipped: %s", result.skipped)
             results.append(result)
 
-    scored = [result for result in results if "columns" in result]
-    skipped = {result["recording"]: result["skipped"] for result in results if "skipped" in result}
+    scored = [result for result in results if result.skipped is None]
+    skipped = {result.recording: result.skipped for result in results if result.skipped is not None}
     if not scored:
         raise RecordingError(f"none of {len(recordings)} recordings could be scored: {skipped}")
-    columns = {name: np.concatenate([result["columns"][name] for result in scored]) for name in scored[0]["columns"]}
-    provenance: dict[str, Any] = {
+    columns = {name: np.concatenate([result.columns[name] for result in scored]) for name in scored[0].columns}
+    provenance: Values = {
         "split": split if intervals is None else "given intervals",
         "field": field,
         "kurtosis": "fisher" if fisher else "pearson",
         "min_samples": min_samples,
-        "intervals": {result["recording"]: result["intervals"] for result in scored},
+        "intervals": {result.recording: result.intervals for result in scored},
     }
     if "." not in field:
         provenance["bin_width"] = bin_width
@@ -128,10 +132,27 @@ def score_dataset(
 
 
 @dataclass(frozen=True)
+class Scored:
+    """What came of one recording.
+
+    Attributes:
+        recording: Its id.
+        columns: Columns of its neurons by name, (N,) each.
+        intervals: The times that were read, [start, end] in seconds.
+        skipped: Why it was left out, without columns and intervals; ``None`` if it was not.
+    """
+
+    recording: str
+    columns: Mapping[str, np.ndarray]
+    intervals: list[list[float]]
+    skipped: str | None = None
+
+
+@dataclass(frozen=True)
 class Scorer:
     """Scores one recording of a dataset; can be sent to another process. Fields as :func:`score_dataset`."""
 
-    dataset: Any
+    dataset: Dataset
     split: str | None
     field: str
     bin_width: float
@@ -141,7 +162,7 @@ class Scorer:
     intervals: Mapping[str, np.ndarray] | None
     on_error: str
 
-    def __call__(self, recording: str, summing: Executor) -> dict[str, Any]:
+    def __call__(self, recording: str, summing: Executor) -> Scored:
         """Columns and intervals of a recording, or why it was skipped.
 
         Args:
@@ -163,17 +184,15 @@ class Scorer:
         except RecordingError as error:
             if self.on_error == "raise":
                 raise
-            return {"recording": recording, "skipped": str(error)}
-        return {"recording": recording, "columns": rows, "intervals": np.asarray(times, float).tolist()}
+            return Scored(recording, {}, [], skipped=str(error))
+        return Scored(recording, rows, np.asarray(times, float).tolist())
 
 
 # What scores recordings and yields a result for each, in their order: (scorer, recordings, how many at once).
-Backend = Callable[[Scorer, list[str], "int | None"], Generator[dict[str, Any], None, None]]
+Backend = Callable[[Scorer, list[str], "int | None"], Generator[Scored, None, None]]
 
 
-def in_threads(
-    scorer: Scorer, recordings: list[str], workers: int | None = None
-) -> Generator[dict[str, Any], None, None]:
+def in_threads(scorer: Scorer, recordings: list[str], workers: int | None = None) -> Generator[Scored, None, None]:
     """Score recordings in threads of this process and yield their results in order."""
     n_workers = workers or min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(n_workers) as reading, ThreadPoolExecutor(n_workers) as summing:
@@ -181,7 +200,7 @@ def in_threads(
 
 
 def _measure(
-    signal: Any,
+    signal: Signal,
     intervals: np.ndarray,
     statistics: Mapping[str, Callable[[int], Statistic]],
     fisher: bool,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import TableError
 from poyo_ssl_plugin.files import atomic_path
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 
 if TYPE_CHECKING:
     import pandas as pd  # loaded when a table is made, so that importing this package stays quick
@@ -56,8 +57,8 @@ class PredictabilityTable:
 
     def __init__(
         self,
-        columns: Mapping[str, Sequence[Any] | np.ndarray] | pd.DataFrame,
-        provenance: Mapping[str, Any] | None = None,
+        columns: Mapping[str, Sequence[object] | np.ndarray] | pd.DataFrame,
+        provenance: ReadOnlyValues | None = None,
     ) -> None:
         import pandas as pd
 
@@ -69,16 +70,14 @@ class PredictabilityTable:
             self.frame = pd.DataFrame({name: _as_column(name, columns[name]) for name in order})
         except ValueError as error:
             raise TableError(f"columns of a predictability table: {error}") from None
-        self.provenance: dict[str, Any] = dict(provenance or {})
+        self.provenance: Values = dict(provenance or {})
         twice = self.frame[self.frame.duplicated(["recording_id", "unit_id"])]
         if len(twice):
             recording, unit = twice.iloc[0][["recording_id", "unit_id"]]
             raise TableError(f"unit {unit!r} of recording {recording!r} occurs twice in the table")
 
     @classmethod
-    def from_rows(
-        cls, rows: Sequence[Mapping[str, Any]], provenance: Mapping[str, Any] | None = None
-    ) -> PredictabilityTable:
+    def from_rows(cls, rows: Iterable[ReadOnlyValues], provenance: ReadOnlyValues | None = None) -> PredictabilityTable:
         """Build a table from one mapping per neuron; what is not given is empty, 0 or NaN."""
         import pandas as pd
 
@@ -198,7 +197,7 @@ def _pyarrow_needed() -> Iterator[None]:
         raise TableError("Parquet needs pyarrow: pip install pyarrow, or use a .csv file") from None
 
 
-def _as_column(name: str, values: Any) -> np.ndarray:
+def _as_column(name: str, values: Sequence[object] | np.ndarray) -> np.ndarray:
     try:
         if name in _TEXT:
             return np.asarray(values, dtype=str).reshape(-1).astype(object)
@@ -214,9 +213,9 @@ def _provenance_path(path: str | Path) -> Path:
     return Path(path).with_suffix(".provenance.json")
 
 
-def _read_provenance(path: Path) -> dict[str, Any]:
+def _read_provenance(path: Path) -> Values:
     beside = _provenance_path(path)
-    content: dict[str, Any] = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
+    content: Values = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else {}
     if content.pop(_DIGEST, None) == _digest(path):
         return content
     if beside.is_file():

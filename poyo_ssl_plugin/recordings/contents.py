@@ -10,11 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import PoyoSSLError, RecordingError
+
+if TYPE_CHECKING:
+    from poyo_ssl_plugin.compat import ArrayDict, Data
+
+_Thing = TypeVar("_Thing")
 
 TRACES = "calcium_traces.df_over_f"
 SPIKES = "spikes"
@@ -62,7 +67,7 @@ def recording_errors(name: str) -> Iterator[None]:
         ) from error
 
 
-def recording_id(data: Any) -> str:
+def recording_id(data: Data) -> str:
     """The session id a recording carries (``"?"`` if it has none), for messages.
 
     Example:
@@ -73,7 +78,7 @@ def recording_id(data: Any) -> str:
     return str(getattr(getattr(data, "session", None), "id", "?"))
 
 
-def neurons(data: Any, field: str = TRACES) -> Any:
+def neurons(data: Data, field: str = TRACES) -> ArrayDict:
     """The table of neurons that the columns (or unit indices) of ``field`` refer to.
 
     Traces belong to ``rois`` where there are any, else to ``units``; spikes the other way round.
@@ -89,7 +94,7 @@ def neurons(data: Any, field: str = TRACES) -> Any:
     )
 
 
-def neuron_groups(data: Any, field: str = TRACES) -> list[str]:
+def neuron_groups(data: Data, field: str = TRACES) -> list[str]:
     """Names of the tables (``rois``, ``units``) that describe the neurons of ``field``, best first.
 
     Example:
@@ -102,7 +107,7 @@ def neuron_groups(data: Any, field: str = TRACES) -> list[str]:
     return [name for name in order if name in attributes]
 
 
-def unit_ids(data: Any, field: str = TRACES) -> np.ndarray:
+def unit_ids(data: Data, field: str = TRACES) -> np.ndarray:
     """Ids of the neurons of ``field``, a string array of shape (N,).
 
     Raises:
@@ -148,7 +153,7 @@ def own_ids(ids: np.ndarray, recording: str) -> np.ndarray:
     return np.array([unit[len(prefix) :] for unit in ids.tolist()], dtype=str)
 
 
-def clone(thing: Any, **changes: Any) -> Any:
+def clone(thing: _Thing, **changes: object) -> _Thing:
     """A shallow copy of a torch_brain object with some attributes replaced, unchecked.
 
     Constructors and attributes of torch_brain check what they are given; for a window that is cut from
@@ -186,7 +191,7 @@ def refuse_duplicates(ids: np.ndarray, recording: str) -> None:
         )
 
 
-def cre_line(data: Any) -> str:
+def cre_line(data: Data) -> str:
     """The Cre line of the animal, ``""`` where the recording does not say.
 
     Example:
@@ -197,7 +202,7 @@ def cre_line(data: Any) -> str:
     return str(getattr(getattr(data, "subject", None), "cre_line", "") or "")
 
 
-def split_intervals(data: Any, split: str | None) -> np.ndarray:
+def split_intervals(data: Data, split: str | None) -> np.ndarray:
     """Start and end times of a split, in seconds, shape (R, 2).
 
     Args:

@@ -8,13 +8,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, TypeGuard, overload
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.recordings.contents import TRACES, own_ids, recording_id, refuse_duplicates, unit_ids
 from poyo_ssl_plugin.recordings.intervals import merge_intervals
+
+if TYPE_CHECKING:
+    import h5py
+
+    from poyo_ssl_plugin.compat import Data, IrregularTimeSeries
 
 _EPSILON = float(np.finfo(float).eps)
 
@@ -78,7 +83,13 @@ class SampleClock:
     rate: float
     n_rows: int
 
-    def row(self, time: float | np.ndarray) -> Any:
+    @overload
+    def row(self, time: float) -> int: ...
+
+    @overload
+    def row(self, time: np.ndarray) -> np.ndarray: ...
+
+    def row(self, time: float | np.ndarray) -> int | np.ndarray:
         """The first row at or after ``time`` (as torch_brain's slicing), clipped to the series."""
         if np.ndim(time) == 0:
             return self._row_at(float(time))
@@ -124,7 +135,7 @@ class Rows:
         (3, [[2.0, 3.0], [4.0, 5.0]])
     """
 
-    def __init__(self, samples: Any) -> None:
+    def __init__(self, samples: np.ndarray | h5py.Dataset) -> None:
         self._samples = samples
         self.shape, self.dtype = samples.shape, samples.dtype
         self._row_bytes = self.dtype.itemsize * math.prod(self.shape[1:])
@@ -153,7 +164,7 @@ class Rows:
         return values
 
 
-def _in_one_piece(samples: Any) -> bool:
+def _in_one_piece(samples: np.ndarray | h5py.Dataset) -> TypeGuard[h5py.Dataset]:
     """Whether the samples are an h5py dataset that is one plain piece of a file."""
     import h5py  # takes long, and tables of scores do not need it
 
@@ -187,7 +198,7 @@ class TraceSignal(Signal):
     """
 
     unit_ids: np.ndarray
-    samples: Any
+    samples: np.ndarray | h5py.Dataset | Rows
     clock: SampleClock
 
     def pieces(self, intervals: np.ndarray) -> Iterator[Piece]:
@@ -250,7 +261,7 @@ def _rows_per_read(n_units: int, itemsize: int) -> int:
     return max(1, _BYTES_PER_READ // max(1, n_units * itemsize))
 
 
-def open_signal(data: Any, field: str = TRACES, *, bin_width: float = 0.1) -> Signal:
+def open_signal(data: Data, field: str = TRACES, *, bin_width: float = 0.1) -> Signal:
     """Open the activity of a recording for reading by intervals, without loading it.
 
     Args:
@@ -298,7 +309,7 @@ def open_signal(data: Any, field: str = TRACES, *, bin_width: float = 0.1) -> Si
     return TraceSignal(ids, Rows(samples), clock)
 
 
-def _spikes(data: Any, series: Any, ids: np.ndarray, bin_width: float) -> SpikeSignal:
+def _spikes(data: Data, series: IrregularTimeSeries, ids: np.ndarray, bin_width: float) -> SpikeSignal:
     if not bin_width > 0:
         raise RecordingError(f"bin_width must be a positive number of seconds, not {bin_width}")
     if "unit_index" not in series.keys():

@@ -10,10 +10,10 @@ integrate over spike trains, can be better still.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
+from poyo_ssl_plugin.compat import Data
 from poyo_ssl_plugin.errors import PoyoSSLError
 from poyo_ssl_plugin.simulation.neurons import Neurons, draw_states, grating_presentations, movie_presentations
 from poyo_ssl_plugin.simulation.stimuli import DIRECTIONS, GRATING_PERIOD, MOVIE_SECONDS, SAMPLING_RATE
@@ -25,7 +25,7 @@ TASKS = ("drifting_gratings", "natural_movie")
 
 
 def oracle_accuracy(
-    data: Any,
+    data: Data,
     task: str,
     *,
     centres: np.ndarray | None = None,
@@ -84,7 +84,7 @@ def oracle_accuracy(
     return float((classes.argmax(axis=1) == labels).mean())
 
 
-def _all_trials(data: Any, task: str) -> tuple[np.ndarray, np.ndarray]:
+def _all_trials(data: Data, task: str) -> tuple[np.ndarray, np.ndarray]:
     if task == "drifting_gratings":
         gratings = data.drifting_gratings
         return (np.asarray(gratings.start) + np.asarray(gratings.end)) / 2, np.asarray(gratings.orientation_id)

@@ -6,19 +6,13 @@ import datetime
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from poyo_ssl_plugin import compat
 from poyo_ssl_plugin.errors import PoyoSSLError
 from poyo_ssl_plugin.files import atomic_path
-from poyo_ssl_plugin.simulation.neurons import (
-    Neurons,
-    draw_states,
-    grating_presentations,
-    movie_presentations,
-)
+from poyo_ssl_plugin.simulation.neurons import Neurons, draw_states, grating_presentations, movie_presentations
 from poyo_ssl_plugin.simulation.stimuli import (
     DIRECTIONS,
     GRATING_SECONDS,
@@ -54,7 +48,7 @@ def simulate(
     minutes: float = 14.0,
     cre_lines: Sequence[str] | None = None,
     seed: int = 0,
-    progress: Callable[[Iterator[Any], int], Iterable[Any]] | None = None,
+    progress: Callable[[Iterator[Path], int], Iterable[Path]] | None = None,
 ) -> Path:
     """Write simulated recordings, and the movie they saw, to a folder.
 
@@ -171,7 +165,7 @@ def make_recording(
     )
 
 
-def _descriptions(recording_id: str, cre_line: str) -> dict[str, Any]:
+def _descriptions(recording_id: str, cre_line: str) -> dict[str, object]:
     return {
         "brainset": compat.BrainsetDescription(
             id=BRAINSET,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from poyo_ssl_plugin.data import CountSpikes, StandardizeTraces
+from poyo_ssl_plugin.data.dataset import Transform
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import Adapter
 from poyo_ssl_plugin.predictability import PredictabilityTable
@@ -42,9 +41,7 @@ class Activity:
             raise RecipeError(f"data.field={field}: {type(adapter.model).__name__} reads spikes; use a CalciumPOYO")
         return field
 
-    def transforms(
-        self, adapter: Adapter, table: PredictabilityTable, *, standardize: bool
-    ) -> list[Callable[[Any], Any]]:
+    def transforms(self, adapter: Adapter, table: PredictabilityTable, *, standardize: bool) -> list[Transform]:
         """What turns a window of the selected neurons into what the model reads.
 
         Raises:
@@ -53,7 +50,7 @@ class Activity:
         if adapter.field == SPIKES:
             return []
         counts = self.of(adapter) == SPIKES
-        made: list[Callable[[Any], Any]] = [CountSpikes(self.bin_width)] if counts else []
+        made: list[Transform] = [CountSpikes(self.bin_width)] if counts else []
         if standardize:
             if counts:
                 self._check_scores(table)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from poyo_ssl_plugin.files import atomic_path
 from poyo_ssl_plugin.models import read_checkpoint
+from poyo_ssl_plugin.plain import State
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -20,7 +20,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     is an :class:`~poyo_ssl_plugin.errors.OutputError`.
     """
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+    def save_checkpoint(self, checkpoint: State, path: str | Path, storage_options: object = None) -> None:
         # torch reports a full disk as a RuntimeError without a reason; writing bytes reports it as it is.
         buffer = io.BytesIO()
         torch.save(checkpoint, buffer)
@@ -28,6 +28,6 @@ class SafeCheckpointIO(TorchCheckpointIO):
             temporary.write_bytes(buffer.getbuffer())
 
     def load_checkpoint(
-        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
-    ) -> dict[str, Any]:
+        self, path: str | Path, map_location: object = "cpu", weights_only: bool | None = True
+    ) -> State:
         return read_checkpoint(path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -28,11 +29,13 @@ from poyo_ssl_plugin.data import (
     find_trials,
 )
 from poyo_ssl_plugin.data.curriculum import LossPacing
+from poyo_ssl_plugin.data.dataset import Transform
 from poyo_ssl_plugin.data.given_labels import GivenLabels, shuffled
-from poyo_ssl_plugin.data.splits import Split, part_within
+from poyo_ssl_plugin.data.splits import PARTS, Split, part_within
 from poyo_ssl_plugin.distributed import ShardedSampler, gathered, n_processes, process_index
 from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.models import Adapter, adapt
+from poyo_ssl_plugin.plain import Batch, ReadOnlyValues, State
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
 from poyo_ssl_plugin.recordings import unique_ids
 from poyo_ssl_plugin.training.activity import Activity
@@ -40,8 +43,6 @@ from poyo_ssl_plugin.training.resume import ResumableLoader
 from poyo_ssl_plugin.training.tokens import TaskTokenizer, collate_windows
 
 logger = logging.getLogger(__name__)
-
-Transform = Callable[[Any], Any]
 
 
 class DietData(L.LightningDataModule):
@@ -85,7 +86,7 @@ class DietData(L.LightningDataModule):
         window_length: float,
         batch_size: int,
         num_workers: int = 0,
-        unit_dropout: Mapping[str, Any] | None = None,
+        unit_dropout: ReadOnlyValues | None = None,
         standardize: bool = True,
         activity: Activity = Activity(),  # noqa: B008  it never changes
         seed: int = 0,
@@ -124,20 +125,25 @@ class DietData(L.LightningDataModule):
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(self.seed)
 
-    def _loader(self, sampler: Any, *, training: bool, given: Mapping[str, Trials] | None = None) -> DataLoader[Any]:
+    def _loader(
+        self,
+        sampler: PredictabilitySampler | TrialSampler | ShardedSampler | list[WindowIndex],
+        *,
+        training: bool,
+        given: Mapping[str, Trials] | None = None,
+    ) -> DataLoader[Batch]:
         """Batches of a sampler's windows or of a list: a share of them in training, else all in every process."""
         assert self.adapter is not None, "call attach(model) first"
         field = self.activity.of(self.adapter)
         fields = [field.split(".")[0]] + ([self.task.source] if self.task else [])
-        transforms: list[Transform] = []
-        if training and self.unit_dropout is not None:
-            transforms.append(DietUnitDropout(self.diet, field, **self.unit_dropout))
-        else:
-            transforms.append(SelectUnits(self.diet, field))
-        transforms += self.activity.transforms(self.adapter, self.table, standardize=self.standardize)
-        transforms += self._label_transforms(training, given)
-        transforms.append(TaskTokenizer(self.adapter, self.task))
-        windows = self.dataset.windows(self.recordings, Compose(transforms), fields)
+        dropout = self.unit_dropout if training else None
+        transforms: list[Transform] = [
+            SelectUnits(self.diet, field) if dropout is None else DietUnitDropout(self.diet, field, **dropout),
+            *self.activity.transforms(self.adapter, self.table, standardize=self.standardize),
+            *self._label_transforms(training, given),
+        ]
+        tokens = Compose([*transforms, TaskTokenizer(self.adapter, self.task)])
+        windows = self.dataset.windows(self.recordings, tokens, fields)
         if training:
             sampler = ShardedSampler(sampler, n_shards=n_processes(), index=process_index())
         kind = ResumableLoader if training else DataLoader
@@ -199,20 +205,18 @@ class PretrainingData(DietData):
         self.valid_times = {}
         if any(len(times) for times in fed["valid"].values()):
             self.valid_times = part_within(fed["valid"], self.dataset, stimulus)
-        windows: dict[str, Any] = {
-            "sampling_intervals": {name: interval(times) for name, times in self.train_times.items()},
-            "window_length": self.window_length,
-            "generator": self._generator(),
-            "diet": self.diet,
-        }
-        self.sampler: PredictabilitySampler
-        if curriculum is None:
-            self.sampler = PredictabilitySampler(**windows)
-        else:
+        make: Callable[..., PredictabilitySampler] = PredictabilitySampler
+        if curriculum is not None:
             # How many epochs these are is known when training starts.
-            self.sampler = CurriculumSampler(
-                epochs=curriculum_fraction, pacing=curriculum, start_fraction=curriculum_start, **windows
+            make = partial(
+                CurriculumSampler, pacing=curriculum, epochs=curriculum_fraction, start_fraction=curriculum_start
             )
+        self.sampler = make(
+            sampling_intervals={name: interval(times) for name, times in self.train_times.items()},
+            window_length=self.window_length,
+            generator=self._generator(),
+            diet=self.diet,
+        )
         self.curriculum_fraction = curriculum_fraction
         pacing = getattr(self.sampler, "pacing", None)
         self._loss_pacing = pacing if isinstance(pacing, LossPacing) else None
@@ -222,7 +226,7 @@ class PretrainingData(DietData):
             raise RecordingError(f"{error} Set data.window_length lower") from None
         self.max_valid_windows = max_valid_windows
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         if isinstance(self.sampler, CurriculumSampler):
             self.sampler.epochs = self.curriculum_fraction * self._epochs_to_train()
         return self._loader(self.sampler, training=True)
@@ -234,17 +238,17 @@ class PretrainingData(DietData):
             losses = gathered(float(loss))
             self._loss_pacing.observe(sum(losses) / len(losses))
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """How far a curriculum that is paced by loss has come."""
         return {} if self._loss_pacing is None else self._loss_pacing.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         if self._loss_pacing is not None:
             self._loss_pacing.load_state_dict(state_dict)
 
     def _epochs_to_train(self) -> float:
         """Length of the training in epochs, as the trainer was told it: by steps, by epochs, or the shorter."""
-        trainer: Any = self.trainer
+        trainer: L.Trainer | None = self.trainer
         assert trainer is not None, "a curriculum needs a trainer, which knows how long it is"
         n_batches = len(self.sampler) // (self.batch_size * n_processes())
         steps_per_epoch = max(n_batches, 1) / trainer.accumulate_grad_batches
@@ -252,7 +256,7 @@ class PretrainingData(DietData):
         lengths += [trainer.max_steps / steps_per_epoch] if trainer.max_steps > 0 else []
         return min(lengths, default=1.0)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         windows = _tile(self.valid_times, self.window_length, self.max_valid_windows)
         return self._loader(windows, training=False) if windows else []
 
@@ -301,27 +305,27 @@ class FinetuningData(DietData):
                 f"{self.task.name!r} decodes; 'poyo-ssl tasks {self.dataset.dataset_dir}' lists what they have"
             )
         self._adopted: dict[str, Trials] = {}
-        self.samplers = {part: self._sampler(part) for part in ("train", "valid", "test") if self._has_time(part)}
+        self.samplers = {part: self._sampler(part) for part in PARTS if self._has_time(part)}
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> DataLoader[Batch]:
         sampler = self.samplers["train"]
         # Enough windows that an epoch, and its overhead, is not over after a handful of batches.
         windows = 16 * self.batch_size * n_processes()
         sampler.repeats = max(1, windows // len(sampler.times))
         return self._loader(sampler, training=True)
 
-    def val_dataloader(self) -> DataLoader[Any] | list[Any]:
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
         return self._loader(self.samplers["valid"], training=False) if "valid" in self.samplers else []
 
-    def test_dataloader(self) -> DataLoader[Any]:
+    def test_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.samplers["test"], training=False)
 
-    def labelled_windows(self, repeats: int = 5) -> DataLoader[Any]:
+    def labelled_windows(self, repeats: int = 5) -> DataLoader[Batch]:
         """Jittered windows of the labelled training trials, with all neurons, once."""
         trials = self.trials("train")
         return self._loader(self._trial_sampler(trials, jitter=True, repeats=repeats), training=False, given=trials)
 
-    def unlabelled_trials(self) -> DataLoader[Any] | None:
+    def unlabelled_trials(self) -> DataLoader[Batch] | None:
         """One window per trial of the training time whose label is not used; ``None`` if there is none.
 
         The batches hold true labels, which nothing may learn from.

@@ -10,17 +10,20 @@ import logging
 import math
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from torch import nn
 
-from poyo_ssl_plugin.data import Task, fit_task, get_task
+from poyo_ssl_plugin.data import Recordings, Task, fit_task, get_task
+from poyo_ssl_plugin.data.splits import Split
 from poyo_ssl_plugin.data.tasks import FRAMES
 from poyo_ssl_plugin.errors import RecordingError
 from poyo_ssl_plugin.models import build_model
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
+from poyo_ssl_plugin.predictability import Diet, PredictabilityTable
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.finetuning import Finetuning, RegressionFinetuning
 from poyo_ssl_plugin.training.inputs import Inputs
@@ -134,7 +137,7 @@ class Decoding(ABC):
         """The classification whose labels an arm may learn from before it is fine-tuned to this task."""
         return self.task
 
-    def recorded(self) -> Any:
+    def recorded(self) -> str | ReadOnlyValues:
         """The task as a checkpoint's recipe names it; it says what was found in the training labels."""
         return self.recipe.task
 
@@ -153,23 +156,32 @@ class Decoding(ABC):
     def data(self, inputs: Inputs, *, seed: int = 0) -> FinetuningData:
         """The windows, what they are asked for and the answers."""
 
-    def model(self, recipe: Mapping[str, Any]) -> nn.Module:
+    def model(self, recipe: ReadOnlyValues) -> nn.Module:
         """The model that a recipe names, with a readout for the task."""
         return build_model(recipe, {self.task.name: self.n_outputs}, classes=self.has_classes)
 
     @abstractmethod
-    def module(self, model: nn.Module, record: Mapping[str, Any]) -> TransferModule:
+    def module(self, model: nn.Module, record: ReadOnlyValues) -> TransferModule:
         """The Lightning module: the loss, and the ``predictions`` of a test."""
 
     @abstractmethod
-    def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
+    def test_result(self, predictions: Sequence[ReadOnlyValues]) -> TestResult:
         """What a test measured, from the module's ``predictions``."""
 
-    def _data_arguments(self, inputs: Inputs) -> tuple[Any, ...]:
+    def _data_arguments(self, inputs: Inputs) -> tuple[Recordings, PredictabilityTable, Diet, Split]:
         return inputs.dataset, inputs.table, self.recipe.make_diet(inputs.table), inputs.split
 
-    def _data_options(self) -> dict[str, Any]:
+    def _data_options(self) -> Values:
         return {"label_fraction": self.recipe.label_fraction, **self.recipe.data.of_windows()}
+
+    def _module_options(self, record: ReadOnlyValues) -> Values:
+        return {
+            "transfer": self.recipe.transfer,
+            "probe_fraction": self.recipe.probe_fraction,
+            "hyper_parameters": record,
+            "optimizer": self.recipe.optim.optimizer,
+            "schedule": self.recipe.optim.schedule,
+        }
 
 
 class LabelDecoding(Decoding):
@@ -181,7 +193,7 @@ class LabelDecoding(Decoding):
         if inputs is not None:
             self.task = fit_task(self.task, inputs.dataset, inputs.split["train"])
 
-    def recorded(self) -> Any:
+    def recorded(self) -> str | ReadOnlyValues:
         return self.recipe.task if get_task(self.recipe.task).is_fitted else self.task.to_dict()
 
     def data(self, inputs: Inputs, *, seed: int = 0) -> FinetuningData:
@@ -193,15 +205,6 @@ class LabelDecoding(Decoding):
             **self._data_options(),
         )
 
-    def _module_options(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "transfer": self.recipe.transfer,
-            "probe_fraction": self.recipe.probe_fraction,
-            "hyper_parameters": record,
-            "optimizer": self.recipe.optim.optimizer,
-            "schedule": self.recipe.optim.schedule,
-        }
-
 
 class Classification(LabelDecoding):
     """Tell which of some classes was shown."""
@@ -211,11 +214,11 @@ class Classification(LabelDecoding):
     def describe(self) -> str:
         return "accuracy on held-out trials"
 
-    def module(self, model: nn.Module, record: Mapping[str, Any]) -> Finetuning:
+    def module(self, model: nn.Module, record: ReadOnlyValues) -> Finetuning:
         smoothing = self.recipe.label_smoothing
         return Finetuning(model, self.task, label_smoothing=smoothing, **self._module_options(record))
 
-    def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
+    def test_result(self, predictions: Sequence[ReadOnlyValues]) -> TestResult:
         correct = [float(row["label"] == row["prediction"]) for row in predictions]
         return TestResult(sum(correct) / len(correct), len(correct), correct)
 
@@ -230,10 +233,10 @@ class Regression(LabelDecoding):
     def describe(self) -> str:
         return "R2 within each recording, at held-out moments"
 
-    def module(self, model: nn.Module, record: Mapping[str, Any]) -> RegressionFinetuning:
+    def module(self, model: nn.Module, record: ReadOnlyValues) -> RegressionFinetuning:
         return RegressionFinetuning(model, self.task, loss=self.recipe.regression_loss, **self._module_options(record))
 
-    def test_result(self, predictions: Sequence[Mapping[str, Any]]) -> TestResult:
+    def test_result(self, predictions: Sequence[ReadOnlyValues]) -> TestResult:
         """R2 within each recording, weighted by its moments; the mean over targets.
 
         A moment counts 1 minus its squared error over the variance of its recording's test, so that the mean
@@ -262,7 +265,7 @@ class Regression(LabelDecoding):
         return TestResult(float(np.mean(gains)), len(gains), samples, list(blocks))
 
 
-def task_kind(task: Any) -> str:
+def task_kind(task: str | ReadOnlyValues | Task) -> str:
     """The kind of a task, by its name or declaration: ``"classification"``, ``"regression"`` or ``"frames"``.
 
     Example:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,13 +12,14 @@ from torchmetrics import Metric, R2Score
 from torchmetrics.classification import MulticlassAccuracy
 
 from poyo_ssl_plugin.data import Task
+from poyo_ssl_plugin.data.splits import PARTS
 from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt, run_with_latents
+from poyo_ssl_plugin.plain import Batch, Values
 from poyo_ssl_plugin.training.module import TransferModule
 from poyo_ssl_plugin.training.tokens import answered
 
-_PARTS = ("train", "valid", "test")
 REGRESSION_LOSSES = {"smooth_l1": F.smooth_l1_loss, "mse": F.mse_loss, "l1": F.l1_loss}
 
 
@@ -38,7 +39,7 @@ class TaskModule(TransferModule):
         self.adapter = adapt(model)
         self.task = task
         # A name of its own for each: "train" is a method of modules.
-        self.metrics = nn.ModuleDict({f"of_{part}": self.make_metric() for part in _PARTS})
+        self.metrics = nn.ModuleDict({f"of_{part}": self.make_metric() for part in PARTS})
 
     @abstractmethod
     def make_metric(self) -> Metric:
@@ -49,18 +50,18 @@ class TaskModule(TransferModule):
         """The loss of the answers (K, D_out) to the real queries of a batch."""
 
     @abstractmethod
-    def row(self, answer: torch.Tensor, target: torch.Tensor) -> dict[str, Any] | None:
+    def row(self, answer: torch.Tensor, target: torch.Tensor) -> Values | None:
         """Label and prediction of one tested moment, as they are kept; ``None`` for one without a label."""
 
-    def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         return self._score(self.model(**batch["inputs"]), batch, "train")
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         latent_pass = run_with_latents(self.model, batch["inputs"])
         self.health.update(latent_pass.processor_latents)
         self._score(latent_pass.output, batch, "valid")
 
-    def test_step(self, batch: dict[str, Any], batch_index: int) -> None:
+    def test_step(self, batch: Batch, batch_index: int) -> None:
         """Keep one row per trial of the test; trial windows ask one question each."""
         output = self.model(**batch["inputs"])
         self._score(output, batch, "test")
@@ -72,14 +73,17 @@ class TaskModule(TransferModule):
 
     def on_train_epoch_end(self) -> None:
         """Say the metric of the epoch; by hand, so that a resumed epoch counts all of its batches."""
-        metric: Any = self.metrics["of_train"]
+        metric = self._metric("train")
         self.log(f"train/{self.metric_name}", metric.compute(), prog_bar=True)
         metric.reset()
 
-    def _score(self, output: Any, batch: dict[str, Any], part: str) -> torch.Tensor:
+    def _metric(self, part: str) -> Metric:
+        return cast("Metric", self.metrics[f"of_{part}"])
+
+    def _score(self, output: torch.Tensor | dict[str, torch.Tensor], batch: Batch, part: str) -> torch.Tensor:
         answer, target = answered(self.adapter, output, batch, self.task.name)
         loss = self.loss(answer, target)
-        metric: Any = self.metrics[f"of_{part}"]
+        metric = self._metric(part)
         metric.update(answer.detach(), target)
         size = len(batch["target"])
         self.log(f"{part}/loss", loss.detach(), batch_size=size, prog_bar=True, on_epoch=part != "train")
@@ -120,7 +124,7 @@ class Finetuning(TaskModule):
     def loss(self, answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(answer, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
 
-    def row(self, answer: torch.Tensor, target: torch.Tensor) -> dict[str, Any]:
+    def row(self, answer: torch.Tensor, target: torch.Tensor) -> Values:
         return {"label": int(target), "prediction": int(answer.argmax())}
 
 
@@ -161,7 +165,7 @@ class RegressionFinetuning(TaskModule):
         # Without any label the sum keeps the readout in the graph.
         return self.distance(answer[known], target[known]) if known.any() else 0.0 * answer.sum()
 
-    def row(self, answer: torch.Tensor, target: torch.Tensor) -> dict[str, Any] | None:
+    def row(self, answer: torch.Tensor, target: torch.Tensor) -> Values | None:
         if not target.isfinite().all():
             return None
         return {"label": self._in_units(target), "prediction": self._in_units(answer)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -12,6 +11,7 @@ import torch
 from poyo_ssl_plugin.distributed import process_index
 from poyo_ssl_plugin.errors import NumericalError
 from poyo_ssl_plugin.files import write_json
+from poyo_ssl_plugin.plain import Batch, State
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class FiniteGuard(L.Callback):
         self.action = action
         self.skipped = 0
         self._in_a_row = 0
-        self._batch: Any = None
+        self._batch: Batch | None = None
         self._loss: torch.Tensor | None = None
 
     @property
@@ -49,13 +49,13 @@ class FiniteGuard(L.Callback):
         index = process_index()
         return self.folder / ("nonfinite.json" if index == 0 else f"nonfinite_process{index}.json")
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"skipped": self.skipped}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         self.skipped = state_dict["skipped"]
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: object) -> None:
         self._batch = batch
 
     def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
@@ -90,13 +90,13 @@ class FiniteGuard(L.Callback):
         for parameter in pl_module.parameters():
             parameter.grad = None
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if self.skipped:
             pl_module.log("train/skipped_steps", float(self.skipped), on_step=True, on_epoch=False)
 
     def _write_down(self, trainer: L.Trainer, module: L.LightningModule) -> list[str]:
+        assert self._batch is not None and self._loss is not None
         recordings = [str(name) for name in self._batch.get("recording_id", [])]
-        assert self._loss is not None
         affected = [
             name
             for name, parameter in module.named_parameters()
@@ -131,10 +131,10 @@ class CollapseWarning(L.Callback):
         self.first: dict[str, float] = {}
         self.warned = False
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         return {"first": self.first, "warned": self.warned}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         self.first, self.warned = dict(state_dict["first"]), state_dict["warned"]
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+
+from torch import nn
 
 from poyo_ssl_plugin.objectives import identify_units
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
@@ -13,7 +14,7 @@ from poyo_ssl_plugin.training.recipe import FinetuneRecipe
 logger = logging.getLogger(__name__)
 
 
-def identify(model: Any, recipe: FinetuneRecipe, inputs: Inputs, data: FinetuningData, *, seed: int) -> bool:
+def identify(model: nn.Module, recipe: FinetuneRecipe, inputs: Inputs, data: FinetuningData, *, seed: int) -> bool:
     """:func:`~poyo_ssl_plugin.objectives.identify_units` as a recipe asks for it; the model is changed in place.
 
     Args:
@@ -36,7 +37,7 @@ def identify(model: Any, recipe: FinetuneRecipe, inputs: Inputs, data: Finetunin
 
 
 def unlabelled_data(
-    recipe: FinetuneRecipe, inputs: Inputs, data: FinetuningData, model: Any, *, batch_size: int, seed: int = 0
+    recipe: FinetuneRecipe, inputs: Inputs, data: FinetuningData, model: nn.Module, *, batch_size: int, seed: int = 0
 ) -> PretrainingData:
     """Unlabelled windows of the training time of the neurons that are decoded, as a model reads them."""
     options = {**recipe.data.of_windows(), "batch_size": batch_size, "unit_dropout": None}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt, read_checkpoint
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 from poyo_ssl_plugin.predictability import PredictabilityTable
 from poyo_ssl_plugin.recordings import intersect_intervals
 from poyo_ssl_plugin.training.data import DietData
@@ -24,8 +25,8 @@ TOLERANCE = 1.0
 
 
 def record_of(
-    recipe: Recipe, model: nn.Module, data: DietData, times: Mapping[str, Any], skipped: Mapping[str, str]
-) -> dict[str, Any]:
+    recipe: Recipe, model: nn.Module, data: DietData, times: Mapping[str, np.ndarray], skipped: Mapping[str, str]
+) -> Values:
     """What a checkpoint says of itself, in plain values: model arguments, recipe, neurons and times seen.
 
     Args:
@@ -52,7 +53,7 @@ def _subject(data: DietData, name: str) -> str:
     return str(getattr(getattr(data.dataset.get_recording(name), "subject", None), "id", ""))
 
 
-def leaks_of(recipe: Recipe, table: PredictabilityTable, data: DietData) -> dict[str, Any]:
+def leaks_of(recipe: Recipe, table: PredictabilityTable, data: DietData) -> Values:
     """What of the test pretraining and scoring saw, and whether the recipe allows it.
 
     Raises:
@@ -63,7 +64,7 @@ def leaks_of(recipe: Recipe, table: PredictabilityTable, data: DietData) -> dict
     return {**before, "scoring": scoring, "allowed": recipe.allow_leak}
 
 
-def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[str, Any]:
+def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> Values:
     """Compare what a checkpoint was trained on with the neurons and test times of a fine-tuning run.
 
     Args:
@@ -95,7 +96,7 @@ def check_leaks(checkpoint: str | Path, data: DietData, *, allow: bool) -> dict[
     return found
 
 
-def check_scoring(table: PredictabilityTable, data: DietData, *, allow: bool) -> dict[str, Any]:
+def check_scoring(table: PredictabilityTable, data: DietData, *, allow: bool) -> Values:
     """Refuse a diet whose scores come from the time that is tested.
 
     Args:
@@ -123,7 +124,7 @@ def check_scoring(table: PredictabilityTable, data: DietData, *, allow: bool) ->
     return {"known": True, "split": table.provenance.get("split"), "test_seconds": round(seconds, 3)}
 
 
-def check_test_time(record: dict[str, Any], data: DietData, *, allow: bool) -> dict[str, Any]:
+def check_test_time(record: ReadOnlyValues, data: DietData, *, allow: bool) -> Values:
     """Refuse to evaluate a model on times that it, or the model it came from, was trained on.
 
     Args:
@@ -148,7 +149,7 @@ def check_test_time(record: dict[str, Any], data: DietData, *, allow: bool) -> d
     return found
 
 
-def _test_seconds(seen: Mapping[str, Any], data: DietData) -> float:
+def _test_seconds(seen: Mapping[str, ArrayLike], data: DietData) -> float:
     """Seconds of the test that lie in times by recording."""
     seconds = 0.0
     for name in data.recordings:

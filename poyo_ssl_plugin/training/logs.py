@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
@@ -39,8 +38,8 @@ class MetricsLog(Logger):
         self.path = Path(folder) / "metrics.csv"
         self._checkpoint = checkpoint
         self._columns: list[str] | None = None
-        self._rows: list[dict[str, Any]] = []
-        self._latest: dict[str, Any] = {}
+        self._rows: list[dict[str, float | None]] = []
+        self._latest: dict[str, float | None] = {}
 
     @property
     def name(self) -> str:
@@ -64,7 +63,7 @@ class MetricsLog(Logger):
         if len(self._rows) >= _ROWS:
             self.save()
 
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+    def log_hyperparams(self, *args: object, **kwargs: object) -> None:
         """Nothing: the recipe is beside the log."""
 
     @rank_zero_only

@@ -35,8 +35,7 @@ class LatentMeter:
         if not latents.isfinite().all():
             # Nothing to measure; what became of the numbers is the guard's to say.
             return {"latent_std": float("nan"), "effective_rank": float("nan")}
-        health = latent_health(latents)
-        return {name: float(value) for name, value in health.items()}
+        return {name: float(value) for name, value in latent_health(latents).items()}
 
 
 class SkillMeter:

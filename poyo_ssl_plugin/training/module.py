@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning as L
@@ -10,6 +10,7 @@ from torch import nn
 
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import PrototypeReadout, check_family
+from poyo_ssl_plugin.plain import ReadOnlyValues, State, Values
 from poyo_ssl_plugin.training.meters import LatentMeter
 from poyo_ssl_plugin.training.optim import OPTIMIZERS, READOUT, make_optimizer, make_schedule
 
@@ -41,9 +42,9 @@ class TrainingModule(L.LightningModule):
         self,
         model: nn.Module,
         *,
-        optimizer: Mapping[str, Any],
-        schedule: Mapping[str, Any],
-        hyper_parameters: Mapping[str, Any],
+        optimizer: ReadOnlyValues,
+        schedule: ReadOnlyValues,
+        hyper_parameters: ReadOnlyValues,
         frozen: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -66,7 +67,7 @@ class TrainingModule(L.LightningModule):
         """Whose parameters the optimiser gets."""
         return [self.model]
 
-    def configure_optimizers(self) -> Any:
+    def configure_optimizers(self) -> dict[str, object]:
         optimizer = make_optimizer(self.trained(), fresh=self.fresh, **self.optimizer_arguments)
         total = int(self.trainer.estimated_stepping_batches)
         schedule = make_schedule(
@@ -81,7 +82,7 @@ class TrainingModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         self.log_dict({f"valid/{name}": value for name, value in self.health.compute().items()})
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: State) -> None:
         checkpoint["hyper_parameters"] = self.record
 
 
@@ -103,14 +104,12 @@ class TransferModule(TrainingModule):
     """
 
     fresh: tuple[str, ...] = READOUT
-    # One row per tested moment, after a test.
-    predictions: list[dict[str, Any]]
 
     def __init__(
         self, model: nn.Module, *, transfer: str = "full", probe_fraction: float = 0.3, **options: Any
     ) -> None:
         super().__init__(model, **options)
-        self.predictions = []
+        self.predictions: list[Values] = []  # one row per tested moment, after a test
         starts = {"full": 0.0, "lp_ft": probe_fraction, "probe": 1.0}
         if transfer not in starts:
             raise RecipeError(f"transfer must be full, lp_ft or probe, not {transfer!r}")

@@ -5,19 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, fields, is_dataclass, replace
-from typing import Any, TypeVar, cast, get_type_hints
+from typing import TYPE_CHECKING, TypeVar, cast, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from poyo_ssl_plugin.errors import RecipeError
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 
-_Section = TypeVar("_Section")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from poyo_ssl_plugin.training.recipe import Recipe
+
+_Section = TypeVar("_Section", bound="DataclassInstance")
+_Kind = TypeVar("_Kind", bound="Recipe")
 # Given the dotted key and its value; raises RecipeError.
-Check = Callable[[str, Any], None]
+Check = Callable[[str, object], None]
 
 
-def parse(kind: type[_Section], values: Mapping[str, Any], prefix: str = "") -> _Section:
+def parse(kind: type[_Section], values: ReadOnlyValues, prefix: str = "") -> _Section:
     """A typed object from the keys of a recipe that it has fields for; other keys are left to who reads them.
 
     A value that is ``"???"`` counts as not given, in fields that are dictionaries too.
@@ -40,7 +47,7 @@ def parse(kind: type[_Section], values: Mapping[str, Any], prefix: str = "") -> 
         poyo_ssl_plugin.errors.RecipeError: identify.method must be none or unlabelled, not 'by_hand'
     """
     hints, given = get_type_hints(kind, include_extras=True), {}
-    for entry in fields(kind):  # type: ignore[arg-type]
+    for entry in fields(kind):
         key, value = f"{prefix}{entry.name}", values.get(entry.name, "???")
         if isinstance(value, str) and value == "???":
             if entry.default is MISSING and entry.default_factory is MISSING:
@@ -62,7 +69,7 @@ def parse(kind: type[_Section], values: Mapping[str, Any], prefix: str = "") -> 
         raise RecipeError(f"{prefix}{error.full_key}: {str(error).splitlines()[0]}") from None
 
 
-def parse_recipe(kind: type[_Section], config: DictConfig) -> _Section:
+def parse_recipe(kind: type[_Kind], config: DictConfig) -> _Kind:
     """A composed recipe as a typed object, with all of it in plain values as its ``content``.
 
     Args:
@@ -83,17 +90,16 @@ def parse_recipe(kind: type[_Section], config: DictConfig) -> _Section:
         poyo_ssl_plugin.errors.RecipeError: data.batch_size must be a whole number of at least 1, not many
     """
     try:
-        values: Any = OmegaConf.to_container(config, resolve=True, throw_on_missing=False)
+        values = cast("Values", OmegaConf.to_container(config, resolve=True, throw_on_missing=False))
     except OmegaConfBaseException as error:
         raise RecipeError(" ".join(str(error).split())) from None
-    recipe: Any = parse(kind, values)
-    return cast("_Section", replace(recipe, content=values))
+    return replace(parse(kind, values), content=values)
 
 
 def whole(least: int) -> Check:
     """Whole numbers from ``least`` on."""
 
-    def check(key: str, value: Any) -> None:
+    def check(key: str, value: object) -> None:
         if type(value) is not int or value < least:
             raise RecipeError(f"{key} must be a whole number of at least {least}, not {value}")
 
@@ -103,20 +109,20 @@ def whole(least: int) -> Check:
 def one_of(*words: str) -> Check:
     """One of some words."""
 
-    def check(key: str, value: Any) -> None:
+    def check(key: str, value: object) -> None:
         if value not in words:
             raise RecipeError(f"{key} must be {', '.join(words[:-1])} or {words[-1]}, not {value!r}")
 
     return check
 
 
-def positive(key: str, value: Any) -> None:
+def positive(key: str, value: object) -> None:
     """Finite numbers above 0."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise RecipeError(f"{key} must be a positive number, not {value}")
 
 
-def fraction(key: str, value: Any) -> None:
+def fraction(key: str, value: object) -> None:
     """Numbers above 0, and at most 1."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
         raise RecipeError(f"{key} must be in (0, 1], not {value}")

@@ -10,6 +10,7 @@ from typing import Any
 import hydra.utils
 from torch import nn
 
+from poyo_ssl_plugin.compat import Dataset
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import dataset_unit_ids, load_weights, model_state, read_checkpoint, replace_vocabulary
 from poyo_ssl_plugin.models.vocabulary import Source
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def pretrained_model(
-    *, family: str | type, init_from: str | Path | None, vocabulary: Source = "pretrained", **arguments: Any
+    *, family: str | type[nn.Module], init_from: str | Path | None, vocabulary: Source = "pretrained", **arguments: Any
 ) -> nn.Module:
     """A model with the weights of a checkpoint that fit it, ready for new neurons.
 
@@ -56,6 +57,6 @@ def pretrained_model(
     return model
 
 
-def _exchange_vocabularies(model: Any, source: Source, dataset: Any) -> None:
+def _exchange_vocabularies(model: nn.Module, source: Source, dataset: Dataset) -> None:
     replace_vocabulary(model.unit_emb, dataset_unit_ids(dataset), source=source)
     replace_vocabulary(model.session_emb, dataset.recording_ids, source=source)

@@ -13,6 +13,7 @@ from poyo_ssl_plugin.distributed import mean_of_all
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.models import adapt
 from poyo_ssl_plugin.objectives import NoReconstruction, ObjectiveOutput
+from poyo_ssl_plugin.plain import Batch, State
 from poyo_ssl_plugin.training.meters import ProbeMeter, SkillMeter
 from poyo_ssl_plugin.training.module import DECODER, TrainingModule
 from poyo_ssl_plugin.training.tokens import answered
@@ -71,31 +72,31 @@ class Pretraining(TrainingModule):
         if callable(attach):
             attach(model)
 
-    def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
+    def training_step(self, batch: Batch, batch_index: int) -> torch.Tensor:
         return self._step(batch, "train")
 
-    def on_train_batch_end(self, outputs: Any, batch: dict[str, Any], batch_index: int) -> None:
+    def on_train_batch_end(self, outputs: dict[str, torch.Tensor], batch: Batch, batch_index: int) -> None:
         """Tell the data the loss, for a curriculum that is paced by it."""
         observe = getattr(getattr(self.trainer, "datamodule", None), "observe", None)
         if observe is not None:
             observe(outputs["loss"])
 
-    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
         self._step(batch, "valid")
 
     def trained(self) -> list[nn.Module]:
         return [self.model, self.objective]
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, checkpoint: State) -> None:
         """Keep the model alone under ``state_dict``, as torch_brain's ``load_pretrained`` wants it."""
         super().on_save_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
         checkpoint["objective"] = {key: state.pop(key) for key in list(state) if key.startswith(_OBJECTIVE)}
 
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, checkpoint: State) -> None:
         checkpoint["state_dict"] |= checkpoint["objective"]
 
-    def _step(self, batch: dict[str, Any], part: str) -> torch.Tensor:
+    def _step(self, batch: Batch, part: str) -> torch.Tensor:
         output = self.objective(self.model, batch["inputs"])
         terms = dict(output.terms)
         loss = output.loss
@@ -121,7 +122,7 @@ class Pretraining(TrainingModule):
         self.log(f"{part}/loss", loss.detach(), batch_size=size, prog_bar=True)
         return loss
 
-    def _measure(self, output: ObjectiveOutput, batch: dict[str, Any]) -> None:
+    def _measure(self, output: ObjectiveOutput, batch: Batch) -> None:
         latents = output.latent_pass.processor_latents
         self.health.update(latents)
         self.skill.update(output)

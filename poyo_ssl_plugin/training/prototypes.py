@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from poyo_ssl_plugin.models import run_without_dropout
 from poyo_ssl_plugin.models.readout import PrototypeReadout
+from poyo_ssl_plugin.plain import Batch
 from poyo_ssl_plugin.training.data import FinetuningData
 from poyo_ssl_plugin.training.recipe import SelfTraining
 
@@ -37,7 +39,7 @@ class WindowLatents:
 
 
 @torch.no_grad()
-def window_latents(model: Any, loader: Any) -> WindowLatents:
+def window_latents(model: nn.Module, loader: Iterable[Batch]) -> WindowLatents:
     """The processor's latents of all windows of a loader, without dropout; windows that are not finite are left out."""
     parts: list[tuple[torch.Tensor, ...]] = []
     names: list[str] = []
@@ -53,7 +55,7 @@ def window_latents(model: Any, loader: Any) -> WindowLatents:
     return WindowLatents(latents, session, label, names, time)
 
 
-def start_from_class_means(model: Any, data: FinetuningData, task: str, options: SelfTraining) -> int:
+def start_from_class_means(model: nn.Module, data: FinetuningData, task: str, options: SelfTraining) -> int:
     """Set a prototype readout to the class means of the labelled training windows; other readouts stay.
 
     With self-training, trials of the training split without a label are guessed, their guesses improve the

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from poyo_ssl_plugin.data import Task, get_task
 from poyo_ssl_plugin.errors import CheckpointError, RecipeError
 from poyo_ssl_plugin.models.architecture import refuse_unknown_classes
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 from poyo_ssl_plugin.predictability import Diet, PredictabilityTable, make_diet
 from poyo_ssl_plugin.training.activity import Activity
 from poyo_ssl_plugin.training.parsing import fraction, one_of, parse_recipe, positive, whole
@@ -21,15 +22,15 @@ _ABSENT = object()
 _Kind = TypeVar("_Kind", bound="Recipe")
 
 
-def _seeds(key: str, value: Any) -> None:
-    known = isinstance(value, list) and all(type(seed) is int and seed >= 0 for seed in value)
-    if not known or not value or len(set(value)) < len(value):
+def _seeds(key: str, value: object) -> None:
+    seeds = value if isinstance(value, list) else []
+    if not all(type(seed) is int and seed >= 0 for seed in seeds) or not 0 < len(set(seeds)) == len(seeds):
         raise RecipeError(
             f"{key} must be different whole numbers from 0 on, at least one, as in seeds=[0,1,2], not {value}"
         )
 
 
-def _lr(key: str, value: Any) -> None:
+def _lr(key: str, value: object) -> None:
     if not isinstance(value, Mapping):
         raise RecipeError(f"{key} holds other keys; change one of them, {key}.lr=... or {key}.name=...")
     positive(f"{key}.lr", value.get("lr"))
@@ -50,7 +51,7 @@ class DataRecipe:
     field: str | None = None
     bin_width: float = 0.1
     standardize: bool = True
-    unit_dropout: dict[str, Any] | None
+    unit_dropout: Values | None
 
     @property
     def folder(self) -> str:
@@ -63,7 +64,7 @@ class DataRecipe:
             raise RecipeError("data.root is not set: give data.root=..., the folder of the recordings")
         return self.root
 
-    def of_windows(self) -> dict[str, Any]:
+    def of_windows(self) -> Values:
         """What windows are like, as options of :class:`~poyo_ssl_plugin.training.DietData`."""
         names = ("window_length", "batch_size", "num_workers", "standardize", "unit_dropout")
         return {name: getattr(self, name) for name in names} | {"activity": Activity(self.field, self.bin_width)}
@@ -78,7 +79,7 @@ class PretrainDataRecipe(DataRecipe):
     curriculum_start: float = 0.2
     curriculum_fraction: float = 0.7
 
-    def of_windows(self) -> dict[str, Any]:
+    def of_windows(self) -> Values:
         names = ("stimulus", "curriculum", "curriculum_start", "curriculum_fraction")
         return super().of_windows() | {name: getattr(self, name) for name in names}
 
@@ -118,8 +119,8 @@ class TrainerRecipe:
 class OptimRecipe:
     """Arguments of :func:`~poyo_ssl_plugin.training.optim.make_optimizer` and of the schedule."""
 
-    optimizer: Annotated[dict[str, Any], _lr]
-    schedule: dict[str, Any]
+    optimizer: Annotated[Values, _lr]
+    schedule: Values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,15 +181,15 @@ class Recipe:
     """
 
     out_dir: str
-    model: dict[str, Any]
-    diet: dict[str, Any]
+    model: Values
+    diet: Values
     data: DataRecipe
     optim: OptimRecipe
     trainer: TrainerRecipe
     resume: bool = False
     init_from: str | None = None
     allow_leak: bool = False
-    content: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    content: Values = field(default_factory=dict, repr=False, compare=False)
 
     def with_values(self: _Kind, **values: Any) -> _Kind:
         """The same recipe with other values, some of which were only known when its recordings were read."""
@@ -211,7 +212,7 @@ class PretrainRecipe(Recipe):
     """
 
     data: PretrainDataRecipe
-    ssl: dict[str, Any]
+    ssl: Values
     aux: Auxiliary
     seed: Annotated[int, whole(0)] = 0
 
@@ -256,14 +257,12 @@ class FinetuneRecipe(Recipe):
     shuffle_labels: bool = False
     label_fraction: Annotated[float, fraction] = 1.0
     vocabulary: str = "pretrained"
-    frames: dict[str, Any] | None = None
-    decoder: dict[str, Any] | None = None
-    frame_loss: dict[str, Any] | None = None
+    frames: Values | None = None
+    decoder: Values | None = None
+    frame_loss: Values | None = None
 
 
-def recorded_recipe(
-    content: Mapping[str, Any], overrides: Mapping[str, Any] | None, *, source: str | Path
-) -> FinetuneRecipe:
+def recorded_recipe(content: ReadOnlyValues, overrides: ReadOnlyValues | None, *, source: str | Path) -> FinetuneRecipe:
     """The recipe in a checkpoint, some keys changed; it is data and not code, so its classes must be known.
 
     Raises:

@@ -11,37 +11,41 @@ import logging
 import random
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import Metric
 
 from poyo_ssl_plugin.distributed import gathered, n_processes, process_index
 from poyo_ssl_plugin.errors import Terminated
+from poyo_ssl_plugin.plain import State
 
 logger = logging.getLogger(__name__)
+
+_Sample = TypeVar("_Sample", covariant=True)
 
 # How often processes ask each other whether one of them was told to stop; a GPU waits for the answer.
 _STEPS_BETWEEN_ASKING = 10
 
 
-class _Position(Sampler[Any]):
+class _Position(Sampler[object]):
     """A sampler that can leave out the front of an epoch."""
 
-    def __init__(self, sampler: Sampler[Any]) -> None:
+    def __init__(self, sampler: Sampler[object] | Sequence[object]) -> None:
         self.sampler = sampler
         self.skip = 0
 
     def __len__(self) -> int:
         return len(self.sampler)  # type: ignore[arg-type]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[object]:
         skip, self.skip = self.skip, 0
         for i, index in enumerate(self.sampler):
             if i >= skip:
@@ -53,7 +57,7 @@ class _Position(Sampler[Any]):
             self.sampler.set_epoch(epoch)
 
 
-class ResumableLoader(DataLoader[Any]):
+class ResumableLoader(DataLoader[_Sample]):
     """A ``DataLoader`` that knows where in its epoch it is and can go on there.
 
     Lightning saves and restores it through ``state_dict`` and ``load_state_dict``. No sample that was
@@ -79,11 +83,13 @@ class ResumableLoader(DataLoader[Any]):
         True
     """
 
-    def __init__(self, dataset: Any, *, sampler: Sampler[Any], **options: Any) -> None:
+    def __init__(
+        self, dataset: Dataset[_Sample], *, sampler: Sampler[object] | Sequence[object], **options: Any
+    ) -> None:
         self._position = _Position(sampler)
         self._start: torch.Tensor | None = None
         self._given = 0
-        self._pending: dict[str, Any] | None = None
+        self._pending: State | None = None
         super().__init__(dataset, sampler=self._position, **options)
 
     def __iter__(self) -> Any:
@@ -102,7 +108,7 @@ class ResumableLoader(DataLoader[Any]):
             self._given += 1
             yield batch
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> State:
         """Where the loader is: the generator's state when the epoch began, and the batches given since."""
         if self._pending is not None:
             return self._pending
@@ -115,15 +121,15 @@ class ResumableLoader(DataLoader[Any]):
     def _n_shards(self) -> int:
         return getattr(self._position.sampler, "n_shards", 1)
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: State) -> None:
         """Go on from what :meth:`state_dict` said, at the next iteration."""
         self._pending = dict(state_dict)
 
 
-def random_states() -> dict[str, Any]:
+def random_states() -> State:
     """The states of Python's, NumPy's and torch's global generators, in plain values and tensors."""
-    numpy_state: Any = np.random.get_state(legacy=False)
-    states: dict[str, Any] = {
+    numpy_state = np.random.get_state(legacy=False)
+    states: State = {
         "python": random.getstate(),
         "numpy": {
             **numpy_state,
@@ -136,7 +142,7 @@ def random_states() -> dict[str, Any]:
     return states
 
 
-def restore_random_states(states: dict[str, Any]) -> None:
+def restore_random_states(states: State) -> None:
     """Put every generator into the state that :func:`random_states` said.
 
     Example:
@@ -173,16 +179,16 @@ class ResumePoint(Checkpoint):
         self.every_n_steps = every_n_steps
         self.carried: dict[str, float] = {}
         self.trained = False
-        self._settled: dict[str, Any] | None = None
-        self._pending: dict[str, Any] | None = None
+        self._settled: State | None = None
+        self._pending: State | None = None
         self._due = False
         self._accumulates = False
         self._stop = False
         self._asked = False
         self._why = "SIGTERM"
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, Callable[[int, FrameType | None], object] | int | None] = {}
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: State) -> None:
         """Add the random states and metrics, and see that the log is not behind the checkpoint."""
         for log in trainer.loggers:
             log.save()
@@ -206,7 +212,7 @@ class ResumePoint(Checkpoint):
             "logged": {**self.carried, **{name: float(value) for name, value in trainer.callback_metrics.items()}},
         }
 
-    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: State) -> None:
         """Keep what is to be restored until training starts, after all that draws random numbers before it."""
         self._pending = checkpoint.get("resume")
 
@@ -247,7 +253,7 @@ class ResumePoint(Checkpoint):
                 self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, self._ask_to_stop)
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: object, batch_idx: int
     ) -> None:
         n_batches = batch_idx + 1
         self._accumulates = n_batches % trainer.accumulate_grad_batches > 0 and n_batches < trainer.num_training_batches
@@ -264,7 +270,7 @@ class ResumePoint(Checkpoint):
         if (self._due or self._stop) and not _validates_next(trainer) and not last_of_epoch:
             self._settled = self._moving(trainer)
 
-    def on_train_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
         if self._settled is not None:
             self._save_if_due(trainer)
             self._settled = None
@@ -291,11 +297,11 @@ class ResumePoint(Checkpoint):
             raise Terminated(message)
 
     @staticmethod
-    def _moving(trainer: L.Trainer) -> dict[str, Any]:
+    def _moving(trainer: L.Trainer) -> State:
         """What fetching a batch moves."""
         return {"random": random_states(), "loader": _loader_state(trainer)}
 
-    def _ask_to_stop(self, number: int, _: Any) -> None:
+    def _ask_to_stop(self, number: int, _: object) -> None:
         self._asked = True
         if number == signal.SIGINT:
             self._why = "Ctrl-C"
@@ -316,7 +322,7 @@ def _validates_next(trainer: L.Trainer) -> bool:
     return (trainer.fit_loop.total_batch_idx + 1) % every == 0
 
 
-def _loader_state(trainer: L.Trainer) -> dict[str, Any] | None:
+def _loader_state(trainer: L.Trainer) -> State | None:
     loader = trainer.train_dataloader
     return loader.state_dict() if isinstance(loader, ResumableLoader) else None
 

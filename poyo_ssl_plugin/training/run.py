@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import lightning as L
 from omegaconf import DictConfig
@@ -21,6 +20,8 @@ from poyo_ssl_plugin.models import (
     model_to_start,
     read_checkpoint,
 )
+from poyo_ssl_plugin.models.vocabulary import Source
+from poyo_ssl_plugin.plain import ReadOnlyValues, State, Values
 from poyo_ssl_plugin.training.data import FinetuningData, PretrainingData
 from poyo_ssl_plugin.training.decoding import Decoding, decoding_of
 from poyo_ssl_plugin.training.identify_neurons import identify
@@ -112,7 +113,7 @@ class Prepared:
     module: TransferModule
     data: FinetuningData
     loaded: LoadReport | None = None
-    leaks: dict[str, Any] = field(default_factory=dict)
+    leaks: Values = field(default_factory=dict)
 
 
 def prepare_finetuning(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0) -> Prepared:
@@ -154,8 +155,8 @@ def _prepare(recipe: FinetuneRecipe, inputs: Inputs | None, *, seed: int) -> Pre
         logger.info("diet %s (%s)", data.diet.summary(inputs.dataset.recording_ids), data.diet.name)
     model = decoding.model(recipe.model)
     data.attach(model)
-    source: dict[str, Any] = {"init_from": recipe.init_from, "vocabulary": recipe.vocabulary}
-    loaded = initialise(model, data.unit_ids, data.session_ids, **source)
+    source = cast("Source", recipe.vocabulary)  # checked where it is used
+    loaded = initialise(model, data.unit_ids, data.session_ids, init_from=recipe.init_from, vocabulary=source)
     record = record_of(recipe, model, data, data.split["train"], inputs.skipped)
     record |= {"seed": seed, "leaks": leaks_of(recipe, inputs.table, data)}
     if recipe.init_from is not None:
@@ -207,7 +208,7 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
             metrics = fit(trainer, run.module, run.data)
             trainer.test(run.module, run.data, verbose=False)
             return record.finish(
-                {**metrics, **numbers(trainer)},
+                metrics | numbers(trainer),
                 predictions=run.module.predictions,
                 loaded=run.loaded,
                 task=run.decoding.task.name,
@@ -216,7 +217,7 @@ def finetune(config: DictConfig, inputs: Inputs | None = None, *, seed: int = 0)
 
 
 def open_finetuned(
-    checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, inputs: Inputs | None = None
+    checkpoint: str | Path, overrides: ReadOnlyValues | None = None, inputs: Inputs | None = None
 ) -> Prepared:
     """Open a fine-tuned checkpoint with its data.
 
@@ -263,7 +264,7 @@ def open_finetuned(
     return Prepared(recipe, decoding, module, data, leaks=leaks)
 
 
-def _load(module: TransferModule, content: Mapping[str, Any]) -> None:
+def _load(module: TransferModule, content: State) -> None:
     """Load a model and what its module learned beside it; a network that only measures is not part of it."""
     learned = {f"model.{name}": value for name, value in model_state(content).items()}
     learned |= {name: value for name, value in content["state_dict"].items() if name in module.state_dict()}
@@ -274,7 +275,7 @@ def _load(module: TransferModule, content: Mapping[str, Any]) -> None:
 
 
 def evaluate(
-    checkpoint: str | Path, overrides: Mapping[str, Any] | None = None, inputs: Inputs | None = None
+    checkpoint: str | Path, overrides: ReadOnlyValues | None = None, inputs: Inputs | None = None
 ) -> RunResult:
     """Test a fine-tuned checkpoint on the test split of its recordings; arguments as :func:`open_finetuned`.
 

@@ -22,6 +22,7 @@ from poyo_ssl_plugin.distributed import is_main_process
 from poyo_ssl_plugin.errors import DeviceError, RecipeError
 from poyo_ssl_plugin.files import RECORD, atomic_path, only_run_in, write_json
 from poyo_ssl_plugin.models import LoadReport, read_checkpoint
+from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 from poyo_ssl_plugin.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -62,10 +63,10 @@ class RunResult:
     checkpoint: Path
     metrics: dict[str, float]
     initial: dict[str, float] = field(default_factory=dict)
-    predictions: list[dict[str, Any]] = field(default_factory=list)
+    predictions: list[Values] = field(default_factory=list)
     loaded: LoadReport | None = None
     task: str = ""
-    leaks: dict[str, Any] = field(default_factory=dict)
+    leaks: Values = field(default_factory=dict)
 
 
 @dataclass
@@ -93,7 +94,7 @@ class RunRecord:
     """
 
     out_dir: Path
-    recipe: dict[str, Any]
+    recipe: Values
     state: Literal["begun", "finished"] = "begun"
     result: RunResult | None = None
     speed: dict[str, float] = field(default_factory=dict)
@@ -132,7 +133,7 @@ class RunRecord:
         if self.result is not None:
             del content["result"]["out_dir"], content["result"]["checkpoint"]
         if is_main_process():
-            write_json(self.out_dir / RECORD, {"format": 2, **_to_json(content)})
+            write_json(self.out_dir / RECORD, _to_json({"format": 2, **content}))
 
     def finish(self, metrics: dict[str, float], **further: Any) -> RunResult:
         """Write that the run is finished, and what came of it, in the fields of :class:`RunResult`."""
@@ -207,7 +208,7 @@ def hardware_errors() -> Iterator[None]:
         raise DeviceError(f"{said} Set trainer.accelerator=cpu, or auto, to use what is there") from error
 
 
-def _refuse_other_recipe(now: Mapping[str, Any], earlier: Mapping[str, Any], source: str | Path) -> None:
+def _refuse_other_recipe(now: ReadOnlyValues, earlier: ReadOnlyValues, source: str | Path) -> None:
     """Refuse to continue a run with a recipe that changes what it was.
 
     Raises:
@@ -224,14 +225,14 @@ def _refuse_other_recipe(now: Mapping[str, Any], earlier: Mapping[str, Any], sou
             )
 
 
-def _value(recipe: Any, key: str) -> Any:
+def _value(recipe: object, key: str) -> object:
     """The value that a recipe gives to a dotted key, if it does."""
     for part in key.split("."):
         recipe = recipe.get(part, _ABSENT) if isinstance(recipe, Mapping) else _ABSENT
     return _ABSENT if isinstance(recipe, Mapping) else recipe
 
 
-def _to_json(value: Any) -> Any:
+def _to_json(value: object) -> object:
     """Numbers that JSON has no word for as texts."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"float:{value}"
@@ -240,7 +241,7 @@ def _to_json(value: Any) -> Any:
     return [_to_json(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _from_json(value: Any) -> Any:
+def _from_json(value: object) -> Any:
     if isinstance(value, str) and value.startswith("float:"):
         return float(value.removeprefix("float:"))
     if isinstance(value, dict):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from datetime import timedelta
-from typing import Any
 
 import lightning as L
 from rich.console import Console
@@ -40,7 +39,7 @@ class StepProgress(L.Callback):
             self.bar.add_task(self.label, total=self.total, completed=self.first, loss="")
             self.bar.start()
 
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         step = trainer.global_step
         tenth = max(1, self.total // 10)
         if self.bar is not None:

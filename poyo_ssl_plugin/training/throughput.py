@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from typing import Any
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.throughput import get_available_flops
 
 from poyo_ssl_plugin.models.flops import measure_cost
+from poyo_ssl_plugin.plain import Batch
 from poyo_ssl_plugin.training.run_folder import RunRecord
 
 
@@ -54,15 +54,15 @@ class Throughput(L.Callback):
         self._mark = None
         self._peak = trainer.world_size * peak_flops(pl_module.device, str(trainer.precision))
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Batch, *_: object) -> None:
         if self._mark is None:
             if not self._flops:
-                model: Any = pl_module.model
-                self._flops = measure_cost(model, batch["inputs"], len(batch["target"])).training_flops
+                cost = measure_cost(pl_module.model, batch["inputs"], len(batch["target"]))
+                self._flops = cost.training_flops
             self._mark = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: object, batch: Batch, batch_idx: int
     ) -> None:
         assert self._mark is not None
         now = time.monotonic()

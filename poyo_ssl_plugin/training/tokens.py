@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
@@ -11,6 +9,7 @@ from poyo_ssl_plugin.compat import Data, collate, pad
 from poyo_ssl_plugin.data import Task, find_targets
 from poyo_ssl_plugin.data.tasks import IGNORED
 from poyo_ssl_plugin.models import Adapter
+from poyo_ssl_plugin.plain import Batch
 from poyo_ssl_plugin.recordings import recording_id
 
 
@@ -28,7 +27,7 @@ class TaskTokenizer:
         self.adapter = adapter
         self.task = task
 
-    def __call__(self, data: Data) -> dict[str, Any]:
+    def __call__(self, data: Data) -> dict[str, object]:
         start, middle = float(data.absolute_start), data.domain.end[-1] / 2
         times, labels = (np.empty(0), np.empty(0)) if self.task is None else find_targets(data, self.task)
         if len(times) == 0:
@@ -49,9 +48,9 @@ class TaskTokenizer:
         return np.full((1, self.task.n_outputs), np.nan, dtype=np.float32)
 
 
-def collate_windows(samples: list[dict[str, Any]]) -> dict[str, Any]:
+def collate_windows(samples: list[dict[str, object]]) -> Batch:
     """A batch of samples: padded by torch_brain's ``collate``, padding marked as not to be asked."""
-    batch = collate(samples)
+    batch: Batch = collate(samples)
     padding = ~batch["asked"]
     if batch["target"].ndim == 3:
         batch["target"] = batch["target"].masked_fill(padding[..., None], float("nan"))
@@ -62,6 +61,8 @@ def collate_windows(samples: list[dict[str, Any]]) -> dict[str, Any]:
     return batch
 
 
-def answered(adapter: Adapter, output: Any, batch: dict[str, Any], task: str) -> tuple[torch.Tensor, torch.Tensor]:
+def answered(
+    adapter: Adapter, output: torch.Tensor | dict[str, torch.Tensor], batch: Batch, task: str
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Answers (K, D_out) and targets, (K,) or (K, D), of the real queries of a batch."""
     return adapter.answers(output, batch["asked"], task), batch["target"][batch["asked"]]

@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -141,7 +140,7 @@ class _Compile(L.Callback):
     def __init__(self, how: bool | str) -> None:
         self.backend = how if isinstance(how, str) else "inductor"
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if self.backend:
             assert isinstance(pl_module, TrainingModule)
             compile_layers(pl_module.model, self.backend)
@@ -184,7 +183,7 @@ def validate(trainer: L.Trainer, module: L.LightningModule, data: L.LightningDat
     if not data.val_dataloader():
         return {}
     trainer.validate(module, data, verbose=False)
-    return dict(numbers(trainer))
+    return numbers(trainer)
 
 
 def numbers(trainer: L.Trainer) -> dict[str, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
@@ -62,7 +61,7 @@ def read_caiman(path: str | Path, *, sampling_rate: float | None = None) -> Trac
 
 def _array(file: h5py.File, name: str) -> np.ndarray | None:
     """A numeric array, or ``None`` where there is none; CaImAn writes None as the text ``NoneType``."""
-    item: Any = file.get(name)
+    item = file.get(name)
     if not isinstance(item, h5py.Dataset) or item.dtype.kind not in "fiub":
         return None
     return np.asarray(item[()])

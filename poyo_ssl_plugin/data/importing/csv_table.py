@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
 from poyo_ssl_plugin.errors import RecordingError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import ArrayLike
 
 _EMPTY = {"", "na", "n/a", "nan", "none", "null"}
 
@@ -39,7 +43,7 @@ class Table:
     first_row: int = 0
 
     @classmethod
-    def of(cls, name: str, table: Any) -> Table:
+    def of(cls, name: str, table: Columns) -> Table:
         """A table of a mapping of columns or a pandas DataFrame.
 
         Raises:
@@ -82,6 +86,9 @@ class Table:
         """Raise a RecordingError that names file, column and row."""
         value = self.columns[column][row] if row < len(self) else ""
         raise RecordingError(f"{self.name}: column {column!r}, row {row + self.first_row}: {str(value)!r} {problem}")
+
+
+Columns: TypeAlias = "Table | Mapping[str, ArrayLike] | pd.DataFrame"
 
 
 def read_table(path: Path) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +12,10 @@ from poyo_ssl_plugin.data.importing.csv_table import Table
 from poyo_ssl_plugin.data.importing.df_over_f import df_over_f
 from poyo_ssl_plugin.data.importing.traces import Spikes, Traces, reading, sampling_rate_of
 from poyo_ssl_plugin.errors import RecordingError
+
+if TYPE_CHECKING:
+    from pynwb import NWBFile
+    from pynwb.ophys import RoiResponseSeries
 
 
 def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: str | None = None) -> Traces | Spikes:
@@ -52,7 +56,7 @@ def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: st
         raise RecordingError("pynwb is not installed, which reads NWB: pip install 'poyo-ssl-plugin[import]'") from None
     with reading(path, "NWB file"), warnings.catch_warnings(), NWBHDF5IO(str(path), "r") as io:
         warnings.simplefilter("ignore")  # pynwb's, of what is refused below in a sentence
-        file: Any = io.read()
+        file = io.read()
         found = [item for item in file.objects.values() if isinstance(item, RoiResponseSeries)]
         if not found and series is None and file.units is not None:
             return _spikes(path, file)
@@ -72,7 +76,7 @@ def read_nwb(path: str | Path, *, sampling_rate: float | None = None, series: st
         return Traces(values[:, accepted], rate, _ids(chosen)[accepted].astype(str), start, _trials(path, file))
 
 
-def _choose(path: Path, found: list[Any], name: str | None) -> Any:
+def _choose(path: Path, found: list[RoiResponseSeries], name: str | None) -> RoiResponseSeries:
     names = ", ".join(sorted(map(_label, found)))
     if name is not None:
         found = [series for series in found if name in (series.name, _label(series))]
@@ -88,7 +92,7 @@ def _choose(path: Path, found: list[Any], name: str | None) -> Any:
     return found[0]
 
 
-def _spikes(path: Path, file: Any) -> Spikes:
+def _spikes(path: Path, file: NWBFile) -> Spikes:
     units = file.units
     if "spike_times" not in units.colnames:
         raise RecordingError(f"{path}: its units have no spike_times; it has no traces either")
@@ -105,25 +109,25 @@ _DERIVED = ("neuropil", "deconvolved", "denoised", "baseline")
 _ACCEPTED = {"iscell", "accepted", "isaccepted"}
 
 
-def _label(series: Any) -> str:
+def _label(series: RoiResponseSeries) -> str:
     return f"{series.parent.name}/{series.name}"
 
 
-def _says(series: Any, *words: str) -> bool:
+def _says(series: RoiResponseSeries, *words: str) -> bool:
     return any(word in _label(series).lower() for word in words)
 
 
-def _is_df_over_f(series: Any) -> bool:
+def _is_df_over_f(series: RoiResponseSeries) -> bool:
     return type(series.parent).__name__ == "DfOverF" or series.name.lower().replace("_", "").startswith(
         ("dff", "dfoverf")
     )
 
 
-def _ids(series: Any) -> np.ndarray:
+def _ids(series: RoiResponseSeries) -> np.ndarray:
     return np.asarray(series.rois.table.id[:])[np.asarray(series.rois.data)]
 
 
-def _neuropil(chosen: Any, found: list[Any]) -> np.ndarray | None:
+def _neuropil(chosen: RoiResponseSeries, found: list[RoiResponseSeries]) -> np.ndarray | None:
     for series in found:
         same = series.rois.table is chosen.rois.table and np.array_equal(_ids(series), _ids(chosen))
         if same and series is not chosen and _says(series, "neuropil") and series.data.shape == chosen.data.shape:
@@ -131,7 +135,7 @@ def _neuropil(chosen: Any, found: list[Any]) -> np.ndarray | None:
     return None
 
 
-def _accepted(series: Any) -> np.ndarray:
+def _accepted(series: RoiResponseSeries) -> np.ndarray:
     """Which ROIs of a series are cells, as their table says it: 0 or 1, with the probability beside it in suite2p's."""
     table = series.rois.table
     for name in table.colnames:
@@ -141,7 +145,7 @@ def _accepted(series: Any) -> np.ndarray:
     return np.arange(len(series.rois))
 
 
-def _clock(where: str, series: Any) -> tuple[float, float | None]:
+def _clock(where: str, series: RoiResponseSeries) -> tuple[float, float | None]:
     """Time of the first sample in seconds, and the rate in Hz."""
     if series.rate is not None:
         return float(series.starting_time or 0.0), float(series.rate)
@@ -156,7 +160,7 @@ def _clock(where: str, series: Any) -> tuple[float, float | None]:
     return float(times[0]), float(1 / step)
 
 
-def _trials(path: Path, file: Any) -> Table | None:
+def _trials(path: Path, file: NWBFile) -> Table | None:
     if file.trials is None or len(file.trials) == 0:
         return None
     renamed = {"start_time": "start", "stop_time": "end"}

@@ -7,13 +7,12 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from poyo_ssl_plugin import compat
-from poyo_ssl_plugin.compat import ArrayDict, Data, Interval, IrregularTimeSeries
-from poyo_ssl_plugin.data.importing.csv_table import Table
+from poyo_ssl_plugin.compat import ArrayDict, Data, Interval, IrregularTimeSeries, RegularTimeSeries
+from poyo_ssl_plugin.data.importing.csv_table import Columns, Table
 from poyo_ssl_plugin.data.importing.parts import FRACTIONS, split_recording
 from poyo_ssl_plugin.errors import OutputError, RecordingError
 from poyo_ssl_plugin.files import atomic_path
@@ -36,8 +35,8 @@ def recording_from_arrays(
     *,
     recording: str,
     sampling_rate: float,
-    trials: Any = None,
-    series: Mapping[str, Any] | None = None,
+    trials: Columns | None = None,
+    series: Mapping[str, Columns] | None = None,
     split: str | Sequence[float] = FRACTIONS,
     unit_ids: Sequence[str] | np.ndarray | None = None,
     subject: str | None = None,
@@ -83,7 +82,7 @@ def recording_from_arrays(
     if trials is not None:
         table = Table.of("trials", trials)
         n_cut = len(values) if values.ndim == 3 else None
-        swapped = _latest_end(table) <= values.shape[-1] / rate
+        swapped = table.numbers("end").max(initial=0.0) <= values.shape[-1] / rate
         table = _checked_trials(table, domain, 0.5 / rate, n_cut, f" at {rate:g} Hz", swapped)
     flat = np.ascontiguousarray(values.reshape(-1, values.shape[-1]))
     activity = {
@@ -99,8 +98,8 @@ def recording_from_spikes(
     *,
     recording: str,
     unit_ids: Sequence[str] | np.ndarray,
-    trials: Any = None,
-    series: Mapping[str, Any] | None = None,
+    trials: Columns | None = None,
+    series: Mapping[str, Columns] | None = None,
     split: str | Sequence[float] = FRACTIONS,
     subject: str | None = None,
     cre_line: str = "",
@@ -141,13 +140,13 @@ def recording_from_spikes(
     if not 0 <= unit_index.min() <= unit_index.max() < len(ids):
         raise RecordingError(f"recording {recording}: spikes refer to neuron {unit_index.max()} of {len(ids)}")
     first, last = times.min(), times.max()
-    table = None if trials is None else Table.of("trials", trials)
-    if table is not None:
+    domain = np.array([[first, last]])
+    table = None
+    if trials is not None:
+        table = Table.of("trials", trials)
         start, end = table.numbers("start"), table.numbers("end")
         domain = np.array([[start[end > first].min(initial=first), end[start < last].max(initial=last)]])
         table = _checked_trials(table, domain)
-    else:
-        domain = np.array([[first, last]])
     order = np.argsort(times, kind="stable")
     spikes = IrregularTimeSeries(timestamps=times[order], unit_index=unit_index[order], domain=compat.interval(domain))
     activity = {"units": ArrayDict(id=ids), "spikes": spikes}
@@ -155,10 +154,10 @@ def recording_from_spikes(
 
 
 def _recording(
-    activity: Mapping[str, Any],
+    activity: Mapping[str, ArrayDict | RegularTimeSeries | IrregularTimeSeries],
     domain: np.ndarray,
     trials: Table | None,
-    series: Mapping[str, Any],
+    series: Mapping[str, Columns],
     split: str | Sequence[float],
     recording: str,
     subject: str | None,
@@ -269,10 +268,6 @@ def _domain(values: np.ndarray, rate: float, start: float) -> np.ndarray:
     first = start + np.arange(len(values)) * values.shape[1] / rate
     # Intervals that touched would be joined, and a window could cross from one trial into the next.
     return np.stack([first, first + (values.shape[1] - 0.5) / rate], axis=1)
-
-
-def _latest_end(trials: Table) -> float:
-    return float(trials.numbers("end").max(initial=0.0))
 
 
 def _checked_trials(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import pickletools
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -96,8 +95,8 @@ def _rate(path: Path) -> float | None:
         return None
     with reading(path, f"{path.name} of suite2p"), path.open("rb") as file:
         version = np.lib.format.read_magic(file)
-        header: Any = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
-        header(file)
+        skip_header = np.lib.format.read_array_header_1_0 if version[0] == 1 else np.lib.format.read_array_header_2_0
+        skip_header(file)
         key_seen = False
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name in ("MEMOIZE", "BINPUT", "LONG_BINPUT", "PUT"):

@@ -21,7 +21,7 @@ import shutil
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
@@ -33,6 +33,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import allen_brain_observatory
 from allen_brain_observatory import paper, stimulus_movie, stock
+
+if TYPE_CHECKING:
+    from allensdk.core.brain_observatory_cache import BrainObservatoryCache, BrainObservatoryNwbDataSet
+    from torch_brain.data import Data
 
 stock_pipeline = stock.load_pipeline()
 
@@ -92,7 +96,7 @@ class Pipeline(stock_pipeline.Pipeline):  # type: ignore[name-defined]
         print(f"Cre line, depth and half of every session: {raw_dir / SESSIONS_FILE}")
         return _filtered(manifest, args) if filters else manifest
 
-    def download(self, manifest_item: Any) -> tuple[Any, str]:
+    def download(self, manifest_item: Any) -> tuple[BrainObservatoryNwbDataSet, str]:
         """The NWB file of a session, from where torch_brain's Allen pipeline has put it if it has."""
         session_id = manifest_item.session_id
         name = Path("ophys_experiment_data") / f"{session_id}.nwb"
@@ -102,7 +106,7 @@ class Pipeline(stock_pipeline.Pipeline):  # type: ignore[name-defined]
             return stock_pipeline.BrainObservatoryNwbDataSet(shared), session_id
         return super().download(manifest_item)
 
-    def process(self, download_output: tuple[Any, str]) -> None:
+    def process(self, download_output: tuple[BrainObservatoryNwbDataSet, str]) -> None:
         """Let the stock pipeline write the recording out of sight, extend it, and move it to its place."""
         nwb, session_id = download_output
         path = self.processed_dir / f"{session_id}.h5"
@@ -117,7 +121,7 @@ class Pipeline(stock_pipeline.Pipeline):  # type: ignore[name-defined]
                 self.update_status("Extending")
                 os.replace(_extended(written), path)
 
-    def _process_stock(self, download_output: tuple[Any, str], folder: Path) -> Path:
+    def _process_stock(self, download_output: tuple[BrainObservatoryNwbDataSet, str], folder: Path) -> Path:
         processed_dir, self.processed_dir = self.processed_dir, folder
         try:
             super().process(download_output)
@@ -125,7 +129,7 @@ class Pipeline(stock_pipeline.Pipeline):  # type: ignore[name-defined]
             self.processed_dir = processed_dir
         return folder / f"{download_output[1]}.h5"
 
-    def _store_movie(self, nwb: Any) -> None:
+    def _store_movie(self, nwb: BrainObservatoryNwbDataSet) -> None:
         if self.args.skip_stimuli:
             return
         self.update_status("Storing movie frames")
@@ -145,7 +149,7 @@ class Pipeline(stock_pipeline.Pipeline):  # type: ignore[name-defined]
             os.replace(partial, target)
 
 
-def _session_table(cache: Any, path: Path) -> pd.DataFrame:
+def _session_table(cache: BrainObservatoryCache, path: Path) -> pd.DataFrame:
     """Cre line, depth, area, session type and half of every session, by session id."""
     # BrainObservatoryCache.get_ophys_experiments asks the server about eye tracking each time, so it never
     # works offline; this is the cached half of it.
@@ -204,7 +208,7 @@ def _extended(path: Path) -> Path:
     return extended
 
 
-def _paper_split(data: Any) -> dict[str, np.ndarray]:
+def _paper_split(data: Data) -> dict[str, np.ndarray]:
     """Train, valid and test times of the stimuli of the paper that the session has, by part."""
     parts = {part: [np.empty((0, 2))] for part in paper.PARTS}
     for name, fractions, per_epoch in SPLITS:
