@@ -32,7 +32,7 @@ from poyo_ssl_plugin.data.curriculum import LossPacing
 from poyo_ssl_plugin.data.dataset import Transform
 from poyo_ssl_plugin.data.given_labels import GivenLabels, shuffled
 from poyo_ssl_plugin.data.splits import PARTS, Split, part_within
-from poyo_ssl_plugin.distributed import ShardedSampler, gathered, n_processes, process_index
+from poyo_ssl_plugin.distributed import Samples, ShardedSampler, gathered, n_processes, process_index
 from poyo_ssl_plugin.errors import DietError, RecordingError
 from poyo_ssl_plugin.models import Adapter, adapt
 from poyo_ssl_plugin.plain import Batch, ReadOnlyValues, State
@@ -126,11 +126,7 @@ class DietData(L.LightningDataModule):
         return torch.Generator().manual_seed(self.seed)
 
     def _loader(
-        self,
-        sampler: PredictabilitySampler | TrialSampler | ShardedSampler | list[WindowIndex],
-        *,
-        training: bool,
-        given: Mapping[str, Trials] | None = None,
+        self, sampler: Samples, *, training: bool, given: Mapping[str, Trials] | None = None
     ) -> DataLoader[Batch]:
         """Batches of a sampler's windows or of a list: a share of them in training, else all in every process."""
         assert self.adapter is not None, "call attach(model) first"

@@ -11,7 +11,7 @@ import logging
 import random
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import Metric
 
-from poyo_ssl_plugin.distributed import gathered, n_processes, process_index
+from poyo_ssl_plugin.distributed import Samples, gathered, n_processes, process_index
 from poyo_ssl_plugin.errors import Terminated
 from poyo_ssl_plugin.plain import State
 
@@ -38,12 +38,12 @@ _STEPS_BETWEEN_ASKING = 10
 class _Position(Sampler[object]):
     """A sampler that can leave out the front of an epoch."""
 
-    def __init__(self, sampler: Sampler[object] | Sequence[object]) -> None:
+    def __init__(self, sampler: Samples) -> None:
         self.sampler = sampler
         self.skip = 0
 
     def __len__(self) -> int:
-        return len(self.sampler)  # type: ignore[arg-type]
+        return len(self.sampler)
 
     def __iter__(self) -> Iterator[object]:
         skip, self.skip = self.skip, 0
@@ -83,9 +83,7 @@ class ResumableLoader(DataLoader[_Sample]):
         True
     """
 
-    def __init__(
-        self, dataset: Dataset[_Sample], *, sampler: Sampler[object] | Sequence[object], **options: Any
-    ) -> None:
+    def __init__(self, dataset: Dataset[_Sample], *, sampler: Samples, **options: Any) -> None:
         self._position = _Position(sampler)
         self._start: torch.Tensor | None = None
         self._given = 0
