@@ -340,7 +340,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def start_comparison(root: Path, out: Path, *options: str) -> subprocess.Popen:
-    settings = ",".join(quick("trainer.save_every_n_steps=5", steps=30, batch_size=4))
+    settings = ",".join(quick("trainer.save_every_n_steps=5", steps=90, batch_size=4))
     command = [sys.executable, "-m", "poyo_ssl_plugin.cli", "compare", *(options or ["processes=2"])]
     command += [f"root={root}", f"out_dir={out}"]
     command += [

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 import yaml
 from torch import nn
 
+from poyo_ssl_plugin.configuration import flat
 from poyo_ssl_plugin.plain import ReadOnlyValues, Values
 
 _HEADER = {
@@ -60,15 +61,7 @@ def _seen(record: ReadOnlyValues) -> list[str]:
 
 
 def _values(mapping: ReadOnlyValues) -> list[str]:
-    return [f"{key}: {value}" for key, value in _flat(mapping)]
-
-
-def _flat(mapping: ReadOnlyValues, prefix: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in mapping.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        elif key not in _PLACES:
-            yield f"{prefix}{key}", value
+    return [f"{key}: {value}" for key, value in flat(_without_places(mapping)).items()]
 
 
 # Keys with places on the machine that trained, which say nothing elsewhere.
