@@ -249,7 +249,7 @@ def _run(
         start=None if start is None else start.key,
         recipe=cast("Values", OmegaConf.to_container(config)),
         place=runs,
-        contiguous=bool(comparison.folds) and comparison.contiguous_folds,
+        contiguous=comparison.contiguous_folds,
     )
 
 

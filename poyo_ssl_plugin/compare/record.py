@@ -71,7 +71,7 @@ class Run:
         held_out = self.held_out
         said = {
             "stage": self.stage,
-            # Not said where folds are cut as they always were: runs from before stay finished.
+            # Interleaved folds leave their kind out, as they did before there was another: old runs stay finished.
             "split": held_out and list(held_out if held_out.contiguous else held_out[:3]),
             "seed": self.seed,
             "root": self.recipe["data"]["root"],
