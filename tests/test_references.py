@@ -71,7 +71,7 @@ class TestReferences:
         assert {name: int((found.recording == name).sum()) for name in n_trials} == n_trials
         scores = run_references(parse_recipe(FinetuneRecipe, config), inputs)
         assert set(scores) == {"template", "whitened template", "softmax regression"}
-        assert {len(right) for right in scores.values()} == {sum(n_trials.values())}
+        assert {len(told.right) for told in scores.values()} == {sum(n_trials.values())}
 
     def test_on_many_neurons_they_are_well_above_chance_and_shuffled_labels_at_it(self, recipe, tmp_path):
         lines = ["Cux2_CreERT2"]
@@ -80,10 +80,10 @@ class TestReferences:
         config = recipe("diet=all", root=folder, table=tmp_path / "table.csv")
         inputs = Inputs.from_recipe(parse_recipe(FinetuneRecipe, config))
         for decoded in run_references(parse_recipe(FinetuneRecipe, config), inputs).values():
-            assert decoded.mean() > 3 / 8
+            assert decoded.right.mean() > 3 / 8
         config.shuffle_labels = True
         for decoded in run_references(parse_recipe(FinetuneRecipe, config), inputs).values():
-            assert decoded.mean() < 3 / 8
+            assert decoded.right.mean() < 3 / 8
 
     def test_recordings_of_one_class_or_without_a_labelled_trial(self, recipe):
         """A decoder of one class names that class; what has no labels to learn from is told wrong."""
@@ -99,9 +99,13 @@ class TestReferences:
         scores = run_references(parse_recipe(FinetuneRecipe, config), inputs)
         trials = prepare_finetuning(config, inputs).data.trials("test")
         n, m = len(trials[names[0]]), len(trials[names[1]])
-        for right in scores.values():
-            assert right[:n].tolist() == (trials[names[0]].label == first.label[0]).tolist()
-            assert not right[n : n + m].any()
+        for told in scores.values():
+            assert told.right[:n].tolist() == (trials[names[0]].label == first.label[0]).tolist()
+            assert not told.right[n : n + m].any()
+        # It is sure of its one class, and knows nothing of the recording without labels.
+        loss = scores["softmax regression"].log_loss
+        assert (loss[:n][trials[names[0]].label == first.label[0]] == 0).all() and loss[:n].max() > 30
+        np.testing.assert_allclose(loss[n : n + m], np.log(8))
 
     def test_counts_of_spikes(self, spike_dir, spike_table_path, recipe):
         config = recipe("model=poyo", root=spike_dir, table=spike_table_path)
@@ -145,8 +149,8 @@ class TestReferences:
         inputs.split = repeat_fold(inputs.dataset, "natural_movie_one", 0, 5)
         found = run_references(parse_recipe(FinetuneRecipe, config), inputs)
         # All trials of two repeats but those too near to what is trained on.
-        assert 50 < len(found["template"]) <= 60
-        assert found["template"].mean() > 0.75 and found["whitened template"].mean() > 0.82
+        assert 50 < len(found["template"].right) <= 60
+        assert found["template"].right.mean() > 0.75 and found["whitened template"].right.mean() > 0.82
 
 
 class TestFiles:

@@ -49,11 +49,20 @@ def test_every_question_runs_small(name, sim_dir, tmp_path, unrendered):
     for pair in answer.planned:
         assert pair.mean == pytest.approx(column.arms[pair.arm].mean - column.arms[pair.reference].mean)
         assert pair.n == 2
+        losses = [column.log_loss[name].mean for name in (pair.arm, pair.reference)]
+        assert pair.log_loss.mean == pytest.approx(losses[0] - losses[1])
+    assert set(column.log_loss) == {*stand_in["arms"], "softmax regression"}
     runs = pd.read_csv(tmp_path / "runs.csv")
     assert set(stand_in["arms"]) < set(runs.decoder)
     for arm in stand_in["arms"]:
         # Data sets, or folds, have equally many runs, so the mean of all is the mean of theirs.
-        assert runs.value[runs.decoder == arm].mean() == pytest.approx(column.arms[arm].mean, abs=1e-5)
+        found = runs[runs.decoder == arm][["value", "log_loss"]].mean()
+        assert list(found) == pytest.approx([column.arms[arm].mean, column.log_loss[arm].mean], abs=1e-5)
+    before = pd.read_csv(tmp_path / "pretraining.csv")
+    assert set(before.arm) <= set(column.arms) and len(before)
+    assert (before.steps == 3).all()
+    # On folds there is no validation time.
+    assert name == "few_labels" or (before.effective_rank > 1).all()
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +100,17 @@ def test_data_sets_can_be_done_one_by_one(sim_dir, tmp_path):
     assert set(pd.read_csv(tmp_path / "runs.csv").data_set) == {107}
     with pytest.raises(RecipeError, match="unknown data set '99'"):
         reproduce(asked, tmp_path, changes, only=["99"], small=True)
+
+
+def test_columns_can_be_done_one_by_one(sim_dir, tmp_path, unrendered):
+    columns = {name: {"arms": ["scratch"]} for name in ("one", "other")}
+    planned = [{"column": name, "arm": "scratch", "reference": "scratch"} for name in columns]
+    changes = {"root": str(sim_dir), "held_out": ["sim_002"], "task": "drifting_gratings", **TINY}
+    with unrendered():
+        answer = reproduce(Question("Why?", columns, planned), tmp_path, changes, columns=["other"], small=True)
+    assert list(answer.columns) == ["other"] and [pair.column for pair in answer.planned] == ["other"]
+    with pytest.raises(RecipeError, match="unknown column 'third'; those of this question: one, other"):
+        reproduce(Question("Why?", columns, planned), tmp_path, changes, columns=["third"])
 
 
 def test_planned_arms_are_those_of_their_column():
@@ -131,8 +151,9 @@ def test_one_override_of_a_recipe_is_a_list_of_one():
 
 def test_the_lines_of_an_answer():
     column = Column(
-        {"scratch": Estimate(0.5, [0.4, 0.6], 2)}, {"template": 0.25}, chance=0.125, metric="", seconds=0, git=None
-    )
+        {"scratch": Estimate(0.5, [0.4, 0.6], 2)}, {"template": 0.25}, chance=0.125, metric="", seconds=0, git=None,
+        log_loss={"scratch": Estimate(1.5, [1.25, 1.75], 2), "softmax regression": Estimate(2.0, None, 2)},
+    )  # fmt: skip
     planned = PlannedDifference(
         0.125,
         None,
@@ -145,6 +166,7 @@ def test_the_lines_of_an_answer():
         arm="adapted",
         reference="scratch",
         p_holm=None,
+        log_loss=Estimate(-0.25, [-0.5, 0.0], 2),
     )
     lines = Answer("Why?", False, "fold", {"all": column}, [planned]).lines()
     assert lines == [
@@ -156,7 +178,12 @@ def test_the_lines_of_an_answer():
         "| template | 0.250 |",
         "| chance | 0.125 |",
         "",
-        "| planned comparison | difference | relative | Holm's p | folds |",
-        "| --- | --- | --- | --- | --- |",
-        "| all: `adapted` - `scratch` | +0.125 | +25% | - | 2 |",
+        "| log-loss, nats | all |",
+        "| --- | --- |",
+        "| `scratch` | 1.500 (1.250 to 1.750) |",
+        "| softmax regression | 2.000 |",
+        "",
+        "| planned comparison | difference | relative | Holm's p | folds | of log-loss |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| all: `adapted` - `scratch` | +0.125 | +25% | - | 2 | -0.250 (-0.500 to +0.000) |",
     ]

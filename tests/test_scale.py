@@ -176,7 +176,9 @@ def test_the_label_axis_pretrains_once_and_baselines_have_as_few_labels(sim_dir,
         expected = run_references(
             parse_recipe(FinetuneRecipe, compose_recipe("finetune", "scratch", overrides)), inputs
         )
-        assert {name: row.value for name, row in found.items()} == {n: right.mean() for n, right in expected.items()}
+        assert {name: row.value for name, row in found.items()} == {
+            n: told.right.mean() for n, told in expected.items()
+        }
     assert few != all_of_them
     assert [row[0] for row in scaling_rows(summary)].count("template") == 2
 

@@ -35,6 +35,7 @@ from poyo_ssl_plugin.training import (
     read_checkpoint,
 )
 from poyo_ssl_plugin.training.optim import make_optimizer, make_schedule
+from poyo_ssl_plugin.training.tokens import answered
 
 QUICK = quick(steps=6, val_every=3)
 
@@ -258,6 +259,18 @@ class TestFinetune:
         again = evaluate(finetuned.checkpoint)
         assert again.predictions == finetuned.predictions and again.task == "drifting_gratings"
         assert again.metrics["test/accuracy"] == finetuned.metrics["test/accuracy"]
+
+    @pytest.mark.parametrize("smoothing", [0.0, 0.5])
+    def test_the_loss_of_the_test_is_the_log_loss_whatever_training_smooths(self, finetuned, smoothing):
+        opened = open_finetuned(finetuned.checkpoint)
+        model, batches = opened.module.model.eval(), list(opened.data.test_dataloader())
+        with torch.no_grad():
+            outputs = [model(**batch["inputs"]) for batch in batches]
+        asked = [answered(opened.module.adapter, *pair, opened.data.task.name) for pair in zip(outputs, batches)]
+        answer, label = (torch.cat(parts) for parts in zip(*asked))
+        log_loss = -answer.log_softmax(dim=1).gather(1, label[:, None]).mean()
+        tested = evaluate(finetuned.checkpoint, {"label_smoothing": smoothing}).metrics["test/loss"]
+        assert tested == pytest.approx(float(log_loss), rel=1e-5)
 
     def test_an_opened_run_has_the_training_trials_that_it_had(self, recipe):
         run = finetune(recipe("finetune", "label_fraction=0.3", "shuffle_labels=true"), seed=2)

@@ -125,14 +125,20 @@ def scale(overrides: tuple[str, ...], preset: str | None, ray: bool) -> None:
 @click.option("--out", "out_dir", type=click.Path(path_type=Path), help="Folder to write to; runs/QUESTION by default.")
 @click.option("--small", is_flag=True, help="Three steps a run: shows that all of it runs, and decides nothing.")
 @click.option("--only", multiple=True, metavar="DATA_SET", help="Do only this data set of the question; repeatable.")
+@click.option("--column", "columns", multiple=True, help="Do only this comparison of the question; repeatable.")
 def reproduce(
-    question: str | None, overrides: tuple[str, ...], out_dir: Path | None, small: bool, only: tuple[str, ...]
+    question: str | None,
+    overrides: tuple[str, ...],
+    out_dir: Path | None,
+    small: bool,
+    only: tuple[str, ...],
+    columns: tuple[str, ...],
 ) -> None:
     """Rerun a page of results.
 
     Does every comparison behind the page and writes answer.md, with their values side by side and the planned
-    differences, and runs.csv, with the value of every run. Without QUESTION it lists them. Finished runs are kept.
-    Keys are those of 'poyo-ssl compare'.
+    differences, runs.csv, with the value of every run, and pretraining.csv. Without QUESTION it lists them. Finished
+    runs are kept. Keys are those of 'poyo-ssl compare'.
 
     \b
     Example:
@@ -148,7 +154,7 @@ def reproduce(
         return print_table(("question", "it asks"), rows)
     asked, place = get_question(question), out_dir or Path("runs", question)
     with Stages(errors) as stage:
-        rerun(asked, place, parse_overrides(overrides), only=only, small=small, stage=stage)
+        rerun(asked, place, parse_overrides(overrides), only=only, columns=columns, small=small, stage=stage)
     say((place / "answer.md").read_text(encoding="utf-8"))
 
 

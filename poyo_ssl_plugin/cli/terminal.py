@@ -52,13 +52,15 @@ def print_table(header: Iterable[str], rows: Iterable[Iterable[object]], *, titl
 
 def print_results(summary: TestSummary) -> None:
     """The arms of a comparison, or the one run, and what follows from them."""
+    from poyo_ssl_plugin.compare.figures import in_words
     from poyo_ssl_plugin.compare.report import result_rows
     from poyo_ssl_plugin.compare.results import ComparisonSummary
     from poyo_ssl_plugin.compare.verdicts import arm_verdicts, leak_warnings, verdict
 
     metric = summary.measured
     intervals = f"95 %, runs and {metric.samples}", f"95 %, {metric.samples} alone"
-    print_table(("arm", metric.name, *intervals, "runs"), result_rows(summary), title=summary.task)
+    beside = map(in_words, summary.beside)
+    print_table(("arm", metric.name, *intervals, *beside, "runs"), result_rows(summary), title=summary.task)
     if not isinstance(summary, ComparisonSummary):
         return
     if summary.pretrained_minus_scratch is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from poyo_ssl_plugin.compare.estimates import Estimate, PairedComparison
 
@@ -17,6 +17,7 @@ class Column:
     Attributes:
         arms: What each arm reached.
         simple_decoders: Mean of each simple decoder.
+        log_loss: What the arms and simple decoders that give probabilities have of it, in nats; of a classification.
         chance: What guessing reaches, where there is such a thing.
         metric: What was measured, in words.
         seconds: Wall-clock time.
@@ -35,6 +36,7 @@ class Column:
     metric: str
     seconds: float
     git: str | None
+    log_loss: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,12 +48,14 @@ class PlannedDifference(PairedComparison):
         arm: Name of an arm.
         reference: Name of the arm it is compared with.
         p_holm: ``p`` adjusted for the number of planned differences.
+        log_loss: The same difference of log-losses, in nats, of a classification; less is better.
     """
 
     column: str
     arm: str
     reference: str
     p_holm: float | None
+    log_loss: Estimate | None = None
 
 
 @dataclass(frozen=True)
@@ -98,25 +102,45 @@ class Answer:
             values = (column.simple_decoders.get(name) for column in columns)
             rows.append([name, *("-" if value is None else f"{value:.3f}" for value in values)])
         rows.append(["chance", *(f"{column.chance or 0:.3f}" for column in columns)])
-        planned = [["planned comparison", "difference", "relative", "Holm's p", f"{self.unit}s"], ["---"] * 5]
-        for pair in self.planned:
-            planned.append(
-                [
-                    f"{pair.column}: `{pair.arm}` - `{pair.reference}`",
-                    f"{pair.mean:+.3f}{_interval(pair.ci95, '+.3f')}",
-                    "-" if pair.relative_gain is None else f"{pair.relative_gain:+.0%}",
-                    "-" if pair.p_holm is None else f"{pair.p_holm:.2g}",
-                    str(pair.n),
-                ]
-            )
         header = [f"# {self.question}", ""]
         if self.small:
             header += ["**Three steps a run: these numbers say nothing.**", ""]
-        return [*header, *map(_row, rows), "", *map(_row, planned)]
+        return [*header, *map(_row, rows), "", *self._losses(), *map(_row, self._planned_rows())]
+
+    def _losses(self) -> list[str]:
+        columns = self.columns.values()
+        found = dict.fromkeys(name for column in columns for name in column.log_loss)
+        if not found:
+            return []
+        rows = [["log-loss, nats", *self.columns], ["---"] * (len(columns) + 1)]
+        for name in found:
+            title = f"`{name}`" if name in self.arms else name
+            rows.append([title, *(_cell(column.log_loss.get(name)) for column in columns)])
+        return [*map(_row, rows), ""]
+
+    def _planned_rows(self) -> list[list[str]]:
+        losses = any(pair.log_loss for pair in self.planned)
+        header = ["planned comparison", "difference", "relative", "Holm's p", f"{self.unit}s"]
+        header += ["of log-loss"] * losses
+        rows = [header, ["---"] * len(header)]
+        for pair in self.planned:
+            row = [
+                f"{pair.column}: `{pair.arm}` - `{pair.reference}`",
+                _signed(pair),
+                "-" if pair.relative_gain is None else f"{pair.relative_gain:+.0%}",
+                "-" if pair.p_holm is None else f"{pair.p_holm:.2g}",
+                str(pair.n),
+            ]
+            rows.append([*row, "-" if pair.log_loss is None else _signed(pair.log_loss)] if losses else row)
+        return rows
 
 
 def _cell(value: Estimate | None) -> str:
     return "-" if value is None else f"{value.mean:.3f}{_interval(value.ci95, '.3f')}"
+
+
+def _signed(difference: Estimate) -> str:
+    return f"{difference.mean:+.3f}{_interval(difference.ci95, '+.3f')}"
 
 
 def _interval(ci95: Sequence[float] | None, form: str) -> str:

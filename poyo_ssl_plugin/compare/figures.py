@@ -31,6 +31,7 @@ LINE_STYLES: tuple[LineStyle, ...] = ("-", "--", ":", "-.", (0, (6, 1, 1, 1, 1, 
 
 # What the logs of a run call by keys, in words and with units.
 METRIC_WORDS = {
+    "log_loss": "log-loss",
     "train/loss": "training loss",
     "train/masked": "masked reconstruction loss in training",
     "valid/accuracy": "accuracy on validation trials",

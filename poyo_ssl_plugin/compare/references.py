@@ -21,7 +21,7 @@ from poyo_ssl_plugin.frames.task import FrameReconstruction
 from poyo_ssl_plugin.models import initialise
 from poyo_ssl_plugin.plain import Batch, Values
 from poyo_ssl_plugin.training.data import FinetuningData
-from poyo_ssl_plugin.training.decoding import Decoding, TestResult, decoding_of
+from poyo_ssl_plugin.training.decoding import LOG_LOSS, Decoding, TestResult, decoding_of
 from poyo_ssl_plugin.training.identify_neurons import unlabelled_data
 from poyo_ssl_plugin.training.inputs import Inputs
 from poyo_ssl_plugin.training.recipe import FinetuneRecipe
@@ -30,7 +30,8 @@ N_UNLABELLED, N_OF_EACH = 2048, 256
 # More features than this have no covariance that fits into memory.
 MOST_FEATURES = 8192
 Whitening = Callable[[np.ndarray], np.ndarray]
-_OF_CLASSES = ("template", "whitened template", "softmax regression")
+_SOFTMAX = "softmax regression"
+_OF_CLASSES = ("template", "whitened template", _SOFTMAX)
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,11 @@ def reference_rows(recipe: FinetuneRecipe, folds: Iterable[Inputs]) -> dict[str,
         return {name: tested_decoder(result) for name, result in tested.items()}
     if get_task(recipe.task).kind == "regression":
         return {"ridge regression": tested_decoder(_ridge_result(recipe, folds))}
-    right: dict[str, list[np.ndarray]] = {}
+    told: dict[str, list[Told]] = {}
     for inputs in folds:
         for name, of_fold in run_references(recipe, inputs).items():
-            right.setdefault(name, []).append(of_fold)
-    return {name: _classified(parts) for name, parts in right.items()}
+            told.setdefault(name, []).append(of_fold)
+    return {name: _classified(parts) for name, parts in told.items()}
 
 
 def tested_decoder(result: TestResult) -> TestedDecoder:
@@ -76,14 +77,30 @@ def tested_decoder(result: TestResult) -> TestedDecoder:
     )
 
 
-def _classified(right: list[np.ndarray]) -> TestedDecoder:
-    every = np.concatenate(right)
+def _classified(told: list[Told]) -> TestedDecoder:
+    every = np.concatenate([of_fold.right for of_fold in told])
+    losses = [of_fold.log_loss for of_fold in told if of_fold.log_loss is not None]
     interval = binomial_interval(int(every.sum()), len(every))
-    trials = [of_fold.astype(float).tolist() for of_fold in right]
-    return TestedDecoder(float(every.mean()), len(every), interval, trials=trials)
+    trials = [of_fold.right.astype(float).tolist() for of_fold in told]
+    further = {LOG_LOSS: float(np.concatenate(losses).mean())} if losses else {}
+    return TestedDecoder(float(every.mean()), len(every), interval, further, trials=trials)
 
 
-def run_references(recipe: FinetuneRecipe, inputs: Inputs) -> dict[str, np.ndarray]:
+@dataclass(frozen=True)
+class Told:
+    """What a simple decoder told of the trials of a test, in their order.
+
+    Attributes:
+        right: Whether it named the class, bool (R,).
+        log_loss: Minus the log of the probability that it gave the class, in nats, (R,); ``None`` of a decoder
+            without probabilities.
+    """
+
+    right: np.ndarray
+    log_loss: np.ndarray | None = None
+
+
+def run_references(recipe: FinetuneRecipe, inputs: Inputs) -> dict[str, Told]:
     """Fit and test the simple decoders of a classification on each recording.
 
     Args:
@@ -93,27 +110,35 @@ def run_references(recipe: FinetuneRecipe, inputs: Inputs) -> dict[str, np.ndarr
     Returns:
         ``"template"`` (correlation with the mean response to each class), ``"whitened template"`` (the same after
         whitening by the covariance of unlabelled training windows, shrunk as Ledoit and Wolf 2004), and
-        ``"softmax regression"``, each to which test trials it told right, (R,), in the order of the test.
+        ``"softmax regression"``, each to what it told.
     """
-    data, model = _data_of_a_model(recipe, inputs, decoding_of(recipe, inputs))
+    decoding = decoding_of(recipe, inputs)
+    data, model = _data_of_a_model(recipe, inputs, decoding)
     train, test = _windows(data.labelled_windows(), model), _windows(data.test_dataloader(), model)
     random = unlabelled_data(recipe, inputs, data, model, batch_size=128)
     # Windows come in random order, so many recordings need more, for each to have some.
     n_unlabelled = max(N_UNLABELLED, N_OF_EACH * len(data.recordings))
     unlabelled = _windows(random.train_dataloader(), model, limit=n_unlabelled)
     right = {name: np.zeros(len(test.label), dtype=bool) for name in _OF_CLASSES}
-    # A recording without a labelled trial teaches them nothing, and they tell none of its test right.
+    # A recording without a labelled trial teaches them nothing: they tell none of its test right, and all classes
+    # are alike to them.
+    loss = np.full(len(test.label), np.log(decoding.n_outputs))
     for recording in np.intersect1d(test.recording, train.recording):
         (x, label), (x_test, truth) = train.of(recording), test.of(recording)
         whiten = whitening(unlabelled.of(recording)[0])
+        classes, probability = softmax_regression(x, label, x_test)
         guesses = (
             template(x, label, x_test),
             template(whiten(x), label, whiten(x_test)),
-            softmax_regression(x, label, x_test),
+            classes[probability.argmax(axis=1)],
         )
+        rows = test.recording == recording
         for name, guess in zip(_OF_CLASSES, guesses, strict=True):
-            right[name][test.recording == recording] = guess == truth
-    return right
+            right[name][rows] = guess == truth
+        # Clipped as scikit-learn clips it; a class that was not taught has no probability.
+        given = (probability * (classes == truth[:, None])).sum(axis=1)
+        loss[rows] = -np.log(np.maximum(given, np.finfo(float).eps))
+    return {name: Told(of_name, loss if name == _SOFTMAX else None) for name, of_name in right.items()}
 
 
 def _ridge_result(recipe: FinetuneRecipe, folds: Iterable[Inputs]) -> TestResult:
@@ -187,16 +212,21 @@ def _whitening_of_many(scaled: np.ndarray) -> Whitening:
     return lambda rows: rows / floor + ((rows @ axes) * scale) @ axes.T
 
 
-def softmax_regression(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> np.ndarray:
-    """Class of each test row by multinomial regression, its penalty in proportion to the number of features."""
+def softmax_regression(train: np.ndarray, label: np.ndarray, test: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Multinomial regression, its penalty in proportion to the number of features.
+
+    Returns:
+        The classes (C,) that were taught, and their probabilities for each test row, (R, C).
+    """
     from sklearn.linear_model import LogisticRegression
 
     if (label == label[0]).all():
-        return np.full(len(test), label[0])
+        return label[:1], np.ones((len(test), 1))
     mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
     model = LogisticRegression(C=1.0 / train.shape[1], max_iter=40, tol=1e-3)
     scaled = ((train - mean) / std).astype(np.float32)
-    return model.fit(scaled, label).predict(((test - mean) / std).astype(np.float32))
+    model.fit(scaled, label)
+    return model.classes_, model.predict_proba(((test - mean) / std).astype(np.float32)).astype(float)
 
 
 def _windows(batches: Iterable[Batch], model: Any, limit: int | None = None) -> Windows:

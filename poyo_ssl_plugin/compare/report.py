@@ -120,6 +120,7 @@ def write_report(
         metric=summary.metric[0].upper() + summary.metric[1:],
         measured=metric.name,
         samples=metric.samples,
+        beside=[figures.in_words(name) for name in summary.beside],
         lines=lines_in_words(summary.chance),
         arms=result_rows(summary),
         neurons=_neurons(summary.neurons),
@@ -140,17 +141,28 @@ def made(summary: Summary) -> dict[str, str]:
 
 
 def result_rows(summary: TestSummary) -> list[list[str]]:
-    """Rows of the table of results: name, mean, interval over runs and trials, over trials alone, runs."""
+    """Rows of the table of results.
+
+    Name, mean, interval over runs and trials, over trials alone, what is measured beside it, runs.
+    """
     rows = []
     for name, arm in summary.arms.items():
         runs = ", ".join(f"{run.value:.3f}" for run in arm.runs)
-        rows.append([name, f"{arm.mean:.3f}", interval(arm.ci95), interval(arm.trials_ci95), runs])
+        beside = [_mean_beside([run.further for run in arm.runs], key) for key in summary.beside]
+        rows.append([name, f"{arm.mean:.3f}", interval(arm.ci95), interval(arm.trials_ci95), *beside, runs])
     for name, found in summary.baselines.items():
         tested = f"{found.n_test} {summary.measured.tested}"
-        rows.append([name, f"{found.value:.3f}", "", interval(found.ci95), tested])
+        beside = [_mean_beside([found.further], key) for key in summary.beside]
+        rows.append([name, f"{found.value:.3f}", "", interval(found.ci95), *beside, tested])
     if summary.chance is not None:
-        rows.append(["chance", f"{summary.chance:.3f}", "", "", ""])
+        rows.append(["chance", f"{summary.chance:.3f}", "", "", *[""] * len(summary.beside), ""])
     return rows
+
+
+def _mean_beside(further: Sequence[Mapping[str, float]], name: str) -> str:
+    """The mean of a number that is measured beside the metric; empty where it is not."""
+    values = [of_run[name] for of_run in further if name in of_run]
+    return f"{sum(values) / len(values):.3f}" if values else ""
 
 
 def comparison_rows(summary: ComparisonSummary) -> list[list[str]]:

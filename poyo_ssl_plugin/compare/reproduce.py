@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
 from poyo_ssl_plugin.compare.answer_figure import draw_answer
 from poyo_ssl_plugin.compare.arms import get_arms
 from poyo_ssl_plugin.compare.comparison import Stage
-from poyo_ssl_plugin.compare.estimates import Scores, compare_scores, holm
+from poyo_ssl_plugin.compare.estimates import Estimate, PairedComparison, Scores, compare_scores, estimate, holm
 from poyo_ssl_plugin.compare.report import report_comparison
 from poyo_ssl_plugin.compare.results import ComparisonSummary, independent_values, to_json
 from poyo_ssl_plugin.compare.settings import comparison_from_overrides, prepare_recordings
@@ -24,6 +24,7 @@ from poyo_ssl_plugin.configuration import recipes_dir
 from poyo_ssl_plugin.errors import RecipeError
 from poyo_ssl_plugin.files import atomic_path, write_json
 from poyo_ssl_plugin.plain import ReadOnlyValues, Values
+from poyo_ssl_plugin.training.decoding import LOG_LOSS
 
 _SMALL = ["trainer.max_steps=3", "trainer.val_every_n_steps=3", "trainer.limit_val_batches=4", "data.batch_size=16"]
 _SMALL_SIMULATION = {"n_units": 24, "minutes": 4}
@@ -81,6 +82,7 @@ def reproduce(
     changes: ReadOnlyValues | None = None,
     *,
     only: Sequence[str] = (),
+    columns: Sequence[str] = (),
     small: bool = False,
     stage: Stage | None = None,
 ) -> Answer:
@@ -89,9 +91,12 @@ def reproduce(
     Args:
         question: The question.
         out_dir: Folder of everything that is written: the comparisons, ``answer.json``, ``answer.md``,
-            ``answer.png``, and ``runs.csv`` with the value of every run.
+            ``answer.png``, ``runs.csv`` with the value of every run, and ``pretraining.csv`` with what was measured
+            on held-out time when each pretraining ended.
         changes: Settings that come after those of the question, such as ``root``.
         only: Names of the data sets to do, so that machines can share a question; empty for all.
+        columns: Names of the comparisons to do, likewise. Planned differences of others are left out, of Holm's
+            adjustment too.
         small: Three steps a run, one seed, two folds, two data sets: shows that all of it runs, and decides nothing.
         stage: As :func:`~poyo_ssl_plugin.compare.comparison.run_comparison`.
 
@@ -106,7 +111,11 @@ def reproduce(
         raise RecipeError("root is not set: give root=..., the folder of the recordings that this question is about")
     if not small:
         _check_changes(question, changes)
-    data_sets = _chosen(question, only) or [("", {})]
+    chosen = _chosen("column", question.columns, columns)
+    question = replace(
+        question, columns=chosen, planned=[plan for plan in question.planned if plan["column"] in chosen]
+    )
+    data_sets = list(_chosen("data set", question.data_sets, only).items()) or [("", {})]
     summaries: dict[str, list[ComparisonSummary]] = {column: [] for column in question.columns}
     for name, own in data_sets[:2] if small else data_sets:
         place, own = Path(out_dir, name), dict(own)
@@ -129,8 +138,9 @@ def reproduce(
         path.write_text("\n".join(answer.lines()) + "\n", encoding="utf-8")
     draw_answer(answer, Path(out_dir, "answer.png"))
     names = [name for name, _ in data_sets]
-    with atomic_path(Path(out_dir, "runs.csv")) as path:
-        _runs(names, summaries).to_csv(path, index=False, float_format="%.6g")
+    for file, table in (("runs.csv", _runs(names, summaries)), ("pretraining.csv", _pretraining(names, summaries))):
+        with atomic_path(Path(out_dir, file)) as path:
+            table.to_csv(path, index=False, float_format="%.6g")
     return answer
 
 
@@ -153,12 +163,11 @@ def _check_changes(question: Question, changes: ReadOnlyValues) -> None:
             )
 
 
-def _chosen(question: Question, only: Sequence[str]) -> list[tuple[str, ReadOnlyValues]]:
-    unknown = [name for name in only if name not in question.data_sets]
+def _chosen(what: str, found: Mapping[str, ReadOnlyValues], names: Sequence[str]) -> dict[str, ReadOnlyValues]:
+    unknown = [name for name in names if name not in found]
     if unknown:
-        known = ", ".join(question.data_sets) or "none"
-        raise RecipeError(f"unknown data set {unknown[0]!r}; those of this question: {known}")
-    return [(name, own) for name, own in question.data_sets.items() if not only or name in only]
+        raise RecipeError(f"unknown {what} {unknown[0]!r}; those of this question: {', '.join(found) or 'none'}")
+    return {name: own for name, own in found.items() if not names or name in names}
 
 
 def _runs(data_sets: Sequence[str], summaries: Mapping[str, Sequence[ComparisonSummary]]) -> pd.DataFrame:
@@ -172,6 +181,19 @@ def _runs(data_sets: Sequence[str], summaries: Mapping[str, Sequence[ComparisonS
             for name, tested in summary.baselines.items():
                 values = {key: value for key, value in to_json(tested).items() if key not in ("ci95", "trials")}
                 rows.append({**place, "decoder": name, **values, "git": summary.git})
+    return pd.DataFrame(rows)
+
+
+def _pretraining(data_sets: Sequence[str], summaries: Mapping[str, Sequence[ComparisonSummary]]) -> pd.DataFrame:
+    """A row for each pretraining of all comparisons: what it cost, and what held-out time says of its latents."""
+    rows: list[Values] = []
+    for column, found in summaries.items():
+        for data_set, summary in zip(data_sets, found, strict=False):
+            for run in summary.pretraining:
+                spent = {"seconds": run.seconds, "steps": run.steps, "windows": run.windows}
+                which = {"data_set": data_set, "column": column, "arm": run.arm, "fold": run.fold, "seed": run.seed}
+                held_out = {key.removeprefix("valid/"): value for key, value in run.metrics.items() if "valid/" in key}
+                rows.append({**which, **spent, **held_out, "git": summary.git})
     return pd.DataFrame(rows)
 
 
@@ -195,23 +217,34 @@ def _texts(values: ReadOnlyValues) -> list[str]:
 
 
 def _answer(question: Question, summaries: Mapping[str, Sequence[ComparisonSummary]], *, small: bool) -> Answer:
-    pairs = [
-        compare_scores(*(_scores(summaries[plan["column"]], plan[role]) for role in ("arm", "reference")))
-        for plan in question.planned
-    ]
+    columns = {name: _column(found) for name, found in summaries.items()}
+    pairs = [_difference(summaries[plan["column"]], plan) for plan in question.planned]
     adjusted = holm([pair.p for pair in pairs])
     return Answer(
         question=question.question,
         small=small,
         unit=_unit(next(iter(summaries.values()))),
-        columns={name: _column(found) for name, found in summaries.items()},
+        columns=columns,
         planned=[
             PlannedDifference(
-                **vars(pair), column=plan["column"], arm=plan["arm"], reference=plan["reference"], p_holm=p_holm
+                **vars(pair),
+                column=plan["column"],
+                arm=plan["arm"],
+                reference=plan["reference"],
+                p_holm=p_holm,
+                log_loss=_difference(summaries[plan["column"]], plan, LOG_LOSS)
+                if columns[plan["column"]].log_loss
+                else None,
             )
             for plan, pair, p_holm in zip(question.planned, pairs, adjusted, strict=True)
         ],
     )
+
+
+def _difference(
+    summaries: Sequence[ComparisonSummary], plan: Mapping[str, str], beside: str | None = None
+) -> PairedComparison:
+    return compare_scores(*(_scores(summaries, plan[role], beside) for role in ("arm", "reference")))
 
 
 def _column(summaries: Sequence[ComparisonSummary]) -> Column:
@@ -225,7 +258,20 @@ def _column(summaries: Sequence[ComparisonSummary]) -> Column:
         metric=first.metric,
         seconds=sum(summary.seconds for summary in summaries),
         git=first.git,
+        log_loss=_losses(summaries),
     )
+
+
+def _losses(summaries: Sequence[ComparisonSummary]) -> dict[str, Estimate]:
+    """Log-loss of the arms and simple decoders that give probabilities."""
+    first = summaries[0]
+    if LOG_LOSS not in first.beside:
+        return {}
+    found = {name: _scores(summaries, name, LOG_LOSS).estimate() for name in first.arms}
+    for name, tested in first.baselines.items():
+        if LOG_LOSS in tested.further:
+            found[name] = estimate([summary.baselines[name].further[LOG_LOSS] for summary in summaries])
+    return found
 
 
 def _unit(summaries: Sequence[ComparisonSummary]) -> str:
@@ -235,9 +281,9 @@ def _unit(summaries: Sequence[ComparisonSummary]) -> str:
     return "fold" if summaries[0].folds else "seed"
 
 
-def _scores(summaries: Sequence[ComparisonSummary], arm: str) -> Scores:
-    """One value per data set, or, of a single one, per fold or seed."""
+def _scores(summaries: Sequence[ComparisonSummary], arm: str, beside: str | None = None) -> Scores:
+    """One value per data set, or, of a single one, per fold or seed; of the metric, or of what is logged beside it."""
+    values = [np.array(independent_values(summary.arms[arm].runs, beside)) for summary in summaries]
     if len(summaries) > 1:
-        return Scores(np.array([[summary.arms[arm].mean] for summary in summaries]))
-    values = np.array(independent_values(summaries[0].arms[arm].runs))
-    return Scores(values, folds=True) if summaries[0].folds else Scores(values[:, None])
+        return Scores(np.array([[of_data_set.mean()] for of_data_set in values]))
+    return Scores(values[0], folds=True) if summaries[0].folds else Scores(values[0][:, None])

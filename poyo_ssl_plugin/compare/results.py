@@ -257,6 +257,11 @@ class Summary:
         return decoding_kind(self.kind).metric
 
     @property
+    def beside(self) -> list[str]:
+        """Names of what a test logs beside the metric."""
+        return list(decoding_kind(self.kind).beside)
+
+    @property
     def reference_lines(self) -> dict[str, float]:
         """Name to value of what arms are drawn against: chance, where there is any, and the simple decoders."""
         chance = {} if self.chance is None else {"chance": self.chance}
@@ -310,10 +315,13 @@ def about(decoding: Decoding) -> Values:
     }
 
 
-def independent_values(runs: Sequence[ComparedRun]) -> list[float]:
-    """One value per independent run: seeds, or, with folds, the mean over seeds of each fold."""
+def independent_values(runs: Sequence[ComparedRun], beside: str | None = None) -> list[float]:
+    """One value per independent run: seeds, or, with folds, the mean over seeds of each fold.
+
+    ``beside`` takes another number of the same tests by its name.
+    """
     units = [run.seed if run.fold is None else ("fold", run.fold) for run in runs]
-    return unit_means([run.value for run in runs], units)
+    return unit_means([run.value if beside is None else run.further[beside] for run in runs], units)
 
 
 def pool_data_sets(summaries: Sequence[ReadOnlyValues], arm: str, reference: str = SCRATCH) -> PairedComparison:

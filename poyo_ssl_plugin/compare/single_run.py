@@ -28,11 +28,10 @@ from poyo_ssl_plugin.frames.task import FrameData, FrameDecoding, FrameReconstru
 from poyo_ssl_plugin.plain import Values
 from poyo_ssl_plugin.provenance import git_revision, versions
 from poyo_ssl_plugin.training import (
+    Decoding,
     FinetuneRecipe,
     Inputs,
-    Metric,
     RunResult,
-    TestResult,
     decoding_of,
     open_finetuned,
     parse_recipe,
@@ -101,7 +100,6 @@ def run_finetuning(config: DictConfig, *, stage: Stage | None = None) -> RunSumm
     metric = decoding.metric
     diet = recipe.make_diet(inputs.table)
     arm = "scratch" if recipe.init_from is None else "pretrained"
-    tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
     first = results[seeds[0]]
     references = reference_rows(recipe, [inputs])
     if isinstance(decoding, FrameReconstruction):
@@ -116,7 +114,7 @@ def run_finetuning(config: DictConfig, *, stage: Stage | None = None) -> RunSumm
     summary = RunSummary(
         **about(decoding),
         format=2,
-        arms={arm: _arm(metric, tests)},
+        arms={arm: _arm(decoding, results)},
         baselines=references,
         predictions={seed: result.predictions for seed, result in results.items()},
         leaks={seed: result.leaks for seed, result in results.items()},
@@ -160,7 +158,7 @@ def run_evaluation(checkpoint: str | Path, overrides: Sequence[str] = ()) -> Run
     return RunSummary(
         **about(decoding),
         format=2,
-        arms={"checkpoint": _arm(decoding.metric, {None: decoding.test_result(result.predictions)})},
+        arms={"checkpoint": _arm(decoding, {None: result})},
         baselines={},
         predictions=result.predictions,
         leaks=result.leaks,
@@ -189,8 +187,10 @@ def _draw_frames(run: RunResult, inputs: Inputs, arm: str, path: Path) -> dict[s
     return {"linear decoder on latents": tested_decoder(decoding.test_result(rows))}
 
 
-def _arm(metric: Metric, tests: Mapping[int, TestResult] | Mapping[None, TestResult]) -> ArmScores:
+def _arm(decoding: Decoding, results: Mapping[int, RunResult] | Mapping[None, RunResult]) -> ArmScores:
     """What the seeds reached; of a single run with an interval over the samples of its test."""
+    metric = decoding.metric
+    tests = {seed: decoding.test_result(result.predictions) for seed, result in results.items()}
     values = [test.value for test in tests.values()]
     over_trials = None
     if len(values) == 1:
@@ -199,7 +199,10 @@ def _arm(metric: Metric, tests: Mapping[int, TestResult] | Mapping[None, TestRes
         over_trials = binomial_interval(int(sum(trials)), len(trials)) if told else estimate(trials).ci95
     return ArmScores(
         metric=metric.name,
-        runs=[TestedRun(seed, test.value, test.n_test, test.further) for seed, test in tests.items()],
+        runs=[
+            TestedRun(seed, test.value, test.n_test, test.further | decoding.further(result.metrics))
+            for (seed, test), result in zip(tests.items(), results.values(), strict=True)
+        ],
         mean=float(np.mean(values)),
         ci95=estimate(values, bounds=metric.bounds).ci95,
         trials_ci95=over_trials,

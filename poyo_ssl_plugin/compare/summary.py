@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import starmap
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from poyo_ssl_plugin.compare.estimates import (
     estimate,
     holm,
     p_value,
+    unit_means,
 )
 from poyo_ssl_plugin.compare.plan import Plan, finetuning_of, shared_recipes
 from poyo_ssl_plugin.compare.protocol import EXECUTION
@@ -104,7 +104,7 @@ def _arm_result(
     arm: Arm, after: Done, before: Done, scores: Scores, decoding: Decoding, baselines: Mapping[str, TestedDecoder]
 ) -> ArmResult:
     metric = decoding.metric
-    runs = [_compared_run(run, done) for run, done in after]
+    runs = [_compared_run(run, done, decoding) for run, done in after]
     trials = [*_trials(after).values()]
     over_trials = (
         binomial_interval(sum(trials), len(trials))
@@ -143,16 +143,24 @@ def _versus_scratch(
     return found
 
 
-def _compared_run(run: Run, done: Outcome) -> ComparedRun:
+def _compared_run(run: Run, done: Outcome, decoding: Decoding) -> ComparedRun:
     return ComparedRun(
-        run.seed, done.value, done.n_test, fold=run.fold, seconds=done.seconds, steps=done.steps, windows=done.windows
+        run.seed,
+        done.value,
+        done.n_test,
+        decoding.further(done.metrics),
+        fold=run.fold,
+        seconds=done.seconds,
+        steps=done.steps,
+        windows=done.windows,
     )
 
 
 def _scores(done: Done, *, folds: bool) -> Scores:
     """Fold means, or the trials of every run; all runs of a fold are tested on the same trials."""
     if folds:
-        return Scores(np.array(independent_values(list(starmap(_compared_run, done)))), folds=True)
+        by_fold = unit_means([outcome.value for _, outcome in done], [run.fold for run, _ in done])
+        return Scores(np.array(by_fold), folds=True)
     return Scores(np.array([outcome.trials for _, outcome in done], dtype=float))
 
 

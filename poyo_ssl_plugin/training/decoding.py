@@ -10,7 +10,7 @@ import logging
 import math
 import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -38,6 +38,8 @@ KINDS = {
     "regression": f"{__name__}:Regression",
     "frames": "poyo_ssl_plugin.frames.task:FrameReconstruction",
 }
+# Minus the log of the probability of what was shown, in nats: what a classification has beside its accuracy.
+LOG_LOSS = "log_loss"
 # Moments of a regression within so many seconds are one sample of its test: speed now is much like speed before.
 _BLOCK = 10.0
 
@@ -112,6 +114,8 @@ class Decoding(ABC):
     """
 
     metric: ClassVar[Metric]
+    # What a test logs beside the metric: its name in results, and its key in the log.
+    beside: ClassVar[Mapping[str, str]] = {}
     task: Task
 
     def __init__(self, recipe: FinetuneRecipe, inputs: Inputs | None = None) -> None:
@@ -140,6 +144,10 @@ class Decoding(ABC):
     def recorded(self) -> str | ReadOnlyValues:
         """The task as a checkpoint's recipe names it; it says what was found in the training labels."""
         return self.recipe.task
+
+    def further(self, metrics: Mapping[str, float]) -> dict[str, float]:
+        """Of all that a run logged, what its test logged beside the metric, by name."""
+        return {name: metrics[key] for name, key in self.beside.items() if key in metrics}
 
     @abstractmethod
     def describe(self) -> str:
@@ -210,6 +218,7 @@ class Classification(LabelDecoding):
     """Tell which of some classes was shown."""
 
     metric = Metric("accuracy", "accuracy", tested="trials", samples="trials", bounds=(0.0, 1.0))
+    beside: ClassVar[Mapping[str, str]] = {LOG_LOSS: "test/loss"}
 
     def describe(self) -> str:
         return "accuracy on held-out trials"

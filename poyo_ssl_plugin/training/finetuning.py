@@ -99,7 +99,8 @@ class Finetuning(TaskModule):
     Args:
         model: The model, its vocabularies initialised, with a readout of the task's name.
         task: The classification, fitted.
-        label_smoothing: Of the cross-entropy.
+        label_smoothing: Of the cross-entropy in training; validation and test have none, so that theirs is the
+            log-loss in nats.
         **options: ``transfer`` and ``probe_fraction``, see ``poyo-ssl show transfer``, and what
             :class:`Pretraining` takes as options.
 
@@ -122,7 +123,8 @@ class Finetuning(TaskModule):
         return MulticlassAccuracy(self.task.n_classes, average="micro", ignore_index=IGNORED)
 
     def loss(self, answer: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(answer, target, ignore_index=IGNORED, label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return F.cross_entropy(answer, target, ignore_index=IGNORED, label_smoothing=smoothing)
 
     def row(self, answer: torch.Tensor, target: torch.Tensor) -> Values:
         return {"label": int(target), "prediction": int(answer.argmax())}
