@@ -83,6 +83,23 @@ def test_the_page_of_the_real_session_says_what_its_runs_say():
         assert re.search(rf"\| `?{decoder}`? \| {re.escape(cells)} \|", section), (decoder, cells)
 
 
+def test_the_log_losses_of_the_real_session_are_those_of_its_runs():
+    results = TESTS.parent / "docs" / "results"
+    planned, neighbouring = (
+        pd.read_csv(results / "runs" / f"{name}.csv") for name in ("few_labels_eighth", "contiguous_folds")
+    )
+    runs = pd.concat([planned.assign(column="planned"), neighbouring])
+    columns = ["planned", "all", "quarter", "eighth"]
+    means = runs.pivot_table(index="decoder", columns="column", values="log_loss")[columns]
+    assert len(means) == 7
+    section = (
+        (results / "real_session.md").read_text(encoding="utf-8").partition("## Log-loss")[2].partition("\n## ")[0]
+    )
+    for decoder, values in means.iterrows():
+        cells = " | ".join("-" if math.isnan(value) else f"{value:.3f}" for value in values)
+        assert re.search(rf"\| `?{decoder}`? \| {re.escape(cells)} \|", section), (decoder, cells)
+
+
 def test_the_diet_page_says_what_its_runs_say():
     results = TESTS.parent / "docs" / "results"
     runs, said = pd.read_csv(results / "runs" / "diet.csv"), (results / "diet.md").read_text(encoding="utf-8")

@@ -25,6 +25,7 @@ STAND_IN = {
     "diet": {"held_out": ["sim_002"], "arms": ["pretrained", "random"]},
     "parts": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
     "size": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained"]},
+    "unlabelled": {"held_out": ["sim_002"], "arms": ["scratch", "ssl_only"]},
 }
 TINY = {"pretrain": ["model=tiny"], "finetune": ["model=tiny", "identify.steps=2"], "processes": 1}
 
@@ -47,10 +48,15 @@ def test_every_question_runs_small(name, sim_dir, tmp_path, unrendered):
     assert set(column.arms) == set(stand_in["arms"])
     assert len(answer.planned) == len(planned) > 0
     for pair in answer.planned:
-        assert pair.mean == pytest.approx(column.arms[pair.arm].mean - column.arms[pair.reference].mean)
         assert pair.n == 2
+        arm, reference = (column.arms[name].mean for name in (pair.arm, pair.reference))
         losses = [column.log_loss[name].mean for name in (pair.arm, pair.reference)]
-        assert pair.log_loss.mean == pytest.approx(losses[0] - losses[1])
+        if pair.beside is None:
+            assert pair.mean == pytest.approx(arm - reference)
+            assert pair.log_loss.mean == pytest.approx(losses[0] - losses[1])
+        else:
+            assert (pair.beside, pair.log_loss) == ("log_loss", None)
+            assert pair.mean == pytest.approx(losses[0] - losses[1])
     assert set(column.log_loss) == {*stand_in["arms"], "softmax regression"}
     runs = pd.read_csv(tmp_path / "runs.csv")
     assert set(stand_in["arms"]) < set(runs.decoder)

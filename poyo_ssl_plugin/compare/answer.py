@@ -48,13 +48,15 @@ class PlannedDifference(PairedComparison):
         arm: Name of an arm.
         reference: Name of the arm it is compared with.
         p_holm: ``p`` adjusted for the number of planned differences.
-        log_loss: The same difference of log-losses, in nats, of a classification; less is better.
+        beside: What it is a difference of, where not of the metric; ``"log_loss"``, less of which is better.
+        log_loss: The same difference of log-losses, in nats, of a classification.
     """
 
     column: str
     arm: str
     reference: str
     p_holm: float | None
+    beside: str | None = None
     log_loss: Estimate | None = None
 
 
@@ -124,8 +126,9 @@ class Answer:
         header += ["of log-loss"] * losses
         rows = [header, ["---"] * len(header)]
         for pair in self.planned:
+            of = "" if pair.beside is None else f", {pair.beside.replace('_', '-')}"
             row = [
-                f"{pair.column}: `{pair.arm}` - `{pair.reference}`",
+                f"{pair.column}: `{pair.arm}` - `{pair.reference}`{of}",
                 _signed(pair),
                 "-" if pair.relative_gain is None else f"{pair.relative_gain:+.0%}",
                 "-" if pair.p_holm is None else f"{pair.p_holm:.2g}",

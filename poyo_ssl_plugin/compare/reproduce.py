@@ -38,8 +38,8 @@ class Question:
         question: The question.
         shared: Settings of :class:`~poyo_ssl_plugin.compare.protocol.Comparison` that all comparisons share.
         columns: The comparisons by name, each with its own settings; lists of overrides are put after the shared ones.
-        planned: Pairs of arms that were to be compared, as ``{column, arm, reference}``. Holm's adjustment is over
-            these.
+        planned: Pairs of arms that were to be compared, as ``{column, arm, reference}``, with ``beside: log_loss`` in
+            that instead of the metric. Holm's adjustment is over these.
         data_sets: Independent data sets by name, each with its own settings. Every comparison is done on each,
             and each counts once. Without any, the folds of one recording count.
         simulate: How to simulate a data set; empty if ``root`` must be given.
@@ -218,7 +218,7 @@ def _texts(values: ReadOnlyValues) -> list[str]:
 
 def _answer(question: Question, summaries: Mapping[str, Sequence[ComparisonSummary]], *, small: bool) -> Answer:
     columns = {name: _column(found) for name, found in summaries.items()}
-    pairs = [_difference(summaries[plan["column"]], plan) for plan in question.planned]
+    pairs = [_difference(summaries[plan["column"]], plan, plan.get("beside")) for plan in question.planned]
     adjusted = holm([pair.p for pair in pairs])
     return Answer(
         question=question.question,
@@ -232,8 +232,9 @@ def _answer(question: Question, summaries: Mapping[str, Sequence[ComparisonSumma
                 arm=plan["arm"],
                 reference=plan["reference"],
                 p_holm=p_holm,
+                beside=plan.get("beside"),
                 log_loss=_difference(summaries[plan["column"]], plan, LOG_LOSS)
-                if columns[plan["column"]].log_loss
+                if columns[plan["column"]].log_loss and "beside" not in plan
                 else None,
             )
             for plan, pair, p_holm in zip(question.planned, pairs, adjusted, strict=True)
