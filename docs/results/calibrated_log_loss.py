@@ -2,10 +2,10 @@
 
     python docs/results/calibrated_log_loss.py runs/few_labels/eighth
 
-The folder is one of ``poyo-ssl compare folds=N`` or of a column of ``poyo-ssl reproduce``. Scores of classes are
-divided by one temperature (Guo et al. 2017), which is fitted for each arm and fold on the tests of the other folds. What
-is left of a difference is not owed to an arm that is too sure of itself. Differences are from ``scratch``, with 95 %
-intervals over folds, in nats.
+The folder is one of ``poyo-ssl compare folds=N`` or of a column of ``poyo-ssl reproduce``. Scores of classes
+are divided by one temperature (Guo et al. 2017), which is fitted for each arm and fold on the tests of the
+other folds. What is left of a difference is not owed to an arm that is too sure of itself. Differences are from
+``scratch``, with 95 % intervals over folds, in nats.
 """
 
 from __future__ import annotations
