@@ -100,11 +100,14 @@ def test_the_log_losses_of_the_real_session_are_those_of_its_runs():
         assert re.search(rf"\| `?{decoder}`? \| {re.escape(cells)} \|", section), (decoder, cells)
 
 
-def test_the_diet_page_says_what_its_runs_say():
+@pytest.mark.parametrize(("page", "simulations"), [("diet", 6), ("parts", 4)])
+def test_pages_of_simulations_say_what_their_runs_say(page, simulations):
     results = TESTS.parent / "docs" / "results"
-    runs, said = pd.read_csv(results / "runs" / "diet.csv"), (results / "diet.md").read_text(encoding="utf-8")
-    means = runs.pivot_table(index="data_set", columns="decoder", values="value").mean()
+    runs, said = pd.read_csv(results / "runs" / f"{page}.csv"), (results / f"{page}.md").read_text(encoding="utf-8")
+    assert runs.data_set.nunique() == simulations
+    means = runs.groupby("decoder")[["value", "log_loss"]].mean()
     assert len(means) == 16
-    for decoder, mean in means.items():
-        [line] = [line for line in said.splitlines() if re.match(rf"\| (.*`{decoder}`[;)].*|{decoder}) \|", line)]
-        assert f"| {mean:.3f}" in line, line
+    for decoder, mean in means.iterrows():
+        [line] = [line for line in said.splitlines() if re.match(rf"\| (.*`{decoder}`[;)].*|{decoder}) \| 0", line)]
+        loss = "-" if math.isnan(mean.log_loss) else f"{mean.log_loss:.2f}"
+        assert re.search(rf"\| {mean.value:.3f}( \(.*\))? \| {loss} \|", line), line

@@ -1,11 +1,11 @@
-"""Print the test log-loss of every arm of a comparison on folds, as it is and with a temperature.
+"""Print the test log-loss of every arm of a comparison, as it is and with a temperature.
 
     python docs/results/calibrated_log_loss.py runs/few_labels/eighth
 
-The folder is one of ``poyo-ssl compare folds=N`` or of a column of ``poyo-ssl reproduce``. Scores of classes
-are divided by one temperature (Guo et al. 2017), which is fitted for each arm and fold on the tests of the
-other folds. What is left of a difference is not owed to an arm that is too sure of itself. Differences are from
-``scratch``, with 95 % intervals over folds, in nats.
+The folder is one of ``poyo-ssl compare`` or of a column of ``poyo-ssl reproduce``. Scores of classes are divided by
+one temperature (Guo et al. 2017), so that what is left of a difference is not owed to an arm that is too sure of
+itself. On folds it is fitted for each arm and fold on the tests of the other folds, else for each run on its validation
+trials. Of folds differences from ``scratch`` are printed too, with 95 % intervals over folds, in nats.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -26,17 +26,16 @@ from scipy.special import log_softmax
 from poyo_ssl_plugin.compare.estimates import Scores, compare_scores
 from poyo_ssl_plugin.compare.perform import inputs_of
 from poyo_ssl_plugin.compare.record import held_out_by, read_record
+from poyo_ssl_plugin.plain import Batch
 from poyo_ssl_plugin.training import open_finetuned, read_checkpoint
+from poyo_ssl_plugin.training.finetuning import TaskModule
 from poyo_ssl_plugin.training.recipe import recorded_recipe
 from poyo_ssl_plugin.training.tokens import answered
 
 
-class Test(NamedTuple):
-    """A tested run: its arm, fold and seed, scores of classes (R, C) and the class shown, (R,)."""
+class Trials(NamedTuple):
+    """Scores of classes (R, C), and the class that was shown, (R,)."""
 
-    arm: str
-    fold: int
-    seed: int
     scores: np.ndarray
     label: np.ndarray
 
@@ -45,29 +44,41 @@ class Test(NamedTuple):
         return -log_softmax(self.scores / temperature, axis=1)[np.arange(len(self.label)), self.label]
 
 
-def tested(folder: Path) -> Test | None:
-    """What the run in a folder says of its test; ``None`` of a pretraining."""
+class Run(NamedTuple):
+    """A tested run: its arm and fold, and what it says of its test and of its validation trials."""
+
+    arm: str
+    fold: int | None
+    test: Trials
+    valid: Trials | None
+
+
+def tested(folder: Path) -> Run | None:
+    """What the run in a folder says of its trials; ``None`` of a pretraining."""
     said = read_record(folder).get("compare", {}).get("run", {})
     if said.get("stage") != "finetune":
         return None
     checkpoint = folder / "checkpoints" / "last.ckpt"
     recipe = recorded_recipe(read_checkpoint(checkpoint), {}, source=checkpoint)
     opened = open_finetuned(checkpoint, inputs=inputs_of(recipe, held_out_by(folder)))
-    module, found = opened.module.eval(), []
+    module, data = opened.module.eval(), opened.data
+    valid = None if said["fold"] is not None else _trials(module, cast("Iterable[Batch]", data.val_dataloader()))
+    return Run(said["arm"], said["fold"], _trials(module, data.test_dataloader()), valid)
+
+
+def _trials(module: TaskModule, batches: Iterable[Batch]) -> Trials:
     with torch.no_grad():
-        for batch in opened.data.test_dataloader():
-            output = module.model(**batch["inputs"])
-            found.append(answered(module.adapter, output, batch, module.task.name))
-    scores, label = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
-    return Test(said["arm"], said["fold"], said["seed"], scores, label)
+        found = [
+            answered(module.adapter, module.model(**batch["inputs"]), batch, module.task.name) for batch in batches
+        ]
+    return Trials(*(torch.cat(parts).numpy() for parts in zip(*found, strict=True)))
 
 
-def temperature(tests: Iterable[Test]) -> float:
-    """The temperature at which the log-loss of some tests is least."""
-    tests = list(tests)
+def temperature(parts: Sequence[Trials]) -> float:
+    """The temperature at which the log-loss of some trials is least."""
 
     def loss(log_temperature: float) -> float:
-        return float(np.concatenate([test.losses(np.exp(log_temperature)) for test in tests]).mean())
+        return float(np.concatenate([trials.losses(np.exp(log_temperature)) for trials in parts]).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 5.0), method="bounded").x))
 
@@ -75,16 +86,16 @@ def temperature(tests: Iterable[Test]) -> float:
 if __name__ == "__main__":
     logging.disable(logging.WARNING)
     warnings.filterwarnings("ignore")
-    runs = [test for path in sorted(Path(sys.argv[1]).glob("runs/*/*/run.json")) if (test := tested(path.parent))]
+    runs = [run for path in sorted(Path(sys.argv[1]).glob("runs/*/*/run.json")) if (run := tested(path.parent))]
     rows = []
     for run in runs:
-        others = (other for other in runs if other.arm == run.arm and other.fold != run.fold)
-        fitted = temperature(others)
-        losses = {"as it is": run.losses().mean(), "calibrated": run.losses(fitted).mean()}
+        others = [other.test for other in runs if other.arm == run.arm and other.fold != run.fold]
+        fitted = temperature(others if run.valid is None else [run.valid])
+        losses = {"as it is": run.test.losses().mean(), "calibrated": run.test.losses(fitted).mean()}
         rows.append({"arm": run.arm, "fold": run.fold, "temperature": fitted, **losses})
     table = pd.DataFrame(rows)
     print(table.groupby("arm")[["temperature", "as it is", "calibrated"]].mean().round(3).to_string())
-    for measured in ("as it is", "calibrated"):
+    for measured in ("as it is", "calibrated") if table["fold"].notna().any() else ():
         folds = table.groupby(["arm", "fold"])[measured].mean().unstack()
         for arm in folds.index.drop("scratch"):
             difference = compare_scores(*(Scores(folds.loc[name].to_numpy(), folds=True) for name in (arm, "scratch")))
