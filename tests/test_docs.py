@@ -100,6 +100,22 @@ def test_the_log_losses_of_the_real_session_are_those_of_its_runs():
         assert re.search(rf"\| `?{decoder}`? \| {re.escape(cells)} \|", section), (decoder, cells)
 
 
+def test_the_page_of_mice_without_labels_says_what_its_runs_say():
+    results = TESTS.parent / "docs" / "results"
+    runs, said = (
+        pd.read_csv(results / "runs" / "unlabelled.csv"),
+        (results / "unlabelled.md").read_text(encoding="utf-8"),
+    )
+    means = runs.groupby(["decoder", "column"])[["value", "log_loss"]].mean().unstack("decoder")
+    assert len(runs.data_set.unique()) == 4
+    for decoder in runs.decoder.unique():
+        cells = []
+        for column in ("3 blocks", "1 block"):
+            value, loss = (means.loc[column, (name, decoder)] for name in ("value", "log_loss"))
+            cells.append(rf"{value:.3f}( \(.*\))? \| {'-' if math.isnan(loss) else f'{loss:.2f}'}")
+        assert re.search(rf"\| (.*`{decoder}`\)|{decoder}) \| {cells[0]} \| {cells[1]} \|", said), (decoder, cells)
+
+
 @pytest.mark.parametrize(("page", "simulations"), [("diet", 6), ("parts", 4)])
 def test_pages_of_simulations_say_what_their_runs_say(page, simulations):
     results = TESTS.parent / "docs" / "results"
