@@ -312,6 +312,11 @@ class TestProtocol:
             assert 0 <= low < high <= 1 and high - low > 0.2
         page = (tmp_path / "report.html").read_text()
         assert "Test &amp; &lt;report&gt;" in page and page.count("data:image/png;base64,") == 5
+        losses = [
+            json.loads(path.read_text())["result"]["metrics"]["test/loss"]
+            for path in tmp_path.rglob("scratch*/run.json")
+        ]
+        assert f"<td>{np.mean(losses):.3f}</td>" in page and "<th>log-loss</th>" in page
         # Nothing is fetched from elsewhere, and seeds of one data set are not sold for more.
         assert "://" not in page and "not of other animals or other simulations" in page
         assert {path.suffix for path in (tmp_path / "figures").iterdir()} == {".png", ".svg"}

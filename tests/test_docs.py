@@ -11,6 +11,8 @@ import pandas as pd
 import pytest
 
 TESTS = Path(__file__).parent
+RESULTS = TESTS.parent / "docs" / "results"
+RUNS = RESULTS / "runs"
 PAGES = [TESTS.parent / name for name in ("docs/reliability.md", "SECURITY.md")]
 NAME = re.compile(r"`(?:tests/)?(test_\w+\.py)((?:::\w+)*)`")
 
@@ -59,11 +61,10 @@ def test_nothing_else_that_looks_like_a_test_is_named():
 
 
 def test_the_figure_of_all_gains_shows_what_the_pages_say():
-    results = TESTS.parent / "docs" / "results"
-    gains = pd.read_csv(results / "runs" / "gains.csv")
+    gains = pd.read_csv(RUNS / "gains.csv")
     assert len(gains) >= 16 and ((gains.low <= gains.gain) & (gains.gain <= gains.high)).all()
     for row in gains.itertuples():
-        page = (results / f"{row.page}.md").read_text(encoding="utf-8")
+        page = (RESULTS / f"{row.page}.md").read_text(encoding="utf-8")
         form = "+.0%" if math.isnan(row.scratch) else "+.3f"
         words = f"{row.gain:{form}} ({row.low:{form}} to {row.high:{form}})".replace("%", " %").replace("+0 %", "0 %")
         lines = [line for line in page.splitlines() if words in line and f"`{row.arm}`" in line]
@@ -72,40 +73,24 @@ def test_the_figure_of_all_gains_shows_what_the_pages_say():
 
 
 def test_the_page_of_the_real_session_says_what_its_runs_say():
-    results = TESTS.parent / "docs" / "results"
-    runs = pd.read_csv(results / "runs" / "contiguous_folds.csv")
-    means = runs.pivot_table(index="decoder", columns="column", values="value")[["all", "quarter", "eighth"]]
-    assert len(means) == 7
-    page = (results / "real_session.md").read_text(encoding="utf-8")
-    section = page.partition("## Folds of neighbouring repeats")[2].partition("\n## ")[0]
-    for decoder, values in means.iterrows():
-        cells = " | ".join("-" if math.isnan(value) else f"{value:.3f}" for value in values)
-        assert re.search(rf"\| `?{decoder}`? \| {re.escape(cells)} \|", section), (decoder, cells)
-
-
-def test_the_log_losses_of_the_real_session_are_those_of_its_runs():
-    results = TESTS.parent / "docs" / "results"
-    planned, neighbouring = (
-        pd.read_csv(results / "runs" / f"{name}.csv") for name in ("few_labels_eighth", "contiguous_folds")
-    )
-    runs = pd.concat([planned.assign(column="planned"), neighbouring])
-    columns = ["planned", "all", "quarter", "eighth"]
-    means = runs.pivot_table(index="decoder", columns="column", values="log_loss")[columns]
-    assert len(means) == 7
-    section = (
-        (results / "real_session.md").read_text(encoding="utf-8").partition("## Log-loss")[2].partition("\n## ")[0]
-    )
-    for decoder, values in means.iterrows():
-        cells = " | ".join("-" if math.isnan(value) else f"{value:.3f}" for value in values)
-        assert re.search(rf"\| `?{decoder}`? \| {re.escape(cells)} \|", section), (decoder, cells)
+    page = (RESULTS / "real_session.md").read_text(encoding="utf-8")
+    planned, neighbouring = (pd.read_csv(RUNS / f"{name}.csv") for name in ("few_labels_eighth", "contiguous_folds"))
+    both = pd.concat([planned.assign(column="planned"), neighbouring])
+    columns = ["all", "quarter", "eighth"]
+    for heading, runs, measured, of in (
+        ("Folds of neighbouring repeats", neighbouring, "value", columns),
+        ("Log-loss", both, "log_loss", ["planned", *columns]),
+    ):
+        section = page.partition(f"## {heading}")[2].partition("\n## ")[0]
+        means = runs.pivot_table(index="decoder", columns="column", values=measured)[of]
+        assert len(means) == 7
+        for decoder, values in means.iterrows():
+            cells = " | ".join("-" if math.isnan(value) else f"{value:.3f}" for value in values)
+            assert re.search(rf"\| `?{decoder}`? \| {re.escape(cells)} \|", section), (decoder, cells)
 
 
 def test_the_page_of_mice_without_labels_says_what_its_runs_say():
-    results = TESTS.parent / "docs" / "results"
-    runs, said = (
-        pd.read_csv(results / "runs" / "unlabelled.csv"),
-        (results / "unlabelled.md").read_text(encoding="utf-8"),
-    )
+    runs, said = pd.read_csv(RUNS / "unlabelled.csv"), (RESULTS / "unlabelled.md").read_text(encoding="utf-8")
     means = runs.groupby(["decoder", "column"])[["value", "log_loss"]].mean().unstack("decoder")
     assert len(runs.data_set.unique()) == 4
     for decoder in runs.decoder.unique():
@@ -118,8 +103,7 @@ def test_the_page_of_mice_without_labels_says_what_its_runs_say():
 
 @pytest.mark.parametrize(("page", "simulations"), [("diet", 6), ("parts", 4)])
 def test_pages_of_simulations_say_what_their_runs_say(page, simulations):
-    results = TESTS.parent / "docs" / "results"
-    runs, said = pd.read_csv(results / "runs" / f"{page}.csv"), (results / f"{page}.md").read_text(encoding="utf-8")
+    runs, said = pd.read_csv(RUNS / f"{page}.csv"), (RESULTS / f"{page}.md").read_text(encoding="utf-8")
     assert runs.data_set.nunique() == simulations
     means = runs.groupby("decoder")[["value", "log_loss"]].mean()
     assert len(means) == 16

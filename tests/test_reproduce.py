@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 
 from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
+from poyo_ssl_plugin.compare.answer_figure import _columns
 from poyo_ssl_plugin.compare.estimates import Estimate
+from poyo_ssl_plugin.compare.figures import in_words
 from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.reproduce import Question, _joined, get_question, question_names, reproduce
 from poyo_ssl_plugin.compare.results import to_json
@@ -153,6 +155,16 @@ def test_one_override_of_a_recipe_is_a_list_of_one():
     assert _joined({"finetune": ["model=small"]}, {"finetune": "model=tiny"}) == {
         "finetune": ["model=small", "model=tiny"]
     }
+
+
+def test_dots_of_arms_of_one_colour_have_other_shapes():
+    names = ["scratch", "ssl_only", "adapted_ssl_only"]
+    arms = {name: Estimate(0.5, None, 1) for name in names}
+    column = Column(arms, {}, chance=None, metric="", seconds=0, git=None)
+    dots = _columns(Answer("Why?", False, "fold", {"one": column, "other": column}, [])).axes[0].lines
+    looks = {line.get_label(): (line.get_color(), line.get_marker()) for line in dots[::2]}
+    assert set(looks) == {in_words(name) for name in names} and len(set(looks.values())) == 3
+    assert len({colour for colour, _ in looks.values()}) == 2
 
 
 def test_the_lines_of_an_answer():

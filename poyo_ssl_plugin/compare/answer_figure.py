@@ -13,8 +13,8 @@ from poyo_ssl_plugin.compare.figures import GREY, LINE_STYLES, arm_styles, in_wo
 __all__ = ["draw_answer"]
 
 _MARKS = ("_", "x", "+")
-# A dot's shape for every line style: arms of one colour are told apart by it.
-_SHAPES = ("o", "s", "^", "D")
+# Line style to the shape of a dot: arms of one colour are told apart by it.
+_SHAPES = dict(zip(LINE_STYLES, "os^DvP", strict=True))
 
 
 def draw_answer(answer: Answer, path: str | Path) -> Path:
@@ -74,11 +74,10 @@ def _columns(answer: Answer) -> Figure:
     axes = figure.subplots()
     for name in names:
         colour, line = colours[name]
-        shape = _SHAPES[LINE_STYLES.index(line) % len(_SHAPES)]
         found = [(x, column.arms[name]) for x, column in enumerate(columns.values()) if name in column.arms]
         for i, (x, value) in enumerate(found):
             label = in_words(name) if i == 0 else None
-            axes.plot(x + offsets[name], value.mean, shape, ms=6, color=colour, label=label)
+            axes.plot(x + offsets[name], value.mean, _SHAPES[line], ms=6, color=colour, label=label)
             if value.ci95 is not None:
                 axes.vlines(x + offsets[name], *value.ci95, color=colour, lw=1.5)
     for name, mark in zip(answer.simple_decoders, _MARKS * len(answer.simple_decoders), strict=False):
