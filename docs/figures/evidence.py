@@ -26,13 +26,15 @@ COLOURS = {
     True: {"pretrained": "#56B4E9", "adapted": "#E69F00"},
 }
 LABELS = {"pretrained": "pretrained", "adapted": "the same, new neurons identified without labels"}
+# What these arms are without auxiliary labels.
+SHOWN_AS = {"ssl_only": "pretrained", "adapted_ssl_only": "adapted"}
 # Of the paper's table: movie frames .593 against .528, gratings .555 against .492.
 PAPER = (12, 13)
 
 
 def draw(path: Path, *, dark: bool = False) -> None:
     """Draw a row for each data set and amount of labels, a dot and an interval for each arm."""
-    table = pd.read_csv(TABLE)
+    table = pd.read_csv(TABLE).replace({"arm": SHOWN_AS})
     numbers = ["gain", "low", "high"]
     table[numbers] = 100 * table[numbers].div(table["scratch"].fillna(1.0), axis=0)
     groups = list(table.groupby("data", sort=False))
