@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import re
+import runpy
 from pathlib import Path
 
 import pandas as pd
@@ -112,6 +113,46 @@ def test_pages_of_animals_say_what_their_runs_say(page, animals, columns):
             cells += [rf"{mean.value:.3f}( \([^|]*\))?", "-" if math.isnan(mean.log_loss) else f"{mean.log_loss:.2f}"]
         row = r" \| ".join(cells)
         assert re.search(rf"\| (.*`{decoder}`\)|{decoder}) \| {row} \|", said), (decoder, row)
+
+
+# Columns by the words that a page has for them, where its tables have more than one.
+IN_WORDS = {
+    "few_labels": {"all": "all labels", "quarter": "1/4", "eighth": "1/8"},
+    "maps": {"all": "all laps", "tenth": "1/10"},
+    "diet": {"quarter": ""},
+    "parts": {"quarter": ""},
+}
+
+
+@pytest.mark.parametrize(
+    ("question", "page", "planned"),
+    [
+        ("few_labels", "real_session", 10),
+        ("park", "park", 6),
+        ("unlabelled", "unlabelled", 8),
+        ("maps", "maps", 4),
+        ("diet", "diet", 5),
+        ("parts", "parts", 7),
+    ],
+)
+def test_planned_differences_of_pages_are_those_of_their_runs(question, page, planned):
+    answer = runpy.run_path(str(RESULTS / "tables.py"))["answer_from"](question)
+    said = (RESULTS / f"{page}.md").read_text(encoding="utf-8")
+    head, _, *table = said.partition("| planned comparison |")[2].partition("\n\n")[0].splitlines()
+    assert len(answer.planned) == len(table) == planned
+    for pair in answer.planned:
+        column = IN_WORDS.get(question, {}).get(pair.column, pair.column)
+        of = {None: "", "log_loss": ", log-loss"}[pair.beside]
+        name = f"{column}: " * bool(column) + f"`{pair.arm}` - `{pair.reference}`{of}"
+        [cells] = [row for row in (line.strip("| ").split(" | ") for line in table) if row[0] == name]
+        assert cells[1] == signed(pair), name
+        assert "log-loss" not in head or cells[-1] == signed(pair.log_loss), name
+        # The digits of Holm's p are those that tell something.
+        assert any(cell in (f"{pair.p_holm:.2f}", f"{pair.p_holm:.2g}") for cell in cells[2:4]), name
+
+
+def signed(difference) -> str:
+    return "{:+.3f} ({:+.3f} to {:+.3f})".format(difference.mean, *difference.ci95)
 
 
 @pytest.mark.parametrize(("page", "simulations"), [("diet", 6), ("parts", 4)])
