@@ -1,17 +1,19 @@
-"""Print the test log-loss of every arm of a comparison, as it is and with a temperature.
+"""Print the test log-loss of every arm of comparisons, as it is and with a temperature.
 
     python docs/results/calibrated_log_loss.py runs/few_labels/eighth
+    python docs/results/calibrated_log_loss.py runs/diet/*/quarter --reference pretrained
 
-The folder is one of ``poyo-ssl compare`` or of a column of ``poyo-ssl reproduce``. Scores of classes are divided by
-one temperature (Guo et al. 2017), so that what is left of a difference is not owed to an arm that is too sure of
-itself. On folds it is fitted for each arm and fold on the tests of the other folds, else for each run on its validation
-trials. Of folds differences from ``scratch`` are printed too, with 95 % intervals over folds, in nats.
+A folder is one of ``poyo-ssl compare`` or of a column of ``poyo-ssl reproduce``; several are data sets, and each
+counts once. Scores of classes are divided by one temperature (Guo et al. 2017), so that what is left of a difference is
+not owed to an arm that is overconfident. On folds it is fitted for each arm and fold on the tests of the other folds,
+else for each run on its validation trials. Differences from the reference are printed with 95 % intervals over data
+sets, or over folds of a single one, in nats.
 """
 
 from __future__ import annotations
 
+import argparse
 import logging
-import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -83,20 +85,37 @@ def temperature(parts: Sequence[Trials]) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 5.0), method="bounded").x))
 
 
-if __name__ == "__main__":
-    logging.disable(logging.WARNING)
-    warnings.filterwarnings("ignore")
-    runs = [run for path in sorted(Path(sys.argv[1]).glob("runs/*/*/run.json")) if (run := tested(path.parent))]
+def losses_in(folder: Path) -> pd.DataFrame:
+    """A row for each tested run of a comparison: its temperature, and its log-loss without and with it."""
+    runs = [run for path in sorted(folder.glob("runs/*/*/run.json")) if (run := tested(path.parent))]
     rows = []
     for run in runs:
         others = [other.test for other in runs if other.arm == run.arm and other.fold != run.fold]
         fitted = temperature(others if run.valid is None else [run.valid])
         losses = {"as it is": run.test.losses().mean(), "calibrated": run.test.losses(fitted).mean()}
-        rows.append({"arm": run.arm, "fold": run.fold, "temperature": fitted, **losses})
-    table = pd.DataFrame(rows)
+        rows.append({"data set": str(folder), "arm": run.arm, "fold": run.fold, "temperature": fitted, **losses})
+    return pd.DataFrame(rows)
+
+
+def print_differences(table: pd.DataFrame, measured: str, reference: str) -> None:
+    """A line for each arm: its difference from the reference, over data sets or folds."""
+    folds = table["data set"].nunique() == 1
+    units = table.groupby(["arm", "fold" if folds else "data set"])[measured].mean().unstack()
+    for arm in units.index.drop(reference):
+        found = (units.loc[name].to_numpy() for name in (arm, reference))
+        difference = compare_scores(*(Scores(values if folds else values[:, None], folds) for values in found))
+        print(f"{measured}: {arm} - {reference} {difference}, p {difference.p:.3f}")
+
+
+if __name__ == "__main__":
+    logging.disable(logging.WARNING)
+    warnings.filterwarnings("ignore")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--reference", default="scratch", help="arm that the others are compared with")
+    asked = parser.parse_args()
+    table = pd.concat([losses_in(folder) for folder in asked.folders])
     print(table.groupby("arm")[["temperature", "as it is", "calibrated"]].mean().round(3).to_string())
-    for measured in ("as it is", "calibrated") if table["fold"].notna().any() else ():
-        folds = table.groupby(["arm", "fold"])[measured].mean().unstack()
-        for arm in folds.index.drop("scratch"):
-            difference = compare_scores(*(Scores(folds.loc[name].to_numpy(), folds=True) for name in (arm, "scratch")))
-            print(f"{measured}: {arm} - scratch {difference}, p {difference.p:.3f}")
+    if len(asked.folders) > 1 or table["fold"].notna().any():
+        for measured in ("as it is", "calibrated"):
+            print_differences(table, measured, asked.reference)
