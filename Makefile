@@ -74,7 +74,7 @@ types: $(INSTALLED) ## Check types
 audit: $(INSTALLED) ## Look for known vulnerabilities of what is installed; passes offline
 	.ci/audit $(VENV)
 
-check: lint types test ## All that continuous integration runs
+check: lint types test ## Style, types and tests
 
 benchmarks: $(INSTALLED) ## Compare the speed of each part with a peer
 	$(BIN)/python -m benchmarks

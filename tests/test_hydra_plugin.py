@@ -273,6 +273,15 @@ class TestPretrainedModel:
         plain.init_vocabs(Recordings(sim_dir))
         assert abs(plain.unit_emb.weight[1:].mean().item()) < 0.2
 
+    def test_class_means_are_those_of_the_new_recordings(self, tmp_path, sim_dir):
+        size = {"sequence_length": 1.0, "latent_step": 0.25, "dim": 16, "depth": 1, "dim_out": {"turn": 2}}
+        old = CalciumPOYO(**size, readout="prototypes")
+        old.set_vocabs(unit_ids=["a", "b"], session_ids=["old"])
+        weights = old.save_pretrained(tmp_path) / "model.safetensors"
+        new = pretrained_model(family=CalciumPOYO, init_from=weights, **size, readout="prototypes")
+        new.init_vocabs(Recordings(sim_dir))
+        assert list(new.readout.prototypes["turn"].vocab) == ["NA", *Recordings(sim_dir).recording_ids]
+
     def test_mistakes(self, tmp_path):
         with pytest.raises(CheckpointError, match=r"none\.ckpt: no such checkpoint"):
             pretrained_model(family=CalciumPOYO, init_from=tmp_path / "none.ckpt", dim=16)

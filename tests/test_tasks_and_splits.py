@@ -29,6 +29,7 @@ from poyo_ssl_plugin.data import (
     tasks_of,
 )
 from poyo_ssl_plugin.data.given_labels import GivenLabels, shuffled
+from poyo_ssl_plugin.data.importing import recording_from_arrays, save_recording
 from poyo_ssl_plugin.data.splits import part_within, recorded_split, repeat_fold
 from poyo_ssl_plugin.errors import RecipeError, RecordingError
 from poyo_ssl_plugin.recordings import intersect_intervals, merge_intervals, split_intervals
@@ -408,3 +409,17 @@ class TestSplits:
         np.testing.assert_allclose(inside["sim_000"], intersect_intervals(train["sim_000"], domain))
         with pytest.raises(RecordingError, match="'nothing_domain'"):
             part_within(train, dataset, "nothing")
+
+    def test_within_the_trials_of_an_imported_recording(self, tmp_path):
+        """Arms that pretrain on the decoded labels stay within their stimulus."""
+        start = 20.0 + 4.0 * np.arange(10)
+        trials = {"start": start, "end": start + 3.0, "turn": ["left", "right"] * 5}
+        data = recording_from_arrays(
+            np.zeros((800, 2)), recording="mouse", sampling_rate=10.0, trials=trials, split="0.6,0.2,0.2"
+        )
+        save_recording(data, tmp_path)
+        imported = Recordings(tmp_path)
+        train = recorded_split(imported)["train"]
+        assert train["mouse"][0, 0] < 20.0
+        expected = intersect_intervals(train["mouse"], np.array([[20.0, 59.0]]))
+        np.testing.assert_allclose(part_within(train, imported, "trials")["mouse"], expected)

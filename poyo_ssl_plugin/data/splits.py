@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from poyo_ssl_plugin.compat import Data
+from poyo_ssl_plugin.compat import Data, Interval
 from poyo_ssl_plugin.data.dataset import Recordings
 from poyo_ssl_plugin.data.series import is_series, sample_times
 from poyo_ssl_plugin.errors import RecordingError
@@ -92,19 +92,31 @@ def repeat_fold(dataset: Recordings, source: str, fold: int, n_folds: int, *, co
 
 
 def part_within(part: dict[str, np.ndarray], dataset: Recordings, domain: str | None) -> dict[str, np.ndarray]:
-    """Restrict times to a domain of the recordings, such as ``"drifting_gratings"``; drop empty ones."""
+    """Restrict times to a domain of the recordings, such as ``"drifting_gratings"``; drop empty ones.
+
+    A recording without ``<domain>_domain``, such as an imported one, has it from the start of its first trial to the
+    end of its last, where ``domain`` names its trials.
+    """
     if domain is None:
         return {name: times for name, times in part.items() if len(times)}
     restricted = {}
     for name, times in part.items():
-        data = dataset.get_recording(name)
-        if f"{domain}_domain" in data.keys():
-            both = intersect_intervals(times, split_intervals(data, domain))
-            if len(both):
-                restricted[name] = both
+        both = intersect_intervals(times, _time_of(dataset.get_recording(name), domain))
+        if len(both):
+            restricted[name] = both
     if not restricted:
         raise RecordingError(f"no recording has time in '{domain}_domain'; leave data.stimulus empty to use all time")
     return restricted
+
+
+def _time_of(data: Data, domain: str) -> np.ndarray:
+    """When a stimulus was shown, (P, 2); empty if it was not."""
+    if f"{domain}_domain" in data.keys():
+        return split_intervals(data, domain)
+    trials = getattr(data, domain, None)
+    if not isinstance(trials, Interval) or not len(trials.start):
+        return np.empty((0, 2))
+    return np.array([[trials.start.min(), trials.end.max()]])
 
 
 def _repeats(data: Data, name: str, source: str, n_folds: int) -> np.ndarray:

@@ -41,7 +41,7 @@ class CalciumPOYO(PretrainedModel, NeuronVocabularies):
     begins near the identity. And classes are read out as prototypes over the latents.
     ``encoder="attention", readout="linear", layer_scale=None`` is the paper's model (section 3.2): every
     patch is a token, its value plus its neuron's embedding, and latents attend to the tokens.
-    ``docs/model.md`` shows what each choice is worth on a real recording.
+    ``docs/model.md`` gives the reason of each choice.
 
     Args:
         sequence_length: Length of a window in seconds.

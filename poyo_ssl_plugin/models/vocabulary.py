@@ -105,6 +105,13 @@ def look_up(embedding: InfiniteVocabEmbedding, words: Iterable[str], data: Data)
         ) from None
 
 
+def recording_embeddings(model: nn.Module) -> list[InfiniteVocabEmbedding]:
+    """Every embedding of a model of the POYO family that has a row for each recording, prototypes of tasks too."""
+    readout = getattr(model, "readout", None)
+    prototypes = readout.prototypes.values() if isinstance(readout, PrototypeReadout) else ()
+    return [model.session_emb, *prototypes]
+
+
 class NeuronVocabularies(nn.Module):
     """A model whose embeddings are of named neurons and recordings, which can be exchanged for others."""
 
@@ -124,7 +131,7 @@ class NeuronVocabularies(nn.Module):
         """Set the vocabularies of units and sessions; their embeddings are drawn anew."""
         self.unit_emb.initialize_vocab(list(unit_ids))
         sessions = list(session_ids)
-        for embedding in self._of_sessions():
+        for embedding in recording_embeddings(self):
             embedding.initialize_vocab(sessions)
 
     def adapt_to(
@@ -150,16 +157,11 @@ class NeuronVocabularies(nn.Module):
             How many of the neurons the model knew.
         """
         known = replace_vocabulary(self.unit_emb, dataset_unit_ids(dataset), source=vocabulary)
-        for embedding in self._of_sessions():
+        for embedding in recording_embeddings(self):
             replace_vocabulary(embedding, dataset.recording_ids, source=vocabulary)
         if windows is not None:
             identify_units(self, windows, steps=steps)
         return known
-
-    def _of_sessions(self) -> list[InfiniteVocabEmbedding]:
-        """Every embedding with a row for each recording."""
-        prototypes = self.readout.prototypes.values() if isinstance(self.readout, PrototypeReadout) else ()
-        return [self.session_emb, *prototypes]
 
 
 def _draw(embedding: InfiniteVocabEmbedding, words: list[str], generator: torch.Generator | None) -> torch.Tensor:

@@ -13,7 +13,7 @@ from torch import nn
 from poyo_ssl_plugin.compat import Dataset
 from poyo_ssl_plugin.errors import CheckpointError
 from poyo_ssl_plugin.models import dataset_unit_ids, load_weights, model_state, read_checkpoint, replace_vocabulary
-from poyo_ssl_plugin.models.vocabulary import Source
+from poyo_ssl_plugin.models.vocabulary import Source, recording_embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -59,4 +59,5 @@ def pretrained_model(
 
 def _exchange_vocabularies(model: nn.Module, source: Source, dataset: Dataset) -> None:
     replace_vocabulary(model.unit_emb, dataset_unit_ids(dataset), source=source)
-    replace_vocabulary(model.session_emb, dataset.recording_ids, source=source)
+    for embedding in recording_embeddings(model):
+        replace_vocabulary(embedding, dataset.recording_ids, source=source)

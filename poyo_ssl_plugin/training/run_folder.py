@@ -198,8 +198,8 @@ def hardware_errors() -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise DeviceError(
             f"the GPU ran out of memory ({'. '.join(str(error).split('. ')[:2])}); lower data.batch_size or "
-            "data.unit_dropout.max_units, take trainer.precision=bf16-mixed or a smaller model=..., then start again "
-            "with resume=true"
+            "the neurons of a window (data.unit_dropout), take trainer.precision=bf16-mixed or a smaller model=..., "
+            "then start again with resume=true"
         ) from error
     except MisconfigurationException as error:
         said = " ".join(str(error).split())

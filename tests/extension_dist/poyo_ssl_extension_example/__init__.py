@@ -11,11 +11,11 @@ class ActiveFraction:
     """Share of samples above 0.5 dF/F."""
 
     def __init__(self, n_units):
-        self.active, self.total = np.zeros(n_units), 0
+        self.active, self.total = np.zeros(n_units), np.zeros(n_units)
 
     def update(self, rows):
         self.active += (rows > LEVEL).sum(axis=0)
-        self.total += len(rows)
+        self.total += np.isfinite(rows).sum(axis=0)
 
     def result(self):
         return self.active / self.total
