@@ -121,6 +121,7 @@ IN_WORDS = {
     "maps": {"all": "all laps", "tenth": "1/10"},
     "diet": {"quarter": ""},
     "parts": {"quarter": ""},
+    "causes": {"quarter": ""},
 }
 
 
@@ -133,6 +134,7 @@ IN_WORDS = {
         ("maps", "maps", 4),
         ("diet", "diet", 5),
         ("parts", "parts", 7),
+        ("causes", "causes", 4),
     ],
 )
 def test_planned_differences_of_pages_are_those_of_their_runs(question, page, planned):
@@ -148,19 +150,19 @@ def test_planned_differences_of_pages_are_those_of_their_runs(question, page, pl
         assert cells[1] == signed(pair), name
         assert "log-loss" not in head or cells[-1] == signed(pair.log_loss), name
         # The digits of Holm's p are those that tell something.
-        assert any(cell in (f"{pair.p_holm:.2f}", f"{pair.p_holm:.2g}") for cell in cells[2:4]), name
+        assert {f"{pair.p_holm:{form}}" for form in (".2f", ".2g", ".1g")} & set(cells[2:4]), name
 
 
 def signed(difference) -> str:
     return "{:+.3f} ({:+.3f} to {:+.3f})".format(difference.mean, *difference.ci95)
 
 
-@pytest.mark.parametrize(("page", "simulations"), [("diet", 6), ("parts", 4)])
-def test_pages_of_simulations_say_what_their_runs_say(page, simulations):
+@pytest.mark.parametrize(("page", "simulations", "decoders"), [("diet", 20, 16), ("parts", 4, 16), ("causes", 14, 8)])
+def test_pages_of_simulations_say_what_their_runs_say(page, simulations, decoders):
     runs, said = pd.read_csv(RUNS / f"{page}.csv"), (RESULTS / f"{page}.md").read_text(encoding="utf-8")
     assert runs.data_set.nunique() == simulations
     means = runs.groupby("decoder")[["value", "log_loss"]].mean()
-    assert len(means) == 16
+    assert len(means) == decoders
     for decoder, mean in means.iterrows():
         [line] = [line for line in said.splitlines() if re.match(rf"\| (.*`{decoder}`[;)].*|{decoder}) \| 0", line)]
         loss = "-" if math.isnan(mean.log_loss) else f"{mean.log_loss:.2f}"

@@ -31,6 +31,8 @@ UNITS = {
     "maps": ("animal", 1 / 8),
     "diet": ("simulation", 1 / 8),
     "parts": ("simulation", 1 / 8),
+    "causes": ("simulation", 1 / 8),
+    "size": ("simulation", 1 / 8),
 }
 
 
@@ -50,19 +52,21 @@ def scores_of(runs: pd.DataFrame, column: str, arm: str, measured: str = "value"
 
 
 def answer_from(name: str) -> Answer:
-    """The answer to a question, from the values of its runs."""
+    """The answer to a question, from the values of its runs; without columns that were not run, in Holm's p too."""
     question, runs = get_question(name), read_runs(name)
     unit, chance = UNITS[name]
-    pairs = [_difference(runs, plan, plan.get("beside", "value")) for plan in question.planned]
+    done = [column for column in question.columns if (runs.column == column).any()]
+    plans = [plan for plan in question.planned if plan["column"] in done]
+    pairs = [_difference(runs, plan, plan.get("beside", "value")) for plan in plans]
     planned = [
         PlannedDifference(
             **{**plan, **vars(pair)},
             p_holm=p_holm,
             log_loss=None if "beside" in plan else _difference(runs, plan, "log_loss"),
         )
-        for plan, pair, p_holm in zip(question.planned, pairs, holm([pair.p for pair in pairs]), strict=True)
+        for plan, pair, p_holm in zip(plans, pairs, holm([pair.p for pair in pairs]), strict=True)
     ]
-    columns = {column: _column(runs, column, chance) for column in question.columns}
+    columns = {column: _column(runs, column, chance) for column in done}
     return Answer(question.question, small=False, unit=unit, columns=columns, planned=planned)
 
 
