@@ -99,6 +99,7 @@ def test_the_page_of_the_real_session_says_what_its_runs_say():
         ("park", 4, ["13 blocks", "3 blocks", "1 block"]),
         ("unlabelled", 4, ["3 blocks", "1 block"]),
         ("maps", 3, ["all", "tenth"]),
+        ("size", 4, ["tiny", "small", "medium"]),
     ],
 )
 def test_pages_of_animals_say_what_their_runs_say(page, animals, columns):
@@ -135,6 +136,7 @@ IN_WORDS = {
         ("diet", "diet", 5),
         ("parts", "parts", 7),
         ("causes", "causes", 4),
+        ("size", "size", 3),
     ],
 )
 def test_planned_differences_of_pages_are_those_of_their_runs(question, page, planned):
