@@ -25,6 +25,7 @@ STAND_IN = {
     "park": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"]},
     "maps": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"], "task": "drifting_gratings"},
     "diet": {"held_out": ["sim_002"], "arms": ["pretrained", "random"]},
+    "aux_weight": {"held_out": ["sim_002"], "arms": ["ssl_only", "one"]},
     "causes": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
     "parts": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
     "size": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained"]},

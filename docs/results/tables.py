@@ -32,6 +32,7 @@ UNITS = {
     "diet": ("simulation", 1 / 8),
     "parts": ("simulation", 1 / 8),
     "causes": ("simulation", 1 / 8),
+    "aux_weight": ("simulation", 1 / 8),
     "size": ("simulation", 1 / 8),
 }
 
