@@ -293,6 +293,9 @@ def test_prototypes_are_class_means_of_each_recording():
     readout.initialize_vocab(["s", "t"])
     latents = torch.randn(6, 3, 2, generator=torch.Generator().manual_seed(0))
     session, label = torch.tensor([1, 1, 1, 2, 2, 2]), torch.tensor([0, 1, 1, 0, 0, 1])
+    with torch.no_grad():  # as learned elsewhere
+        readout.log_scale["direction"].fill_(4.0)
+        readout.log_scale["other"].fill_(5.0)
     readout.fit("direction", latents, session, label)
     scores = readout(latents, session, torch.zeros(6, 1, dtype=torch.long))
     assert scores["other"].shape == (0, 3)
@@ -302,6 +305,7 @@ def test_prototypes_are_class_means_of_each_recording():
             mean = unit[(session == session[row]) & (label == of)].mean(dim=0)
             cosine = unit[row] @ mean / mean.norm()
             torch.testing.assert_close(scores["direction"][row, of], 16 * cosine)
+    assert readout.log_scale["other"] == 5.0
 
 
 class TestReplaceVocabulary:

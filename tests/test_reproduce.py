@@ -12,11 +12,14 @@ import pytest
 
 from poyo_ssl_plugin.compare.answer import Answer, Column, PlannedDifference
 from poyo_ssl_plugin.compare.answer_figure import _columns
+from poyo_ssl_plugin.compare.arms import get_arm
 from poyo_ssl_plugin.compare.estimates import Estimate
 from poyo_ssl_plugin.compare.figures import in_words
 from poyo_ssl_plugin.compare.plan import make_plan
 from poyo_ssl_plugin.compare.reproduce import Question, _joined, get_question, question_names, reproduce
 from poyo_ssl_plugin.compare.results import to_json
+from poyo_ssl_plugin.configuration import compose_recipe
+from poyo_ssl_plugin.data import TASKS
 from poyo_ssl_plugin.errors import RecipeError
 
 # What stands in for the real recordings of a question.
@@ -130,6 +133,14 @@ def test_planned_arms_are_those_of_their_column():
             arms = question.columns[plan["column"]].get("arms", question.shared.get("arms"))
             names = {arm["name"] if isinstance(arm, dict) else arm for arm in arms}
             assert {plan["arm"], plan["reference"]} <= names, plan
+
+
+@pytest.mark.parametrize(("name", "labelled"), [("diet", 0.01), ("causes", 1)])
+def test_weight_of_auxiliary_labels_is_that_of_the_page(name, labelled):
+    shared = get_question(name).shared.get("pretrain", [])
+    for arm, weight in {"pretrained": labelled, "reverse": labelled, "ssl_only": 0, "supervised": 1}.items():
+        overrides = get_arm(arm).pretraining(shared, TASKS["drifting_gratings"])
+        assert compose_recipe("pretrain", overrides=overrides).aux.weight == weight
 
 
 def test_a_question_about_recordings_asks_for_them(tmp_path):

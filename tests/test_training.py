@@ -211,6 +211,16 @@ class TestFinetune:
         assert result.loaded.fresh == ["readout.log_scale.natural_movie"]
         assert "readout.log_scale.drifting_gratings" in result.loaded.skipped
 
+    def test_the_scale_of_scores_starts_anew(self, recipe, pretrained, tmp_path):
+        """That of the auxiliary task, which may have the same name, is of other recordings and more labels."""
+        content = read_checkpoint(pretrained)
+        name = "readout.log_scale.drifting_gratings"
+        content["state_dict"][f"model.{name}"].fill_(5.0)
+        torch.save(content, tmp_path / "sure.ckpt")
+        options = (f"init_from={tmp_path / 'sure.ckpt'}", "trainer.max_steps=1")
+        result = finetune(recipe("finetune", *options))
+        assert model_state(read_checkpoint(result.checkpoint))[name].exp().item() == pytest.approx(16, rel=0.05)
+
     def test_the_test_is_every_held_out_trial(self, finetuned, dataset):
         from poyo_ssl_plugin.data import find_trials, get_task
 

@@ -86,6 +86,7 @@ class PrototypeReadout(nn.Module):
         self.prototypes = nn.ModuleDict(
             {name: InfiniteVocabEmbedding(n * n_features, init_scale=n_features**-0.5) for name, n in dims_out.items()}
         )
+        self._first_scale = scale
         self.log_scale = nn.ParameterDict({name: torch.tensor(math.log(scale)) for name in dims_out})
 
     def initialize_vocab(self, session_ids: Iterable[str]) -> None:
@@ -128,7 +129,10 @@ class PrototypeReadout(nn.Module):
 
     @torch.no_grad()
     def fit(self, task: str, latents: torch.Tensor, session_index: torch.Tensor, labels: torch.Tensor) -> None:
-        """Set prototypes to the mean unit latents of each class and recording; classes without a window stay.
+        """Set prototypes to the mean unit latents of each class and recording, and :math:`s` to what it was at first.
+
+        Classes without a window stay. A scale that was learned on other recordings, with other labels, would make
+        the first scores too sure.
 
         Args:
             task: Name of the task.
@@ -136,6 +140,7 @@ class PrototypeReadout(nn.Module):
             session_index: Their recordings, int64 :math:`(B,)`.
             labels: Their classes, int64 :math:`(B,)`, or weights of the classes, :math:`(B, C)`.
         """
+        self.log_scale[task].fill_(math.log(self._first_scale))
         embedding: InfiniteVocabEmbedding = self.prototypes[task]
         weights = labels if labels.ndim == 2 else F.one_hot(labels, self._dims_out[task])
         windows = F.normalize(latents.flatten(1), dim=1)
