@@ -169,3 +169,14 @@ def test_pages_of_simulations_say_what_their_runs_say(page, simulations, decoder
         [line] = [line for line in said.splitlines() if re.match(rf"\| (.*`{decoder}`[;)].*|{decoder}) \| 0", line)]
         loss = "-" if math.isnan(mean.log_loss) else f"{mean.log_loss:.2f}"
         assert re.search(rf"\| {mean.value:.3f}( \(.*\))? \| {loss} \|", line), line
+
+
+def test_weights_of_the_labels_are_those_of_their_runs():
+    answer = runpy.run_path(str(RESULTS / "tables.py"))["answer_from"]("aux_weight")
+    [column] = answer.columns.values()
+    against = {pair.arm: signed(pair.log_loss) for pair in answer.planned}
+    said = (RESULTS.parent / "objective.md").read_text(encoding="utf-8")
+    weights = {"no labels (`aux.weight=0`)": "ssl_only", "0.01": "hundredth", "0.1": "tenth", "1": "one"}
+    for weight, arm in weights.items():
+        cells = (weight, f"{column.arms[arm].mean:.3f}", f"{column.log_loss[arm].mean:.2f}", against.get(arm, "-"))
+        assert f"| {' | '.join(cells)} |" in said
