@@ -28,7 +28,7 @@ STAND_IN = {
     "park": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"]},
     "maps": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"], "task": "drifting_gratings"},
     "diet": {"held_out": ["sim_002"], "arms": ["pretrained", "random"]},
-    "aux_weight": {"held_out": ["sim_002"], "arms": ["ssl_only", "one"]},
+    "aux_weight": {"held_out": ["sim_002"], "arms": ["ssl_only", {"name": "one", "pretrain": ["aux.weight=1"]}]},
     "causes": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
     "parts": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
     "size": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained"]},
@@ -37,8 +37,12 @@ STAND_IN = {
 TINY = {"pretrain": ["model=tiny"], "finetune": ["model=tiny", "identify.steps=2"], "processes": 1}
 
 
-def planned_of(question: Question, arms: list[str]) -> list:
-    return [plan for plan in question.planned if {plan["arm"], plan["reference"]} <= set(arms)]
+def names_of(arms: list[str | dict]) -> set[str]:
+    return {arm["name"] if isinstance(arm, dict) else arm for arm in arms}
+
+
+def planned_of(question: Question, arms: list[str | dict]) -> list:
+    return [plan for plan in question.planned if {plan["arm"], plan["reference"]} <= names_of(arms)]
 
 
 @pytest.mark.parametrize("name", question_names())
@@ -52,7 +56,8 @@ def test_every_question_runs_small(name, sim_dir, tmp_path, unrendered):
     assert json.loads((tmp_path / "answer.json").read_text()) == to_json(answer)
     assert "say nothing" in (tmp_path / "answer.md").read_text()
     [column] = answer.columns.values()
-    assert set(column.arms) == set(stand_in["arms"])
+    arms = names_of(stand_in["arms"])
+    assert set(column.arms) == arms
     assert len(answer.planned) == len(planned) > 0
     for pair in answer.planned:
         assert pair.n == 2
@@ -64,10 +69,10 @@ def test_every_question_runs_small(name, sim_dir, tmp_path, unrendered):
         else:
             assert (pair.beside, pair.log_loss) == ("log_loss", None)
             assert pair.mean == pytest.approx(losses[0] - losses[1])
-    assert set(column.log_loss) == {*stand_in["arms"], "softmax regression"}
+    assert set(column.log_loss) == {*arms, "softmax regression"}
     runs = pd.read_csv(tmp_path / "runs.csv")
-    assert set(stand_in["arms"]) < set(runs.decoder)
-    for arm in stand_in["arms"]:
+    assert arms < set(runs.decoder)
+    for arm in arms:
         # Data sets, or folds, have equally many runs, so the mean of all is the mean of theirs.
         found = runs[runs.decoder == arm][["value", "log_loss"]].mean()
         assert list(found) == pytest.approx([column.arms[arm].mean, column.log_loss[arm].mean], abs=1e-5)
@@ -131,8 +136,7 @@ def test_planned_arms_are_those_of_their_column():
         question = get_question(name)
         for plan in question.planned:
             arms = question.columns[plan["column"]].get("arms", question.shared.get("arms"))
-            names = {arm["name"] if isinstance(arm, dict) else arm for arm in arms}
-            assert {plan["arm"], plan["reference"]} <= names, plan
+            assert {plan["arm"], plan["reference"]} <= names_of(arms), plan
 
 
 @pytest.mark.parametrize(("name", "labelled"), [("diet", 0.01), ("causes", 1)])
