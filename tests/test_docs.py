@@ -172,11 +172,17 @@ def test_pages_of_simulations_say_what_their_runs_say(page, simulations, decoder
 
 
 def test_weights_of_the_labels_are_those_of_their_runs():
-    answer = runpy.run_path(str(RESULTS / "tables.py"))["answer_from"]("aux_weight")
-    [column] = answer.columns.values()
-    against = {pair.arm: signed(pair.log_loss) for pair in answer.planned}
+    tables = runpy.run_path(str(RESULTS / "tables.py"))
+    runs, [column] = tables["read_runs"]("aux_weight"), tables["answer_from"]("aux_weight").columns.values()
     said = (RESULTS.parent / "objective.md").read_text(encoding="utf-8")
-    weights = {"no labels (`aux.weight=0`)": "ssl_only", "0.01": "hundredth", "0.1": "tenth", "1": "one"}
-    for weight, arm in weights.items():
-        cells = (weight, f"{column.arms[arm].mean:.3f}", f"{column.log_loss[arm].mean:.2f}", against.get(arm, "-"))
+    weights = {"0.01": "hundredth", "0.1": "tenth", "1": "one"}
+    for name, arm in {"no labels (`aux.weight=0`)": "ssl_only", **weights, "from scratch": "scratch"}.items():
+        plan = {"column": "quarter", "arm": arm, "reference": "ssl_only"}
+        against = "-" if arm == "ssl_only" else signed(tables["_difference"](runs, plan, "log_loss"))
+        cells = (name, f"{column.arms[arm].mean:.3f}", f"{column.log_loss[arm].mean:.2f}", against)
         assert f"| {' | '.join(cells)} |" in said
+    kept = tables["read_runs"]("aux_weight_scale_kept")
+    now = runs[runs.data_set.isin(kept.data_set)]
+    means = [of.groupby("arm").log_loss.mean() for of in (kept, now)]
+    added = "{:.2f}, {:.2f} and {:.2f} nats".format(*(means[0] - means[1])[list(weights.values())])
+    assert f"had added {added}" in said

@@ -25,8 +25,7 @@ class Pretraining(TrainingModule):
     r"""A :class:`~lightning.pytorch.core.LightningModule` that pretrains a POYO-family model without labels.
 
     The loss is that of the objective plus ``auxiliary_weight`` times the cross-entropy of an
-    auxiliary task (the paper's: gratings direction, weight 0.01), where windows
-    have labels.
+    auxiliary task (the paper's: gratings direction, weight 0.01), where windows have labels.
 
     Args:
         model: The model, its vocabularies initialised.
