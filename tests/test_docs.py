@@ -171,6 +171,42 @@ def test_pages_of_simulations_say_what_their_runs_say(page, simulations, decoder
         assert re.search(rf"\| {mean.value:.3f}( \(.*\))? \| {loss} \|", line), line
 
 
+@pytest.mark.parametrize(
+    ("page", "key", "columns"),
+    [
+        (
+            "parts",
+            "arm",
+            {"masked_skill": ".2f", "effective_rank": ".0f", "latent_std": ".2f", "probe_accuracy": ".2f"},
+        ),
+        ("size", "column", {"masked_skill": ".2f", "effective_rank": ".0f"}),
+    ],
+)
+def test_tables_of_pretraining_say_what_their_runs_say(page, key, columns):
+    means = pd.read_csv(RUNS / f"{page}_pretraining.csv").groupby(key)[[*columns, "seconds"]].mean()
+    said = (RESULTS / f"{page}.md").read_text(encoding="utf-8").partition("| pretraining |")[2].replace("`", "")
+    assert len(means) >= 3
+    for name, row in means.iterrows():
+        cells = ["-" if math.isnan(row[column]) else f"{row[column]:{form}}" for column, form in columns.items()]
+        pattern = r"( of \d+)? \| ".join([*map(re.escape, cells), f"{row.seconds:.0f}"])
+        assert re.search(rf"\| {name} \| {pattern} \|", said), (name, cells)
+
+
+@pytest.mark.parametrize(
+    ("page", "columns"), [("park", ["13 blocks", "3 blocks", "1 block"]), ("unlabelled", ["3 blocks", "1 block"])]
+)
+def test_tables_by_mouse_say_what_their_runs_say(page, columns):
+    runs, said = pd.read_csv(RUNS / f"{page}.csv"), (RESULTS / f"{page}.md").read_text(encoding="utf-8")
+    means = runs.groupby(["data_set", "decoder", "column"])[["value", "log_loss"]].mean()
+    arms = list(runs[runs.seed.notna()].decoder.unique())
+    for mouse in runs.data_set.unique():
+        for measured, decoders in (("value", [*arms, "template"]), ("log_loss", arms)):
+            cells = (
+                ", ".join(f"{means.loc[mouse, arm, column][measured]:.3f}" for column in columns) for arm in decoders
+            )
+            assert f"| {mouse} | {' | '.join(cells)} |" in said, (mouse, measured)
+
+
 def test_weights_of_the_labels_are_those_of_their_runs():
     tables = runpy.run_path(str(RESULTS / "tables.py"))
     runs, [column] = tables["read_runs"]("aux_weight"), tables["answer_from"]("aux_weight").columns.values()
