@@ -99,7 +99,7 @@ def test_the_page_of_the_real_session_says_what_its_runs_say():
         ("park", 4, ["13 blocks", "3 blocks", "1 block"]),
         ("unlabelled", 4, ["3 blocks", "1 block"]),
         ("maps", 3, ["all", "tenth"]),
-        ("size", 4, ["tiny", "small", "medium"]),
+        ("size", 6, ["tiny", "small", "medium"]),
     ],
 )
 def test_pages_of_animals_say_what_their_runs_say(page, animals, columns):
