@@ -143,6 +143,13 @@ def test_code_is_no_wider_than_the_page():
             assert len(line) <= 88 or line.lstrip().startswith("alt:"), (block.page.name, line)
 
 
+def test_no_line_of_prose_is_taken_for_a_comment():
+    # MyST leaves out a line that begins with a per cent sign.
+    for page in PAGES:
+        for line in FENCE.sub("", page.read_text(encoding="utf-8")).splitlines():
+            assert not line.startswith("%"), f"{page.name}: {line}"
+
+
 def test_brackets_are_quoted_for_shells_that_take_them_for_patterns():
     for block in blocks("sh", "bash", "console"):
         assert not re.search(r"(?<=\s)[\w.+]+=\[", block.code), (block.page.name, block.code)
