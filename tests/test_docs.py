@@ -11,6 +11,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from poyo_ssl_plugin.compare.estimates import Scores, compare_scores, holm
+
 TESTS = Path(__file__).parent
 RESULTS = TESTS.parent / "docs" / "results"
 RUNS = RESULTS / "runs"
@@ -91,6 +93,40 @@ def test_the_page_of_the_real_session_says_what_its_runs_say():
         for decoder, values in means.iterrows():
             cells = " | ".join("-" if math.isnan(value) else f"{value:.3f}" for value in values)
             assert re.search(rf"\| [^|]*`?{decoder}`?\)? \| {re.escape(cells)} \|", section), (decoder, cells)
+
+
+@pytest.mark.parametrize(
+    ("runs", "heading", "measured", "with_p"),
+    [
+        ("few_labels", "against scratch", "value", False),
+        ("contiguous_folds", "against `scratch`", "value", True),
+        ("few_labels", "against `scratch`, planned folds", "log_loss", True),
+        ("contiguous_folds", "against `scratch`, neighbouring", "log_loss", True),
+    ],
+)
+def test_differences_from_scratch_in_the_real_session_are_those_of_its_runs(runs, heading, measured, with_p):
+    said = (RESULTS / "real_session.md").read_text(encoding="utf-8")
+    _, _, *table = said.partition(f"| {heading} |")[2].partition("\n\n")[0].splitlines()
+    rows = {arm.strip("`"): cells for arm, *cells in (line.strip("| ").split(" | ") for line in table)}
+    values = pd.read_csv(RUNS / f"{runs}.csv").dropna(subset="seed")
+    for place, column in enumerate(("all", "quarter", "eighth")):
+        means = values[values.column == column].groupby(["decoder", "fold"])[measured].mean().unstack()
+        folds = {arm: Scores(of.to_numpy(), folds=True) for arm, of in means.iterrows()}
+        pairs = {arm: compare_scores(of, folds["scratch"]) for arm, of in folds.items() if arm != "scratch"}
+        adjusted = dict(zip(pairs, holm([pair.p for pair in pairs.values()]), strict=True))
+        for arm, cells in rows.items():
+            if arm not in pairs:
+                assert cells[place] == "-", arm
+                continue
+            pair = pairs[arm]
+            if measured == "value":
+                shares = (100 * share for share in (pair.relative_gain, *pair.relative_ci95))
+                wanted = "{} ({} to {})".format(*(re.sub(r"^[+-]0 ", "0 ", f"{share:+.0f} %") for share in shares))
+            else:
+                wanted = signed(pair)
+            found, _, p_holm = cells[place].partition(", Holm p = ")
+            assert found == wanted, (arm, column)
+            assert not with_p or p_holm in {f"{adjusted[arm]:{form}}" for form in (".2f", ".2g", ".1g")}, (arm, column)
 
 
 @pytest.mark.parametrize(
