@@ -28,6 +28,7 @@ STAND_IN = {
     "park": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"]},
     "maps": {"held_out": ["sim_002"], "arms": ["scratch", "adapted"], "task": "drifting_gratings"},
     "diet": {"held_out": ["sim_002"], "arms": ["pretrained", "random"]},
+    "diet_fresh": {"held_out": ["sim_002"], "arms": ["scratch", "pretrained"]},
     "aux_weight": {"held_out": ["sim_002"], "arms": ["ssl_only", {"name": "one", "pretrain": ["aux.weight=1"]}]},
     "causes": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},
     "parts": {"held_out": ["sim_002"], "arms": ["pretrained", "ssl_only"]},

@@ -30,6 +30,7 @@ UNITS = {
     "unlabelled": ("animal", 1 / 8),
     "maps": ("animal", 1 / 8),
     "diet": ("simulation", 1 / 8),
+    "diet_fresh": ("simulation", 1 / 8),
     "parts": ("simulation", 1 / 8),
     "causes": ("simulation", 1 / 8),
     "aux_weight": ("simulation", 1 / 8),
