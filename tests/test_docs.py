@@ -8,6 +8,7 @@ import re
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -241,6 +242,23 @@ def test_tables_by_mouse_say_what_their_runs_say(page, columns):
                 ", ".join(f"{means.loc[mouse, arm, column][measured]:.3f}" for column in columns) for arm in decoders
             )
             assert f"| {mouse} | {' | '.join(cells)} |" in said, (mouse, measured)
+
+
+def test_temperatures_are_not_fitted_to_runs_of_two_comparisons(tmp_path):
+    script = runpy.run_path(str(RESULTS / "calibrated_log_loss.py"))
+    trials = script["Trials"](np.array([[2.0, 0.0], [2.0, 0.0], [0.0, 2.0]]), np.array([0, 1, 1]))
+    of_the_script = script["losses_in"].__globals__
+    for folder in ("one", "other"):
+        (tmp_path / "runs" / "finetune" / folder).mkdir(parents=True)
+        (tmp_path / "runs" / "finetune" / folder / "run.json").touch()
+    of_the_script["tested"] = lambda folder: script["Run"](folder.name, None, 0, trials, trials)
+    table = script["losses_in"](tmp_path)
+    assert list(table.arm) == ["one", "other"]
+    # Two of three right is what the classes get at log 2.
+    assert table.calibrated.tolist() == pytest.approx([np.log(3) - 2 / 3 * np.log(2)] * 2, abs=1e-6)
+    of_the_script["tested"] = lambda folder: script["Run"]("pretrained", None, 0, trials, trials)
+    with pytest.raises(SystemExit, match="2 runs of pretrained with one seed"):
+        script["losses_in"](tmp_path)
 
 
 def test_weights_of_the_labels_are_those_of_their_runs():

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -47,10 +48,11 @@ class Trials(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A tested run: its arm and fold, and what it says of its test and of its validation trials."""
+    """A tested run: its arm, fold and seed, and what it says of its test and of its validation trials."""
 
     arm: str
     fold: int | None
+    seed: int
     test: Trials
     valid: Trials | None
 
@@ -65,7 +67,7 @@ def tested(folder: Path) -> Run | None:
     opened = open_finetuned(checkpoint, inputs=inputs_of(recipe, held_out_by(folder)))
     module, data = opened.module.eval(), opened.data
     valid = None if said["fold"] is not None else _trials(module, cast("Iterable[Batch]", data.val_dataloader()))
-    return Run(said["arm"], said["fold"], _trials(module, data.test_dataloader()), valid)
+    return Run(said["arm"], said["fold"], said["seed"], _trials(module, data.test_dataloader()), valid)
 
 
 def _trials(module: TaskModule, batches: Iterable[Batch]) -> Trials:
@@ -88,6 +90,9 @@ def temperature(parts: Sequence[Trials]) -> float:
 def losses_in(folder: Path) -> pd.DataFrame:
     """A row for each tested run of a comparison: its temperature, and its log-loss without and with it."""
     runs = [run for path in sorted(folder.glob("runs/*/*/run.json")) if (run := tested(path.parent))]
+    for arm, n in Counter((run.arm, run.fold, run.seed) for run in runs).items():
+        if n > 1:
+            raise SystemExit(f"{folder}: {n} runs of {arm[0]} with one seed: give a folder of one comparison only")
     rows = []
     for run in runs:
         others = [other.test for other in runs if other.arm == run.arm and other.fold != run.fold]
