@@ -196,7 +196,7 @@ def signed(difference) -> str:
     return "{:+.3f} ({:+.3f} to {:+.3f})".format(difference.mean, *difference.ci95)
 
 
-@pytest.mark.parametrize(("page", "simulations", "decoders"), [("diet", 20, 13), ("parts", 6, 16), ("causes", 14, 8)])
+@pytest.mark.parametrize(("page", "simulations", "decoders"), [("diet", 20, 16), ("parts", 6, 16), ("causes", 14, 8)])
 def test_pages_of_simulations_say_what_their_runs_say(page, simulations, decoders):
     runs, said = pd.read_csv(RUNS / f"{page}.csv"), (RESULTS / f"{page}.md").read_text(encoding="utf-8")
     assert runs.data_set.nunique() == simulations
