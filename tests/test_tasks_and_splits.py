@@ -296,6 +296,20 @@ class TestDeclaredTasks:
             given.append(int(find_targets(shuffle(window), task)[1][0]))
         assert sorted(given) == sorted(trials.label.tolist()) and given != trials.label.tolist()
 
+    def test_recordings_with_equally_many_trials_do_not_share_a_shuffle(self):
+        # Twelve classes once each, so that labels tell the order.
+        start, bounds = np.arange(12.0), np.tile([0.0, 12.0], (12, 1))
+        one = Trials(start, start + 1, np.arange(12), bounds)
+        later = dataclasses.replace(one, start=start + 0.5)
+        other = dataclasses.replace(one, label=np.roll(np.arange(12), 1))
+        orders = [shuffled({"a": of})["a"].label.tolist() for of in (one, later, other)]
+        orders[2] = [(label - 1) % 12 for label in orders[2]]
+        assert len({tuple(order) for order in orders}) == 3
+        assert all(sorted(order) == list(range(12)) for order in orders)
+        # What stands beside a recording does not matter, the seed does.
+        assert shuffled({"0": later, "a": one})["a"].label.tolist() == orders[0]
+        assert shuffled({"a": one}, seed=1)["a"].label.tolist() != orders[0]
+
     def test_what_a_recording_supports(self, dataset, real_dir):
         found = {task.name: task for task in tasks_of(dataset.get_recording("sim_000"))}
         assert "age" not in found  # of the animal, at no time

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -38,8 +39,12 @@ class GivenLabels:
 
 
 def shuffled(trials: Mapping[str, Trials], seed: int = 0) -> dict[str, Trials]:
-    """The same trials with each other's labels, by recording: a control that must come out at chance."""
-    return {
-        name: replace(of, label=np.random.default_rng([seed, i]).permutation(of.label))
-        for i, (name, of) in enumerate(sorted(trials.items()))
-    }
+    """The same trials with each other's labels, by recording: a control that must come out at chance.
+
+    The order follows from the seed and the trials themselves, so data sets with equally many trials do not share one.
+    """
+    return {name: replace(of, label=_generator(seed, of).permutation(of.label)) for name, of in trials.items()}
+
+
+def _generator(seed: int, trials: Trials) -> np.random.Generator:
+    return np.random.default_rng([seed, zlib.crc32(trials.start.tobytes() + trials.label.tobytes())])
