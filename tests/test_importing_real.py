@@ -93,7 +93,8 @@ def test_suite2p_by_neuroconv(suite2p_run, tmp_path, out):
     metadata["NWBFile"]["session_start_time"] = datetime(2020, 1, 1, tzinfo=timezone.utc)
     interface.run_conversion(nwbfile_path=tmp_path / "mouse.nwb", metadata=metadata)
     data, plane = imported("nwb", tmp_path / "mouse.nwb", out), read_suite2p(suite2p_run[0] / "plane0")
-    np.testing.assert_array_equal(data.calcium_traces.df_over_f, plane.values)
+    # The file lays its arrays out otherwise, so that sums of float32 differ in the last digit.
+    np.testing.assert_allclose(data.calcium_traces.df_over_f, plane.values, rtol=0, atol=1e-6)
     assert data.calcium_traces.sampling_rate == plane.rate
 
 
