@@ -52,10 +52,10 @@ def run(settings: Settings) -> Iterator[Row]:
 def step(recipe: str, overrides: list[str], n_windows: int) -> Callable[[], None]:
     """Forward, backward and the optimiser's step of a pretraining recipe on windows with every neuron."""
     torch.manual_seed(0)
-    asked = parse_recipe(PretrainRecipe, compose_recipe("pretrain", recipe, overrides))
-    adapter = adapter_class(hydra.utils.get_class(asked.model["_target_"]))
+    parsed = parse_recipe(PretrainRecipe, compose_recipe("pretrain", recipe, overrides))
+    adapter = adapter_class(hydra.utils.get_class(parsed.model["_target_"]))
     model = hydra.utils.instantiate(
-        asked.model, sequence_length=SECONDS, **adapter.readout({TASK: N_CLASSES}), _convert_="all"
+        parsed.model, sequence_length=SECONDS, **adapter.readout({TASK: N_CLASSES}), _convert_="all"
     ).train()
     vocabulary = [f"u{i}" for i in range(N_NEURONS)]
     inputs = {**(traces if hasattr(model, "set_vocabs") else spikes)(model, n_windows), **asked(n_windows)}
@@ -65,7 +65,7 @@ def step(recipe: str, overrides: list[str], n_windows: int) -> Callable[[], None
     else:
         model.unit_emb.initialize_vocab(vocabulary)
         model.session_emb.initialize_vocab(["s"])
-    objective = hydra.utils.instantiate(asked.ssl, _convert_="all")
+    objective = hydra.utils.instantiate(parsed.ssl, _convert_="all")
     if hasattr(objective, "attach"):
         objective.attach(model)
     optimizer = make_optimizer([model, objective], lr=1e-3)
@@ -75,7 +75,7 @@ def step(recipe: str, overrides: list[str], n_windows: int) -> Callable[[], None
         optimizer.zero_grad()
         found = objective(model, inputs)
         logits = answers(found.latent_pass.output, torch.ones(n_windows, 1, dtype=torch.bool), TASK)
-        (found.loss + asked.aux.weight * F.cross_entropy(logits, target)).backward()
+        (found.loss + parsed.aux.weight * F.cross_entropy(logits, target)).backward()
         optimizer.step()
 
     return run

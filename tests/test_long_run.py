@@ -126,7 +126,8 @@ def assert_level(samples: list[Sample], *, bytes_per_step: float) -> None:
     assert found["files"] * between < 1 and found["threads"] * between < 1, (found, samples)
     rows_per_step = 1 / LOG_EVERY + VALIDATIONS / samples[-1].step
     assert found["log"] < ROW * rows_per_step, (found, samples)
-    assert max(s.output for s in samples) < samples[0].output + 4096, samples
+    # Some checkpoints hold the state of one more random generator, 5 kB.
+    assert max(s.output for s in samples) < samples[0].output + 8192, samples
 
 
 def test_some_hundred_steps_do_not_grow(process, recording, tmp_path):
