@@ -214,6 +214,24 @@ def test_pages_of_simulations_say_what_their_runs_say(page, simulations, decoder
 
 
 @pytest.mark.parametrize(
+    ("page", "begin", "end", "measured", "n"),
+    [
+        ("diet", "Exploratory, each against `scratch`:", "So `adapted`", "value", 10),
+        ("diet", "Against `scratch`:", "Most of it is overconfidence", "log_loss", 8),
+        ("diet_fresh", "Exploratory, each against `scratch`:", "To identify", "value", 3),
+    ],
+)
+def test_differences_in_prose_are_those_of_their_runs(page, begin, end, measured, n):
+    runs, said = pd.read_csv(RUNS / f"{page}.csv"), " ".join((RESULTS / f"{page}.md").read_text("utf-8").split())
+    means = runs.pivot_table(index="data_set", columns="decoder", values=measured)
+    found = re.findall(r"`(\w+)` ([+-]?\d.\d{3} \(\S+ to [^)]*)\)", said.partition(begin)[2].partition(end)[0])
+    assert len(found) == n
+    for arm, words in found:
+        pair = compare_scores(*(Scores(means[name].to_numpy()[:, None]) for name in (arm, "scratch")))
+        assert f"{words})" == re.sub(r"[+-](0\.000)", r"\1", signed(pair)), arm
+
+
+@pytest.mark.parametrize(
     ("page", "key", "columns"),
     [
         (
@@ -259,7 +277,7 @@ def test_temperatures_are_not_fitted_to_runs_of_two_comparisons(tmp_path):
     of_the_script["tested"] = lambda folder: script["Run"](folder.name, None, 0, trials, trials)
     table = script["losses_in"](tmp_path)
     assert list(table.arm) == ["one", "other"]
-    # Two of three right is what the classes get at log 2.
+    # Scores say the right class in two of three trials; at the best temperature they give it a probability of 2/3.
     assert table.calibrated.tolist() == pytest.approx([np.log(3) - 2 / 3 * np.log(2)] * 2, abs=1e-6)
     of_the_script["tested"] = lambda folder: script["Run"]("pretrained", None, 0, trials, trials)
     with pytest.raises(SystemExit, match="2 runs of pretrained with one seed"):
